@@ -3239,9 +3239,9 @@ class GigaChatSyncClient(_Client):
     def get_token(self) -> Optional[AccessToken]:
         """Give the access token, asking for one if need be: OAuth, or ``POST /token`` for user and password.
 
-        None where ``authorization_cvar`` is set, or where nothing is configured to get a token with.
+        None where nothing is configured to get a token with. ``authorization_cvar`` keeps it from asking for one.
         """
-        return None if authorization_cvar.get() else self._retrying(self._current_token)
+        return self._token if authorization_cvar.get() else self._retrying(self._current_token)
 
     def chat(self, payload: "Payload") -> ChatCompletion:
         """Answer a conversation: a question, messages, a dict or a Chat. ``POST /chat/completions``."""
@@ -3285,7 +3285,8 @@ class GigaChatSyncClient(_Client):
 
     def delete_file(self, file: str) -> DeletedFile:
         """Delete a stored file. ``POST /files/{id}/delete``. Raises NotFoundError."""
-        return self._call("POST", f"/files/{_quote(file)}/delete", DeletedFile, b"")
+        # The API takes any body or none; the official SDK sends the id as a file.
+        return self._call("POST", f"/files/{_quote(file)}/delete", DeletedFile, _Upload(file.encode("utf-8")))
 
     def get_image(self, file_id: str) -> Image:
         """Give a file's content in base64. ``GET /files/{id}/content``. Raises NotFoundError."""
@@ -3498,7 +3499,7 @@ class ThreadsSyncClient(_Resource):
     ) -> ThreadMessagesResponse:
         """Add messages to a thread, a new one without *thread_id*, without an answer. ``POST /threads/messages``."""
         whole = [_with_nulls(message) for message in _as_messages(messages or [])]
-        body = _thread_body(self._client, thread_id, None, None, whole)
+        body = _thread_body(thread_id, None, None, whole)
         return self._client._call("POST", "/threads/messages", ThreadMessagesResponse, body)
 
     def run(
@@ -3536,7 +3537,7 @@ class ThreadsSyncClient(_Resource):
         thread_options: Optional[ThreadRunOptions] = None,
     ) -> ThreadCompletion:
         """Add messages to a thread and answer. ``POST /threads/messages/run``."""
-        body = _thread_body(self._client, thread_id, assistant_id, model, _as_messages(messages))
+        body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
         body.update(_run_options(thread_options))
         return self._client._call("POST", "/threads/messages/run", ThreadCompletion, body)
 
@@ -3550,7 +3551,7 @@ class ThreadsSyncClient(_Resource):
         update_interval: Optional[int] = None,
     ) -> Stream[ThreadCompletionChunk]:
         """Add messages to a thread and answer bit by bit; ``update_interval``: seconds. ``POST /threads/messages/run``."""
-        body = _thread_body(self._client, thread_id, assistant_id, model, _as_messages(messages))
+        body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
         body.update(_run_options(thread_options), stream=True, update_interval=update_interval)
         return self._client._stream("/threads/messages/run", ThreadCompletionChunk, body, {})
 
@@ -3730,8 +3731,10 @@ def _without_nulls(body: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _with_nulls(message: Messages) -> Dict[str, Any]:
-    """Write all fields of a message, as /threads/messages wants them."""
-    return {**{field.name: getattr(message, field.name) for field in dataclasses.fields(message)}, **vars(message)}
+    """Write all fields of a message as /threads/messages gets them from the official SDK, which calls the id id_."""
+    fields = {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}
+    fields["id_"] = fields.pop("id")
+    return {**fields, **{name: value for name, value in vars(message).items() if name not in ("id", "x_headers")}}
 
 
 def _with_functions(body: Dict[str, Any], functions: Optional[List[Function]]) -> Dict[str, Any]:
@@ -3743,19 +3746,11 @@ def _page(limit: Optional[int], before: Optional[int]) -> List[Tuple[str, Any]]:
 
 
 def _thread_body(
-    client: _Client,
-    thread_id: Optional[str],
-    assistant_id: Optional[str],
-    model: Optional[str],
-    messages: Sequence[Any],
+    thread_id: Optional[str], assistant_id: Optional[str], model: Optional[str], messages: Sequence[Any]
 ) -> Dict[str, Any]:
     """Address messages to a thread or an assistant, which have a model of their own, or else to a model."""
-    return {
-        "thread_id": thread_id,
-        "assistant_id": assistant_id,
-        "model": None if thread_id or assistant_id else model or client._settings.model,
-        "messages": messages,
-    }
+    model = None if thread_id or assistant_id else model
+    return {"thread_id": thread_id, "assistant_id": assistant_id, "model": model, "messages": messages}
 
 
 def _run_options(options: Union[ThreadRunOptions, Dict[str, Any], None]) -> Dict[str, Any]:
@@ -3858,7 +3853,7 @@ class _Upload:
     ``length`` is None for what cannot be measured: a file object that cannot seek.
     """
 
-    def __init__(self, source: FileSource, purpose: str) -> None:
+    def __init__(self, source: FileSource, purpose: Optional[str] = None) -> None:
         name, content, kind, headers = _file_parts(source)
         self._content: Union[bytes, BinaryIO, str] = content if isinstance(content, (bytes, str)) else content
         self._start = 0
@@ -3866,11 +3861,8 @@ class _Upload:
         size = self._measure()
         boundary = os.urandom(16).hex()
         self.content_type = f"multipart/form-data; boundary={boundary}"
-        lines = [
-            f"--{boundary}",
-            'Content-Disposition: form-data; name="purpose"',
-            "",
-            purpose,
+        lines = [f"--{boundary}", 'Content-Disposition: form-data; name="purpose"', "", purpose] if purpose else []
+        lines += [
             f"--{boundary}",
             f'Content-Disposition: form-data; name="file"; filename="{_escaped(name)}"',
             *(f"{header}: {_checked_header(header, value)}" for header, value in headers.items()),
