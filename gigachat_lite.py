@@ -42,6 +42,7 @@ import socket
 import ssl
 import threading
 import time
+import types
 import urllib.parse
 import urllib.request
 import weakref
@@ -169,8 +170,7 @@ class ResponseError(GigaChatException):
         said = self._field("message")
         if not isinstance(said, str) or not said.strip():
             said = re.sub(r"<[^>]*>", " ", self.content.decode("utf-8", "replace"))
-        said = " ".join(said.split())
-        return said[:300] or http.client.responses.get(self.status_code, "no message")
+        return _one_line(said, 300) or http.client.responses.get(self.status_code, "no message")
 
     @property
     def code(self) -> Optional[int]:
@@ -249,6 +249,12 @@ _ERRORS_BY_STATUS: Dict[int, Type[ResponseError]] = {
 }
 
 
+def _one_line(text: str, most: int) -> str:
+    """Make what a stranger wrote fit to be shown: one line, no control characters, *most* characters."""
+    printable = "".join(character if character.isprintable() else " " for character in text[: most * 20])
+    return " ".join(printable.split())[:most]
+
+
 def _retry_after(headers: Optional["http.client.HTTPMessage"]) -> float:
     """Read Retry-After, seconds or an HTTP date (RFC 9110, section 10.2.3), as seconds from now."""
     value = (headers.get("retry-after") or "") if headers is not None else ""
@@ -306,7 +312,7 @@ def _context_headers() -> Dict[str, str]:
         value = variable.get()
         if value:
             headers[name] = _checked_header(name, value)
-    for name, value in (custom_headers_cvar.get() or {}).items():
+    for name, value in dict(custom_headers_cvar.get() or {}).items():
         if value:
             _set_header(headers, name, _checked_header(name, value))
     return headers
@@ -1439,12 +1445,7 @@ def _read_boolean(value: Any) -> bool:
 
 
 def _read_number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise TypeError("must be a number")
-    try:
-        number = float(value)
-    except ValueError:
-        raise ValueError("must be a number") from None
+    number = _converted(float, value, "must be a number")
     if not math.isfinite(number) or number < 0:
         raise ValueError("must be a finite number and not negative")
     return number
@@ -1457,23 +1458,21 @@ def _read_seconds(value: Any) -> float:
     return seconds
 
 
-def _read_whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise TypeError("must be a whole number")
-    try:
-        number = int(value)
-    except ValueError:
-        raise ValueError("must be a whole number") from None
-    if number < 0:
-        raise ValueError("must not be negative")
+def _read_whole(value: Any, least: int = 0) -> int:
+    number = _converted(int, value, "must be a whole number")
+    if number < least:
+        raise ValueError(f"must be {least} or more")
     return number
 
 
-def _read_connections(value: Any) -> int:
-    count = _read_whole(value)
-    if count < 1:
-        raise ValueError("must be 1 or more")
-    return count
+def _converted(kind: Callable[[Any], T], value: Any, otherwise: str) -> T:
+    """Convert text or a number; int() and float() alone would take True, and int() cut off 1.5."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float) if kind is float else (str, int)):
+        raise TypeError(otherwise)
+    try:
+        return kind(value)
+    except ValueError:
+        raise ValueError(otherwise) from None
 
 
 def _read_items(value: Any) -> List[Any]:
@@ -1523,7 +1522,7 @@ _READERS: Dict[str, Callable[[Any], Any]] = {
     "ssl_context": _read_ssl_context,
     "proxy": _read_proxy,
     "timeout": _read_seconds,
-    "max_connections": _read_connections,
+    "max_connections": functools.partial(_read_whole, least=1),
     "max_retries": _read_whole,
     "retry_backoff_factor": _read_number,
     "retry_on_status_codes": _read_status_codes,
@@ -1641,7 +1640,7 @@ def _load_client_certificate(context: ssl.SSLContext, settings: _Settings) -> No
 
 
 class _Call(NamedTuple):
-    """What an endpoint sends."""
+    """What an endpoint sends. The headers of a token request hold the credentials: it is not for showing."""
 
     method: str
     url: str
@@ -1649,6 +1648,9 @@ class _Call(NamedTuple):
     body: Union[bytes, "_Upload", None] = None
     headers: Mapping[str, str] = {}
     streamed: bool = False  # the body is left to be read bit by bit
+
+    def __repr__(self) -> str:
+        return f"_Call({self.method} {self.path})"
 
 
 class _Cut(Exception):
@@ -1734,10 +1736,6 @@ class _SocketReader(io.RawIOBase):
         if count:
             self.received = True
         return count
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        """Let http.client.HTTPResponse take this for a socket."""
-        return io.BufferedReader(self, _READ_BYTES)
 
 
 _Origin = Tuple[str, str, Optional[str]]  # scheme, host:port to connect to, host:port to reach through a tunnel
@@ -1852,11 +1850,15 @@ class _Connection:
         self.doing = "waiting for the answer" if method != "CONNECT" else self.doing
         self._reader = reader = _SocketReader(self._open_sock(), self.timeout)
         reader.deadline = time.monotonic() + self.timeout
-        response = http.client.HTTPResponse(reader, method=method)  # type: ignore[arg-type]  # it only calls makefile()
-        incoming: io.BufferedReader = response.fp
-        response.begin()
-        # HTTPResponse.read1() loses count of the length before 3.12.2 (bpo-113199): from here we read by ourselves.
-        response.fp = None  # type: ignore[assignment]
+        incoming: io.BufferedReader = io.BufferedReader(reader, _READ_BYTES)  # pyright: ignore[reportAssignmentType]
+        source: Any = types.SimpleNamespace(makefile=lambda mode: incoming)  # all that HTTPResponse asks of a socket
+        while True:
+            response = http.client.HTTPResponse(source, method=method)
+            response.begin()
+            # HTTPResponse.read1() loses count of the length before 3.12.2 (bpo-113199): from here we read by ourselves.
+            response.fp = None  # type: ignore[assignment]
+            if response.status >= 200 or response.status == 101:  # begin() skips 100, but not 103 and its like
+                break
         self.doing = "reading the answer"
         return response, incoming
 
@@ -2117,12 +2119,14 @@ class _Reply:
 
     def decode(self, result: Type[J]) -> J:
         """Make a *result* of the body; InvalidResponseError where that cannot be."""
-        coding = self.headers.get("content-encoding", "identity")
-        if coding.lower() != "identity":
-            raise InvalidResponseError(
-                f"{self.what}: the answer is encoded as {self.quote(coding.encode('utf-8', 'replace'))}"
-            )
         return self.as_model(result, self.parse(self.content))
+
+    def require_identity(self) -> None:
+        """Refuse a body that is compressed although we did not ask for that."""
+        coding = self.headers.get("content-encoding") or "identity"
+        if coding.lower() != "identity":
+            self.close()
+            raise InvalidResponseError(f"{self.what}: the answer is encoded as {self.quote(coding.encode('utf-8'))}")
 
     def parse(self, text: bytes) -> Any:
         """Read JSON that the server sent."""
@@ -2174,8 +2178,8 @@ class _Reply:
 
     def quote(self, content: bytes) -> str:
         """Quote the beginning of what the server sent."""
-        text = " ".join(self._redacted(content[:4096].decode("utf-8", "replace")).split())
-        return repr(text[:200]) if text else "an empty body"
+        text = _one_line(self._redacted(content[:4096].decode("utf-8", "replace")), 200)
+        return repr(text) if text else "an empty body"
 
     def _redacted(self, text: str) -> str:
         for secret in self.secrets:
@@ -2678,26 +2682,10 @@ class Stream(Generic[T]):
     """
 
     def __init__(self, open_reply: Callable[[], _Reply], read: Callable[[_Reply], Iterator[Iterator[T]]]) -> None:
-        self._open_reply = open_reply
-        self._read = read
-        self._reply: Optional[_Reply] = None
-        self._batches = self._iterate_batches()
-        self._chunks = self._iterate_chunks()
-
-    def _iterate_batches(self) -> Generator[Iterator[T], None, None]:
-        """Give, for each read, an iterator over what it brought."""
-        reply = self._reply = self._open_reply()
-        try:
-            yield from self._read(reply)
-        finally:
-            reply.close()
-
-    def _iterate_chunks(self) -> Generator[T, None, None]:
-        try:
-            for batch in self._batches:
-                yield from batch
-        finally:
-            self._batches.close()
+        # The generators know nothing of the stream: dropping the last reference to it closes them, and the connection.
+        self._opened: List[_Reply] = []
+        self._batches = _batches(open_reply, read, self._opened)
+        self._chunks = _chunks_of(self._batches)
 
     def __iter__(self) -> "Stream[T]":
         return self
@@ -2717,8 +2705,28 @@ class Stream(Generic[T]):
             self._chunks.close()
             self._batches.close()
         except ValueError:  # it is running in another thread
-            if self._reply is not None:
-                self._reply.cut()
+            for reply in self._opened:
+                reply.cut()
+
+
+def _batches(
+    open_reply: Callable[[], _Reply], read: Callable[[_Reply], Iterator[Iterator[T]]], opened: List[_Reply]
+) -> Generator[Iterator[T], None, None]:
+    """Give, for each read, an iterator over what it brought."""
+    reply = open_reply()
+    opened.append(reply)
+    try:
+        yield from read(reply)
+    finally:
+        reply.close()
+
+
+def _chunks_of(batches: Generator[Iterator[T], None, None]) -> Generator[T, None, None]:
+    try:
+        for batch in batches:
+            yield from batch
+    finally:
+        batches.close()
 
 
 # ---------- async twins
@@ -2835,13 +2843,14 @@ class AsyncStream(Generic[T]):
         self._workers = workers
         self._flight = _Flight()
         self._arrived: Iterator[T] = iter(())
+        self._closed = False
 
     def __aiter__(self) -> "AsyncStream[T]":
         return self
 
     async def __anext__(self) -> T:
         # One hop to a worker brings all that one read brought: a hop takes 100 µs, an event 5.
-        while True:
+        while not self._closed:
             try:
                 for chunk in self._arrived:
                     return chunk
@@ -2850,8 +2859,9 @@ class AsyncStream(Generic[T]):
                 await self.aclose()
                 raise
             if batch is None:
-                raise StopAsyncIteration
+                break
             self._arrived = batch
+        raise StopAsyncIteration
 
     def _next_batch(self) -> Optional[Iterator[T]]:
         return next(self._batches, None)
@@ -2864,7 +2874,7 @@ class AsyncStream(Generic[T]):
 
     async def aclose(self) -> None:
         """Stop reading and free the connection."""
-        self._arrived = iter(())
+        self._closed = True
         self._flight.cut()
         try:
             self._batches.close()
@@ -3066,6 +3076,7 @@ class _Client:
         reply.secrets = self._secrets(headers.get("Authorization"))
         if not 200 <= reply.status < 300:
             raise reply.error()
+        reply.require_identity()
         if call.streamed:
             reply.lift_deadline()
         else:
