@@ -44,14 +44,11 @@ import threading
 import time
 import types
 import urllib.parse
-import urllib.request
 import weakref
 from dataclasses import dataclass
 from typing import (
     TYPE_CHECKING,
     Any,
-    AsyncIterator,
-    Awaitable,
     BinaryIO,
     Callable,
     ClassVar,
@@ -77,7 +74,7 @@ from typing import (
 )
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    import urllib.request
 
     from typing_extensions import Concatenate, ParamSpec
 
@@ -325,20 +322,20 @@ def _set_header(headers: Dict[str, str], name: str, value: str) -> None:
     headers[name] = value
 
 
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, section 5.6.2: a token
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110, section 5.5, in Latin-1
+_HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z"  # RFC 9110, section 5.6.2: a token
+_HEADER_VALUE = r"[\t\x20-\x7e\x80-\xff]*\Z"  # RFC 9110, section 5.5, in Latin-1
 _FRAMING_HEADERS = frozenset({"content-length", "transfer-encoding", "connection", "host"})
 
 
 def _checked_header(name: str, value: str) -> str:
     """Refuse what would break the request apart, without showing the value: it may be a secret."""
-    if not isinstance(name, str) or not _HEADER_NAME.match(name):
+    if not isinstance(name, str) or not re.match(_HEADER_NAME, name):
         raise ValueError(f"{name!r} cannot be the name of a header")
     if name.lower() in _FRAMING_HEADERS:
         raise ValueError(f"header {name} belongs to the connection and cannot be set")
     if not isinstance(value, str):
         raise TypeError(f"header {name} must be str, not {type(value).__name__}")
-    if not _HEADER_VALUE.match(value):
+    if not re.match(_HEADER_VALUE, value):
         raise ValueError(f"header {name} may hold only printable Latin-1 characters: no line ends, no Cyrillic")
     return value
 
@@ -362,11 +359,20 @@ class JSONObject:
     # Whether a None that was given is meant, as in the "default" of a JSON schema.
     _sends_nulls: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        self._adopt(
-            {name: _copied(value) if isinstance(value, (dict, list)) else value for name, value in given.items()}
-        )
+    if not TYPE_CHECKING:  # which gets each class's own __init__ from dataclass()
+
+        def __init__(self, *values: Any, **named: Any) -> None:
+            defaults = _defaults(type(self))
+            given = dict(zip(defaults, values))
+            odd = [name for name in named if name not in defaults or name in given]
+            given = {**defaults, **given, **named}
+            missing = [name for name, value in given.items() if value is dataclasses.MISSING]
+            if odd or missing or len(values) > len(defaults):
+                problem = (
+                    f"not {', '.join(odd)}" if odd else f"and lacks {', '.join(missing)}" if missing else "no more"
+                )
+                raise TypeError(f"{type(self).__name__} takes {', '.join(defaults)}, {problem}")
+            self._adopt({name: _copied(value) for name, value in given.items() if value is not None})
 
     @classmethod
     def from_dict(cls: Type[J], fields: Mapping[str, Any]) -> J:
@@ -414,6 +420,21 @@ class JSONObject:
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         self.__dict__ = dict(state)
+
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass as _model
+else:
+    # dataclass() would compile an __init__ for each of 55 models, half of the time that importing takes.
+    _model = functools.partial(dataclass, init=False, repr=False, eq=False)
+
+
+@functools.lru_cache(maxsize=None)
+def _defaults(kind: Type[JSONObject]) -> Dict[str, Any]:
+    """Work out, once for a class, what its constructor takes, in order, and the defaults; MISSING where there is none."""
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]  # all models are dataclasses
+    made = dataclasses.MISSING
+    return {field.name: field.default if field.default_factory is made else None for field in fields}
 
 
 class _Alias(Generic[T]):
@@ -554,7 +575,7 @@ class ThreadStatus(str, enum.Enum):
     DELETED = "deleted"
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class AccessToken(JSONObject):
     """A token for API calls. ``expires_at``: Unix time, milliseconds; 0 where that is not known."""
 
@@ -565,7 +586,7 @@ class AccessToken(JSONObject):
         return f"AccessToken(access_token='***', expires_at={self.expires_at!r})"
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class FunctionParametersProperty(JSONObject):
     """JSON schema of one argument; pass a dict for keywords that are not here."""
 
@@ -580,7 +601,7 @@ class FunctionParametersProperty(JSONObject):
     type_ = _Alias[str]("type")
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class FunctionParameters(JSONObject):
     """JSON schema of a function's arguments; pass a dict for keywords that are not here."""
 
@@ -592,7 +613,7 @@ class FunctionParameters(JSONObject):
     type_ = _Alias[str]("type")
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class FewShotExample(JSONObject):
     """An example of a request and the arguments to make of it."""
 
@@ -600,7 +621,7 @@ class FewShotExample(JSONObject):
     params: Dict[str, Any]
 
 
-@dataclass(eq=False, repr=False, init=False)
+@_model
 class Function(JSONObject):
     """A function that the model may call.
 
@@ -623,15 +644,14 @@ class Function(JSONObject):
         return_parameters: Optional[Dict[str, Any]] = None,
         **schema: Any,
     ) -> None:
-        self.__dict__ = {
+        fields = {
             "name": name,
             "description": description,
             "parameters": parameters,
             "few_shot_examples": few_shot_examples,
             "return_parameters": return_parameters,
-            **schema,
         }
-        self.__post_init__()
+        self._adopt({name: _copied(value) for name, value in {**fields, **schema}.items() if value is not None})
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
         if "title" in fields and "name" not in fields:
@@ -642,7 +662,7 @@ class Function(JSONObject):
         super()._adopt(fields)
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class FunctionCall(JSONObject):
     """A call that the model wants made; ``arguments`` is an object."""
 
@@ -650,7 +670,7 @@ class FunctionCall(JSONObject):
     arguments: Optional[Dict[str, Any]] = None
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class ChatFunctionCall(JSONObject):
     """Forces a call of one function; the model fills in what ``partial_arguments`` leaves open."""
 
@@ -658,7 +678,7 @@ class ChatFunctionCall(JSONObject):
     partial_arguments: Optional[Dict[str, Any]] = None
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class Messages(JSONObject):
     """One message. ``attachments`` are ids of uploaded files; ``data_for_context`` is deprecated by the API."""
 
@@ -675,7 +695,7 @@ class Messages(JSONObject):
     id_ = _Alias[Optional[Any]]("id")
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class Storage(JSONObject):
     """Where the server keeps the history of a conversation."""
 
@@ -686,7 +706,7 @@ class Storage(JSONObject):
     metadata: Optional[Dict[str, Any]] = None
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class Chat(JSONObject):
     """A request for an answer: the messages and how to answer them. What is None is not sent.
 
@@ -723,7 +743,7 @@ class Chat(JSONObject):
         super()._adopt(fields)
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class Usage(JSONObject):
     """Tokens that an answer took."""
 
@@ -733,7 +753,7 @@ class Usage(JSONObject):
     precached_prompt_tokens: Optional[int] = None
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class Choices(JSONObject):
     """One alternative. ``finish_reason``: stop, length, function_call, blacklist, error."""
 
@@ -744,7 +764,7 @@ class Choices(JSONObject):
     _essential = ("message",)
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class ChatCompletion(JSONObject):
     """A whole answer. ``created``: Unix time, seconds."""
 
@@ -760,7 +780,7 @@ class ChatCompletion(JSONObject):
     object_ = _Alias[str]("object")
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class MessagesChunk(JSONObject):
     """What one chunk adds to a message."""
 
@@ -771,7 +791,7 @@ class MessagesChunk(JSONObject):
     functions_state_id: Optional[str] = None
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class ChoicesChunk(JSONObject):
     """One alternative's share of a chunk; ``finish_reason`` comes with the last."""
 
@@ -780,7 +800,7 @@ class ChoicesChunk(JSONObject):
     finish_reason: Optional[str] = None
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class ChatCompletionChunk(JSONObject):
     """A part of an answer; the last one has ``usage``. ``created``: Unix time, seconds."""
 
@@ -794,7 +814,7 @@ class ChatCompletionChunk(JSONObject):
     object_ = _Alias[str]("object")
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class Model(JSONObject):
     """A model. ``type``: chat, embedder, aicheck, filter."""
 
@@ -809,7 +829,7 @@ class Model(JSONObject):
     type_ = _Alias[Optional[str]]("type")
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class Models(JSONObject):
     """The models that there are."""
 
@@ -820,14 +840,14 @@ class Models(JSONObject):
     object_ = _Alias[str]("object")
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class EmbeddingsUsage(JSONObject):
     """Tokens of one text."""
 
     prompt_tokens: int = 0
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class Embedding(JSONObject):
     """The vector of one text; ``index`` is the text's place in the request."""
 
@@ -840,7 +860,7 @@ class Embedding(JSONObject):
     object_ = _Alias[str]("object")
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class Embeddings(JSONObject):
     """Vectors of texts."""
 
@@ -852,7 +872,7 @@ class Embeddings(JSONObject):
     object_ = _Alias[str]("object")
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class TokensCount(JSONObject):
     """Size of one text in tokens and in Unicode characters."""
 
@@ -863,7 +883,7 @@ class TokensCount(JSONObject):
     object_ = _Alias[str]("object")
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class _TokensCounts(JSONObject):
     """What /tokens/count answers, a bare array."""
 
@@ -873,7 +893,7 @@ class _TokensCounts(JSONObject):
     _array_field = "data"
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class UploadedFile(JSONObject):
     """A file in the storage. ``bytes``: its size; ``created_at``: Unix time, seconds."""
 
@@ -892,7 +912,7 @@ class UploadedFile(JSONObject):
     bytes_ = _Alias[int]("bytes")
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class UploadedFiles(JSONObject):
     """The files in the storage."""
 
@@ -901,7 +921,7 @@ class UploadedFiles(JSONObject):
     _essential = ("data",)
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class DeletedFile(JSONObject):
     """A file that is no more."""
 
@@ -913,14 +933,14 @@ class DeletedFile(JSONObject):
     id_ = _Alias[str]("id")
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class Image(JSONObject):
     """A file's content in base64."""
 
     content: str
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class BalanceValue(JSONObject):
     """Tokens left for one model or service."""
 
@@ -928,7 +948,7 @@ class BalanceValue(JSONObject):
     value: float = 0
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class Balance(JSONObject):
     """Tokens left in the packages."""
 
@@ -937,7 +957,7 @@ class Balance(JSONObject):
     _essential = ("balance",)
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class AICheckResult(JSONObject):
     """Who wrote a text: ``category`` is ai, human or mixed; ``ai_intervals`` are offsets in characters."""
 
@@ -949,7 +969,7 @@ class AICheckResult(JSONObject):
     _essential = ("category",)
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class OpenApiFunctions(JSONObject):
     """Functions made of an OpenAPI document."""
 
@@ -958,7 +978,7 @@ class OpenApiFunctions(JSONObject):
     _essential = ("functions",)
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class FunctionRemark(JSONObject):
     """One fault of a function's description and its place in the schema."""
 
@@ -966,7 +986,7 @@ class FunctionRemark(JSONObject):
     schema_location: str = ""
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class FunctionValidation(JSONObject):
     """Verdict on a function's description; HTTP is 200 also where there are ``errors``."""
 
@@ -983,14 +1003,14 @@ class FunctionValidation(JSONObject):
         return not self.errors and self.message == "Function is valid"
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class FilterUsage(JSONObject):
     """Tokens that the content filter took."""
 
     filter_tokens: int = 0
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class FilterCheck(JSONObject):
     """Verdict of the content filter."""
 
@@ -1000,7 +1020,7 @@ class FilterCheck(JSONObject):
     _essential = ("is_profane",)
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class BatchRequestCounts(JSONObject):
     """How many requests a batch has, and what became of them."""
 
@@ -1009,7 +1029,7 @@ class BatchRequestCounts(JSONObject):
     failed: int = 0
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class Batch(JSONObject):
     """A batch: created, in_progress, then completed, with an ``output_file_id``. Times are Unix times."""
 
@@ -1025,7 +1045,7 @@ class Batch(JSONObject):
     id_ = _Alias[str]("id")
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class _Batches(JSONObject):
     """What GET /batches answers: an envelope in the documentation, a bare array or one batch elsewhere."""
 
@@ -1044,7 +1064,7 @@ class _Batches(JSONObject):
         raise InvalidResponseError(f"GET /batches: the answer has no batch {batch_id!r}")
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class BatchResult(JSONObject):
     """What became of the request with this ``id``: ``result`` is the body of its answer, or there is an ``error``."""
 
@@ -1056,7 +1076,7 @@ class BatchResult(JSONObject):
     id_ = _Alias[str]("id")
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class AssistantAttachment(JSONObject):
     """A file of an assistant."""
 
@@ -1064,7 +1084,7 @@ class AssistantAttachment(JSONObject):
     name: str = ""
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class Assistant(JSONObject):
     """An assistant. Times are Unix times, seconds."""
 
@@ -1084,7 +1104,7 @@ class Assistant(JSONObject):
     _essential = ("assistant_id",)
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class Assistants(JSONObject):
     """The assistants that there are."""
 
@@ -1093,7 +1113,7 @@ class Assistants(JSONObject):
     _essential = ("data",)
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class CreateAssistant(JSONObject):
     """A new assistant's id. ``created_at``: Unix time, seconds."""
 
@@ -1103,7 +1123,7 @@ class CreateAssistant(JSONObject):
     _essential = ("assistant_id",)
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class AssistantDelete(JSONObject):
     """An assistant that is no more."""
 
@@ -1113,7 +1133,7 @@ class AssistantDelete(JSONObject):
     _essential = ("assistant_id",)
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class AssistantFileDelete(JSONObject):
     """A file that an assistant no longer has."""
 
@@ -1123,7 +1143,7 @@ class AssistantFileDelete(JSONObject):
     _essential = ("file_id",)
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class Thread(JSONObject):
     """A conversation kept by the server. Times are Unix times, seconds."""
 
@@ -1139,7 +1159,7 @@ class Thread(JSONObject):
     id_ = _Alias[str]("id")
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class Threads(JSONObject):
     """Conversations kept by the server."""
 
@@ -1148,7 +1168,7 @@ class Threads(JSONObject):
     _essential = ("threads",)
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class ThreadMessageAttachment(JSONObject):
     """A file of a message."""
 
@@ -1156,7 +1176,7 @@ class ThreadMessageAttachment(JSONObject):
     name: str = ""
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class ThreadMessage(JSONObject):
     """A message of a thread. ``created_at``: Unix time, seconds."""
 
@@ -1170,7 +1190,7 @@ class ThreadMessage(JSONObject):
     model: Optional[str] = None
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class ThreadMessages(JSONObject):
     """Messages of a thread."""
 
@@ -1180,7 +1200,7 @@ class ThreadMessages(JSONObject):
     _essential = ("messages",)
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class ThreadMessageResponse(JSONObject):
     """A message that was added. ``created_at``: Unix time, seconds."""
 
@@ -1188,7 +1208,7 @@ class ThreadMessageResponse(JSONObject):
     created_at: int = 0
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class ThreadMessagesResponse(JSONObject):
     """Messages that were added to a thread."""
 
@@ -1198,7 +1218,7 @@ class ThreadMessagesResponse(JSONObject):
     _essential = ("messages",)
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class ThreadRunOptions(JSONObject):
     """How to answer in a thread. What is None is not sent."""
 
@@ -1213,7 +1233,7 @@ class ThreadRunOptions(JSONObject):
     functions: Optional[List[Function]] = None
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class ThreadRunResponse(JSONObject):
     """A run that has begun. ``created_at``: Unix time, seconds."""
 
@@ -1224,7 +1244,7 @@ class ThreadRunResponse(JSONObject):
     _essential = ("thread_id",)
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class ThreadRunResult(JSONObject):
     """State of a thread's run, and its messages. ``updated_at``: Unix time, seconds."""
 
@@ -1237,7 +1257,7 @@ class ThreadRunResult(JSONObject):
     _essential = ("thread_id",)
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class ThreadCompletion(JSONObject):
     """A whole answer in a thread. ``created``: Unix time, seconds."""
 
@@ -1254,7 +1274,7 @@ class ThreadCompletion(JSONObject):
     object_ = _Alias[str]("object")
 
 
-@dataclass(eq=False, repr=False)
+@_model
 class ThreadCompletionChunk(ChatCompletionChunk):
     """A part of an answer in a thread; each has a ``usage`` of its own."""
 
@@ -1313,8 +1333,8 @@ def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str])
             continue
         try:
             found[name] = read(value)
-        except (TypeError, ValueError, OverflowError) as error:
-            shown = "the value" if name in _SECRET_SETTINGS else repr(value)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            shown = "the value" if name in _SECRET_SETTINGS or name.endswith("_url") else repr(value)
             other = variable if source == name else name
             raise ConfigurationError(f"{source} (also {other}): {shown} {error}") from None
     settings = _Settings(**found)
@@ -1438,7 +1458,7 @@ def _read_path(value: Any) -> str:
 def _read_boolean(value: Any) -> bool:
     if isinstance(value, bool):
         return value
-    word = _BOOLEANS.get(value.strip().lower()) if isinstance(value, str) else None
+    word = _BOOLEANS.get(str(value).strip().lower()) if isinstance(value, (str, int)) else None
     if word is None:
         raise ValueError("must be one of true, false, 1, 0, yes, no, on, off")
     return word
@@ -2308,11 +2328,13 @@ def _shown_cause(error: Exception) -> Optional[Exception]:
     return None if quotes and not isinstance(error, http.client.RemoteDisconnected) else error
 
 
-class KeepAlive(urllib.request.BaseHandler):
+class KeepAlive:
     """urllib's handler for http and https that keeps connections, where urllib's own opens one for each request.
 
     Without ``max_connections`` nobody waits for a connection; with it, callers are served in the order they came.
     """
+
+    handler_order = 500  # behind urllib's ProxyHandler
 
     def __init__(self, settings: _Settings) -> None:
         self._settings = settings
@@ -2337,7 +2359,13 @@ class KeepAlive(urllib.request.BaseHandler):
     def _idle_connections(self) -> List[_Connection]:
         return [connection for idle in self._idle.values() for connection in idle]
 
-    def https_open(self, request: urllib.request.Request) -> _Reply:
+    def add_parent(self, parent: "urllib.request.OpenerDirector") -> None:
+        """Satisfy OpenerDirector.add_handler(), which takes whatever has this."""
+
+    def __lt__(self, other: Any) -> bool:
+        return self.handler_order < int(other.handler_order)
+
+    def https_open(self, request: "urllib.request.Request") -> _Reply:
         # A request that fails on a reused connection before any byte of its answer met a server that had just closed
         # it, and is sent once more on a fresh one. On a fresh one it may have been carried out: that is a failure.
         tunnel: Optional[str] = getattr(request, "_tunnel_host", None)
@@ -2364,7 +2392,7 @@ class KeepAlive(urllib.request.BaseHandler):
 
     http_open = https_open
 
-    def _ask(self, connection: _Connection, request: urllib.request.Request) -> _Reply:
+    def _ask(self, connection: _Connection, request: "urllib.request.Request") -> _Reply:
         """Send the request on *connection*, opening it first if it is new, and wait for the head of the answer."""
         _blocked_in(connection.cut)
         headers = dict(request.headers)
@@ -2480,7 +2508,7 @@ class KeepAlive(urllib.request.BaseHandler):
                 turn.set()
 
 
-def _request_head(request: urllib.request.Request, headers: Dict[str, str]) -> bytes:
+def _request_head(request: "urllib.request.Request", headers: Dict[str, str]) -> bytes:
     """Write request line and headers, with what tells the server where the body ends."""
     body: Any = request.data
     length = len(body) if isinstance(body, bytes) else body.length if body is not None else 0
@@ -2779,7 +2807,7 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight) -
     import asyncio
 
     loop = asyncio.get_running_loop()
-    done: "asyncio.Future[T]" = loop.create_future()
+    done: asyncio.Future[T] = loop.create_future()
     context = contextvars.copy_context()
     context.run(_flight_cvar.set, flight)
 
@@ -2933,9 +2961,7 @@ class _Client:
     def _set_up(self, settings: _Settings) -> None:
         self._settings = settings
         self._pool = KeepAlive(settings)
-        self._opener = urllib.request.OpenerDirector()
-        self._opener.add_handler(urllib.request.ProxyHandler(_proxies(settings.proxy, os.environ)))
-        self._opener.add_handler(self._pool)
+        self._proxies = _proxies(settings.proxy, os.environ)
         self._token: Optional[AccessToken] = None
         self._renew_at: Optional[float] = None  # Unix time, seconds; None: when the server refuses the token
         if settings.access_token is not None:
@@ -3060,6 +3086,8 @@ class _Client:
 
     def _exchange(self, call: _Call, context_headers: Mapping[str, str], token: Optional[AccessToken] = None) -> _Reply:
         """Send one request, once, and take its answer; raise the ResponseError of a status that is not 2xx."""
+        import urllib.request  # at the first call, not at import: 9 ms
+
         request = urllib.request.Request(call.url, data=call.body, method=call.method)
         headers = {"Host": request.host, "User-Agent": f"gigachat_lite/{__version__}", "Accept": "*/*"}
         headers["Accept-Encoding"] = "identity"
@@ -3082,6 +3110,16 @@ class _Client:
         else:
             reply.content = reply.read(_MOST_JSON_BYTES)
         return reply
+
+    @functools.cached_property
+    def _opener(self) -> "urllib.request.OpenerDirector":
+        import urllib.request
+
+        # Nothing else: no redirects, which would carry the token to another host, no file: and ftp:, no cookies.
+        opener = urllib.request.OpenerDirector()
+        opener.add_handler(urllib.request.ProxyHandler(self._proxies))
+        opener.add_handler(self._pool)  # type: ignore[arg-type]  # all that is asked of a handler
+        return opener
 
     def _secrets(self, authorization: Optional[str]) -> List[str]:
         """List what must not show in an error when the server echoes it."""
@@ -3170,7 +3208,7 @@ class _Client:
             path = urllib.parse.urlsplit(settings.auth_url).path
             reply = self._exchange(_Call("POST", settings.auth_url, path, body, headers), {})
         else:
-            pair = f"{settings.user}:{settings.password}".encode("utf-8")
+            pair = f"{settings.user}:{settings.password}".encode()
             headers = {"Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}
             context_headers = {n: v for n, v in _context_headers().items() if n.lower() != "authorization"}
             reply = self._exchange(_Call("POST", settings.base_url + "/token", "/token", b"", headers), context_headers)
