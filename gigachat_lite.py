@@ -74,7 +74,7 @@ from typing import (
 )
 
 if TYPE_CHECKING:
-    import urllib.request
+    from urllib.request import OpenerDirector, Request
 
     from typing_extensions import Concatenate, ParamSpec
 
@@ -368,10 +368,8 @@ class JSONObject:
             given = {**defaults, **given, **named}
             missing = [name for name, value in given.items() if value is dataclasses.MISSING]
             if odd or missing or len(values) > len(defaults):
-                problem = (
-                    f"not {', '.join(odd)}" if odd else f"and lacks {', '.join(missing)}" if missing else "no more"
-                )
-                raise TypeError(f"{type(self).__name__} takes {', '.join(defaults)}, {problem}")
+                problem = f"not {odd}" if odd else f"and lacks {missing}" if missing else "no more"
+                raise TypeError(f"{type(self).__name__} takes {', '.join(defaults)}: {problem}")
             self._adopt({name: _copied(value) for name, value in given.items() if value is not None})
 
     @classmethod
@@ -431,7 +429,7 @@ else:
 
 @functools.lru_cache(maxsize=None)
 def _defaults(kind: Type[JSONObject]) -> Dict[str, Any]:
-    """Work out, once for a class, what its constructor takes, in order, and the defaults; MISSING where there is none."""
+    """Work out, once for a class, what its constructor takes, in order; the default is MISSING where there is none."""
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]  # all models are dataclasses
     made = dataclasses.MISSING
     return {field.name: field.default if field.default_factory is made else None for field in fields}
@@ -1352,7 +1350,7 @@ def _check_together(settings: _Settings) -> None:
         for name in ("ca_bundle_file", "cert_file", "key_file", "key_file_password"):
             if getattr(settings, name):
                 raise ConfigurationError(
-                    f"ssl_context is used as it is: load {name} (GIGACHAT_{name.upper()}) into it, or leave one of them out"
+                    f"ssl_context is used as it is: load {name} (GIGACHAT_{name.upper()}) into it, or leave one out"
                 )
         if not settings.verify_ssl_certs:
             raise ConfigurationError(
@@ -1601,7 +1599,7 @@ def _tls_context(settings: _Settings) -> ssl.SSLContext:
             context = ssl.create_default_context(cadata=roots)
         except (ssl.SSLError, ValueError) as error:
             raise ConfigurationError(
-                f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): {settings.ca_bundle_file!r} holds a broken certificate: {error}"
+                f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): a certificate in {settings.ca_bundle_file!r} is broken: {error}"
             ) from error
     else:
         logger.warning("verify_ssl_certs is off: whoever answers is taken for GigaChat")
@@ -2299,7 +2297,7 @@ def _connection_error(error: Exception, connection: _Connection) -> Exception:
         return APIConnectionError(f"{where}: the client was closed while {doing}")
     if isinstance(error, (socket.timeout, TimeoutError)):
         return APITimeoutError(
-            f"{where}: timed out after {connection.timeout:g} s while {doing}; timeout (GIGACHAT_TIMEOUT) sets the limit"
+            f"{where}: timed out after {connection.timeout:g} s while {doing}: see timeout (GIGACHAT_TIMEOUT)"
         )
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = error.verify_message or str(error)
@@ -2359,13 +2357,13 @@ class KeepAlive:
     def _idle_connections(self) -> List[_Connection]:
         return [connection for idle in self._idle.values() for connection in idle]
 
-    def add_parent(self, parent: "urllib.request.OpenerDirector") -> None:
+    def add_parent(self, parent: "OpenerDirector") -> None:
         """Satisfy OpenerDirector.add_handler(), which takes whatever has this."""
 
     def __lt__(self, other: Any) -> bool:
         return self.handler_order < int(other.handler_order)
 
-    def https_open(self, request: "urllib.request.Request") -> _Reply:
+    def https_open(self, request: "Request") -> _Reply:
         # A request that fails on a reused connection before any byte of its answer met a server that had just closed
         # it, and is sent once more on a fresh one. On a fresh one it may have been carried out: that is a failure.
         tunnel: Optional[str] = getattr(request, "_tunnel_host", None)
@@ -2392,7 +2390,7 @@ class KeepAlive:
 
     http_open = https_open
 
-    def _ask(self, connection: _Connection, request: "urllib.request.Request") -> _Reply:
+    def _ask(self, connection: _Connection, request: "Request") -> _Reply:
         """Send the request on *connection*, opening it first if it is new, and wait for the head of the answer."""
         _blocked_in(connection.cut)
         headers = dict(request.headers)
@@ -2508,7 +2506,7 @@ class KeepAlive:
                 turn.set()
 
 
-def _request_head(request: "urllib.request.Request", headers: Dict[str, str]) -> bytes:
+def _request_head(request: "Request", headers: Dict[str, str]) -> bytes:
     """Write request line and headers, with what tells the server where the body ends."""
     body: Any = request.data
     length = len(body) if isinstance(body, bytes) else body.length if body is not None else 0
@@ -2803,7 +2801,7 @@ class _Workers:
 
 
 async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight) -> T:
-    """Run *job* in a worker, with the caller's context variables; a cancelled caller cuts it off and waits for nothing."""
+    """Run *job* in a worker, with the caller's context variables; cancelling cuts it off and waits for nothing."""
     import asyncio
 
     loop = asyncio.get_running_loop()
@@ -3112,7 +3110,7 @@ class _Client:
         return reply
 
     @functools.cached_property
-    def _opener(self) -> "urllib.request.OpenerDirector":
+    def _opener(self) -> "OpenerDirector":
         import urllib.request
 
         # Nothing else: no redirects, which would carry the token to another host, no file: and ftp:, no cookies.
@@ -3381,7 +3379,7 @@ class GigaChatSyncClient(_Client):
         whitelist: Optional[bool] = None,
         unnormalized_history: Optional[bool] = None,
     ) -> FilterCheck:
-        """Have texts and images checked by the content filter. ``POST /filter/check``. All filters are on by default."""
+        """Have texts and images checked by the content filter, all of it by default. ``POST /filter/check``."""
         settings = {
             "neuro": neuro,
             "blacklist": blacklist,
@@ -3599,7 +3597,7 @@ class ThreadsSyncClient(_Resource):
         thread_options: Optional[ThreadRunOptions] = None,
         update_interval: Optional[int] = None,
     ) -> Stream[ThreadCompletionChunk]:
-        """Add messages to a thread and answer bit by bit; ``update_interval``: seconds. ``POST /threads/messages/run``."""
+        """Add messages and answer bit by bit; ``update_interval``: seconds. ``POST /threads/messages/run``."""
         body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
         body.update(_run_options(thread_options), stream=True, update_interval=update_interval)
         return self._client._stream("/threads/messages/run", ThreadCompletionChunk, body, {})
@@ -3615,7 +3613,7 @@ class ThreadsSyncClient(_Resource):
         thread_options: Optional[ThreadRunOptions] = None,
         update_interval: Optional[int] = None,
     ) -> Stream[ThreadCompletionChunk]:
-        """Answer a thread's last message anew, bit by bit; ``update_interval``: seconds. ``POST /threads/messages/rerun``."""
+        """Answer anew, bit by bit; ``update_interval``: seconds. ``POST /threads/messages/rerun``."""
         body = {
             "thread_id": thread_id,
             **_run_options(thread_options),
@@ -3834,7 +3832,7 @@ def _batch_lines(requests: BatchSource, write: Callable[[Payload], Dict[str, Any
 
 
 def _download(open_reply: Callable[[], _Reply], to: "Union[str, os.PathLike[str], BinaryIO, None]") -> bytes:
-    """Read a file's content: all at once, into a file object, or under a temporary name that becomes *to* at the end."""
+    """Read a file's content: all at once, into a file object, or under a name that becomes *to* at the end."""
     if to is None:
         reply = open_reply()
         try:
@@ -3904,7 +3902,7 @@ class _Upload:
 
     def __init__(self, source: FileSource, purpose: Optional[str] = None) -> None:
         name, content, kind, headers = _file_parts(source)
-        self._content: Union[bytes, BinaryIO, str] = content if isinstance(content, (bytes, str)) else content
+        self._content = content
         self._start = 0
         self.rewindable = True
         size = self._measure()
@@ -4012,7 +4010,7 @@ _IMAGE_ID = re.compile(r"<(?:img|video|audio)\b[^>]*?\bsrc=[\"']([^\"'>]+)[\"']"
 
 
 def file_ids(answer: Union[str, ChatCompletion, Messages]) -> List[str]:
-    """List the ids of the files that an answer shows: ``<img src="...">``. :meth:`GigaChat.download_file` takes them."""
+    """List the ids of the files that an answer shows: ``<img src="...">``. ``download_file()`` takes them."""
     if isinstance(answer, ChatCompletion):
         return [found for choice in answer.choices for found in file_ids(choice.message)]
     text = answer if isinstance(answer, str) else answer.content
