@@ -1599,7 +1599,7 @@ def _tls_context(settings: _Settings) -> ssl.SSLContext:
             context = ssl.create_default_context(cadata=roots)
         except (ssl.SSLError, ValueError) as error:
             raise ConfigurationError(
-                f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): a certificate in {settings.ca_bundle_file!r} is broken: {error}"
+                f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): {settings.ca_bundle_file!r} holds a broken certificate"
             ) from error
     else:
         logger.warning("verify_ssl_certs is off: whoever answers is taken for GigaChat")
