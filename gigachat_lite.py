@@ -1597,7 +1597,7 @@ def _tls_context(settings: _Settings) -> ssl.SSLContext:
         roots = _read_roots(settings.ca_bundle_file) if settings.ca_bundle_file else None
         try:
             context = ssl.create_default_context(cadata=roots)
-        except (ssl.SSLError, ValueError) as error:
+        except (ssl.SSLError, TypeError, ValueError) as error:
             raise ConfigurationError(
                 f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): {settings.ca_bundle_file!r} holds a broken certificate"
             ) from error
@@ -1769,12 +1769,16 @@ class _Connection:
         self.idle_since: Tuple[float, float] = (0.0, 0.0)
         self.is_cut = False
         self.sent_whole = False
+        self._tunnelled = False
         self._sock: Optional[socket.socket] = None
         self._reader: Optional[_SocketReader] = None
 
     @property
     def where(self) -> str:
-        return self.origin[2] or self.origin[1]
+        _, address, tunnel = self.origin
+        if tunnel is None:
+            return address
+        return tunnel if self._tunnelled else f"{tunnel} through the proxy {address}"
 
     @property
     def opened(self) -> bool:
@@ -1842,6 +1846,7 @@ class _Connection:
             raise ConnectionRefusedError(
                 f"the proxy {self.origin[1]} refused a tunnel to {target}: {response.status} {meaning}"
             )
+        self._tunnelled = True
 
     def send(self, head: bytes, body: Union[bytes, "_Upload", None]) -> None:
         """Send a request. What the server says before it has read all of it is its answer, not a failure."""
@@ -1872,9 +1877,11 @@ class _Connection:
         source: Any = types.SimpleNamespace(makefile=lambda mode: incoming)  # all that HTTPResponse asks of a socket
         while True:
             response = http.client.HTTPResponse(source, method=method)
-            response.begin()
-            # HTTPResponse.read1() loses count of the length before 3.12.2 (bpo-113199): from here we read by ourselves.
-            response.fp = None  # type: ignore[assignment]
+            try:
+                response.begin()
+            finally:
+                # HTTPResponse.read1() loses count of the length before 3.12.2 (bpo-113199): we read on by ourselves.
+                response.fp = None  # type: ignore[assignment]
             if response.status >= 200 or response.status == 101:  # begin() skips 100, but not 103 and its like
                 break
         self.doing = "reading the answer"

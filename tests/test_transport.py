@@ -1,0 +1,1037 @@
+"""Transport: connections that are kept, TLS, client certificates, proxies. Servers are real, on this machine."""
+
+import asyncio
+import base64
+import gc
+import os
+import re
+import socket
+import ssl
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import pytest
+from conftest import CERTS
+from faults import (
+    DONE,
+    LAST_CHUNK,
+    SERVER_TLS,
+    STREAM_HEAD,
+    WAIT_SECONDS,
+    RawServer,
+    answer,
+    chunk,
+    delta,
+    one_answer_then_close,
+    server_context,
+    well_behaved,
+)
+from local_server import LocalServer
+
+import gigachat_lite
+from gigachat_lite import (
+    APIConnectionError,
+    APITimeoutError,
+    ConfigurationError,
+    GigaChat,
+    GigaChatException,
+    ResponseError,
+)
+
+CA = str(CERTS / "ca.pem")
+
+
+def raw_client(server, **settings):
+    """Make a client of a RawServer; it needs no token request."""
+    return GigaChat(**{"base_url": server.base_url, "access_token": "token", "timeout": 20, **settings})
+
+
+def serials(server):
+    """Give the number of the connection that each request came on."""
+    return [request.connection for request in server.requests]
+
+
+@pytest.fixture
+def holding_server():
+    """A server whose streams bring one chunk, and the rest when ``server.release`` is set."""
+    release = threading.Event()
+
+    def handler(wire):
+        while True:
+            request = wire.receive()
+            if request is None:
+                return
+            if not request.json.get("stream"):
+                wire.send(answer())
+                continue
+            wire.send(STREAM_HEAD, chunk(delta("раз")))
+            release.wait(WAIT_SECONDS)
+            wire.send(chunk(delta("два", "stop")) + chunk(DONE) + LAST_CHUNK)
+
+    with RawServer(handler) as server:
+        server.release = release
+        yield server
+        release.set()
+
+
+# ---------- connections are kept
+
+
+def test_keep_alive(client, server, call):
+    """A token request and 20 calls, plain and streamed, share one connection."""
+    for _ in range(10):
+        call(client, "chat", "Привет")
+        call(client, "stream", "Привет")
+    assert len(server.requests) == 21
+    assert server.connections == 1
+
+
+def test_newest_idle_connection_first(holding_server):
+    """Of two idle connections the one that was used last is taken."""
+    server = holding_server
+    with raw_client(server) as client:
+        stream = client.stream("Привет")
+        next(stream)
+        client.chat("Привет")
+        server.release.set()
+        assert len(list(stream)) == 1
+        client.chat("Привет")
+    assert serials(server) == [1, 2, 1]
+
+
+def test_connection_that_the_server_closed(call):
+    """A connection that the server has closed while it was idle is replaced before anything is sent on it."""
+    with RawServer(one_answer_then_close) as server, raw_client(server) as client:
+        for number in (1, 2, 3):
+            call(client, "chat", "Привет")
+            server.wait(lambda number=number: server.closed == number)
+        assert serials(server) == [1, 2, 3]
+
+
+def close_on_the_second_request(wire):
+    if wire.receive():
+        wire.send(answer())
+        wire.receive()
+
+
+def reset_on_the_second_request(wire):
+    if wire.receive():
+        wire.send(answer())
+        wire.receive()
+        wire.reset()
+
+
+@pytest.mark.parametrize("handler", [close_on_the_second_request, reset_on_the_second_request])
+@pytest.mark.parametrize("tls", [None, SERVER_TLS], ids=["http", "https"])
+def test_stale_connection(call, handler, tls):
+    """A request that met a server about to close is sent once more on a fresh connection, without any retries."""
+    with RawServer(handler, tls) as server, raw_client(server, ca_bundle_file=CA) as client:
+        for _ in range(3):
+            assert call(client, "chat", "Привет").choices
+        assert serials(server) == [1, 1, 2, 2, 3]
+        assert len({request.head + request.body for request in server.requests}) == 1
+
+
+def test_stale_connection_only_once(call):
+    """The repetition on the fresh connection is the last one."""
+
+    def handler(wire):
+        if wire.receive() and wire.number == 1:
+            wire.send(answer())
+            wire.receive()
+
+    with RawServer(handler) as server, raw_client(server) as client:
+        call(client, "chat", "Привет")
+        with pytest.raises(APIConnectionError, match="closed"):
+            call(client, "chat", "Привет")
+        assert serials(server) == [1, 1, 2]
+
+
+@pytest.mark.parametrize("tls", [None, SERVER_TLS], ids=["http", "https"])
+@pytest.mark.parametrize("end", ["close", "reset"])
+def test_fresh_connection_is_not_repeated(call, tls, end):
+    """A request that fails on a fresh connection may have been carried out: it is sent once."""
+
+    def handler(wire):
+        wire.receive()
+        if end == "reset":
+            wire.reset()
+
+    with RawServer(handler, tls) as server, raw_client(server, ca_bundle_file=CA) as client:
+        with pytest.raises(APIConnectionError):
+            call(client, "chat", "Привет")
+        assert server.connections == len(server.requests) == 1
+
+
+def test_begun_answer_is_not_repeated(call):
+    """Once a byte of the answer is here, a failure on a reused connection is a failure."""
+
+    def handler(wire):
+        if wire.receive():
+            wire.send(answer())
+            wire.receive()
+            wire.send(b"HTTP/1.1 2")
+
+    with RawServer(handler) as server, raw_client(server) as client:
+        call(client, "chat", "Привет")
+        with pytest.raises(APIConnectionError):
+            call(client, "chat", "Привет")
+        assert serials(server) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        answer(Connection="close"),
+        answer(Connection="Keep-Alive, Close"),
+        answer().replace(b"HTTP/1.1", b"HTTP/1.0"),
+        answer() + b"HTTP/1.1 200 OK\r\n\r\n",
+    ],
+    ids=["close", "list with close", "HTTP/1.0", "more than asked for"],
+)
+def test_connections_that_are_not_kept(call, reply):
+    """A connection that the server will close, or that holds bytes which belong to no answer, is not used again."""
+
+    def handler(wire):
+        while wire.receive():
+            wire.send(reply)
+
+    with RawServer(handler) as server, raw_client(server) as client:
+        for _ in range(3):
+            assert call(client, "chat", "Привет").choices
+        assert serials(server) == [1, 2, 3]
+        server.wait(lambda: server.closed == 3)
+
+
+def test_error_answers_keep_the_connection(client, server, call):
+    """An error is an answer: read to its end, it leaves the connection good."""
+    for _ in range(3):
+        with pytest.raises(ResponseError):
+            call(client, "get_model", "missing")
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize(("passed", "connections"), [(30, [1, 1]), (61, [1, 2])])
+@pytest.mark.parametrize("clock", ["time", "monotonic"])
+def test_idle_connections_expire(monkeypatch, clock, passed, connections):
+    """After a minute by either clock, a frozen process's wall clock too, an idle connection is not trusted any more."""
+    with RawServer(well_behaved) as server, raw_client(server) as client:
+        client.chat("Привет")
+        read = getattr(time, clock)
+        monkeypatch.setattr(time, clock, lambda: read() + passed)
+        client.chat("Привет")
+        assert serials(server) == connections
+
+
+def test_socket_options(client):
+    """Small requests leave at once, and a vanished peer is noticed."""
+    client.chat("Привет")
+    (connection,) = client._pool._idle_connections()
+    assert connection._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+    assert connection._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        assert connection._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+
+
+def test_close_closes_idle_connections(call):
+    """close() ends idle connections at once."""
+    with RawServer(well_behaved) as server, raw_client(server) as client:
+        call(client, "chat", "Привет")
+        client.close()
+        server.wait(lambda: server.closed == 1)
+
+
+def test_forgotten_client():
+    """A client that nobody closed leaves no connection behind, nor a ResourceWarning."""
+    with RawServer(well_behaved) as server:
+        client = raw_client(server)
+        client.chat("Привет")
+        del client
+        gc.collect()
+        server.wait(lambda: server.closed == 1)
+
+
+def test_failures_are_collected_quietly(monkeypatch):
+    """Garbage of a failed exchange raises nothing when it is collected: nothing shows up on stderr."""
+    complaints = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    with RawServer(lambda wire: wire.receive()) as server, raw_client(server) as client:
+        for _ in range(3):
+            with pytest.raises(APIConnectionError):
+                client.chat("Привет")
+            gc.collect()
+    assert [str(complaint.exc_value) for complaint in complaints] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_fork():
+    """A forked child opens its own connection, and leaves the parent's as it was."""
+    script = """
+        import os, sys
+        from gigachat_lite import GigaChat
+        client = GigaChat(access_token="token", timeout=20)
+        client.chat("parent 1")
+        child = os.fork()
+        if not child:
+            client.chat("child")
+            client.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        client.chat("parent 2")
+        client.close()
+    """
+    with RawServer(well_behaved) as server:
+        run_python(script, GIGACHAT_BASE_URL=server.base_url)
+        assert [(r.connection, r.json["messages"][0]["content"]) for r in server.requests] == [
+            (1, "parent 1"),
+            (2, "child"),
+            (1, "parent 2"),
+        ]
+
+
+def run_python(script, **environment):
+    """Run a script in a process of its own, with the module of this tree."""
+    root = os.path.dirname(os.path.abspath(gigachat_lite.__file__))
+    environment = {**os.environ, "PYTHONPATH": root, "PYTHONIOENCODING": "utf-8", **environment}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60
+    )
+    assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
+    return done.stdout.decode("utf-8")
+
+
+# ---------- max_connections
+
+
+def test_max_connections_threads(settings, server):
+    """Ten threads share three connections; all get their answers."""
+    server.delay = 0.02
+    with GigaChat(**settings, max_connections=3) as client, ThreadPoolExecutor(10) as threads:
+        answers = list(threads.map(client.chat, ["Привет"] * 10))
+    assert len(answers) == 10
+    assert server.connections <= 3
+    assert server.most_in_flight == 3
+
+
+def test_max_connections_tasks(settings, server):
+    """Ten tasks share three connections; all get their answers."""
+    server.delay = 0.02
+
+    async def run():
+        async with GigaChat(**settings, max_connections=3) as client:
+            return await asyncio.gather(*(client.achat("Привет") for _ in range(10)))
+
+    assert len(asyncio.run(run())) == 10
+    assert server.connections <= 3
+    assert server.most_in_flight == 3
+
+
+def test_no_connection_becomes_free(holding_server):
+    """A stream holds its place; who waits for longer than the timeout gets an APITimeoutError, and nothing is sent."""
+    client = raw_client(holding_server, timeout=0.5, max_connections=1)
+    with client, client.stream("Привет") as stream:
+        next(stream)
+        with pytest.raises(APITimeoutError, match="max_connections"):
+            client.chat("Привет")
+    assert len(holding_server.requests) == holding_server.connections == 1
+
+
+def wait_for_a_place(client, threads):
+    """Begin a stream that takes the only connection, and a call that waits for it."""
+    stream = client.stream("Привет")
+    next(stream)
+    waiting = threads.submit(client.chat, "Привет")
+    while not client._pool._waiting:
+        assert not waiting.done()
+        time.sleep(0.001)
+    return stream, waiting
+
+
+def test_closed_stream_gives_its_place(holding_server):
+    """A caller that waits for a connection gets one when a stream is closed early."""
+    with raw_client(holding_server, max_connections=1) as client, ThreadPoolExecutor(1) as threads:
+        stream, waiting = wait_for_a_place(client, threads)
+        assert len(holding_server.requests) == 1
+        stream.close()
+        assert waiting.result(WAIT_SECONDS).choices
+    assert serials(holding_server) == [1, 2]
+
+
+def test_close_wakes_who_waits(holding_server):
+    """close() ends the wait for a connection."""
+    with raw_client(holding_server, max_connections=1) as client, ThreadPoolExecutor(1) as threads:
+        stream, waiting = wait_for_a_place(client, threads)
+        client.close()
+        with pytest.raises(GigaChatException, match="closed"):
+            waiting.result(WAIT_SECONDS)
+        stream.close()
+    assert len(holding_server.requests) == 1
+
+
+def test_one_connection_for_two_hosts(settings, server, call):
+    """With max_connections=1 an idle connection to the token endpoint makes room for one to the API."""
+    with LocalServer(tls=SERVER_TLS) as oauth:
+        settings["auth_url"] = oauth.auth_url
+        with GigaChat(**settings, max_connections=1) as client:
+            with pytest.raises(ResponseError):  # this server does not know the other one's tokens, but it was asked
+                call(client, "chat", "Привет")
+    assert len(oauth.requests) == len(server.requests) == 2
+
+
+# ---------- TLS: whom we trust
+
+
+def test_system_store(monkeypatch, settings, call, server):
+    """Without ca_bundle_file the system's roots count, SSL_CERT_FILE included."""
+    del settings["ca_bundle_file"]
+    monkeypatch.setenv("SSL_CERT_FILE", CA)
+    with GigaChat(**settings) as client:
+        assert call(client, "chat", "Привет").choices
+
+
+def pem(name="ca"):
+    return (CERTS / f"{name}.pem").read_bytes()
+
+
+def bare_pem(name="ca"):
+    """Give the PEM block alone, without the text above it."""
+    return re.search(b"-----BEGIN.*-----END CERTIFICATE-----", pem(name), re.DOTALL).group()
+
+
+BUNDLES = {
+    "PEM": pem(),
+    "DER": (CERTS / "ca.der").read_bytes(),
+    "several": pem("other-ca") + pem("lax-ca") + pem(),
+    "glued": bare_pem("other-ca") + bare_pem(),
+    "CRLF and BOM": b"\xef\xbb\xbf" + bare_pem().replace(b"\n", b"\r\n"),
+    "no last line end": bare_pem(),
+    "with remarks in Windows-1251": "Корневой сертификат\n".encode("cp1251") + pem(),
+    "directory": {"b.crt": pem(), "a.cer": (CERTS / "client.pem").read_bytes(), "README": b"text", "sub": {}},
+    "directory with DER": {"Russian Trusted Root CA.cer": (CERTS / "ca.der").read_bytes()},
+}
+
+
+def write(path, content):
+    """Write a file, or a directory of files."""
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+        return
+    path.mkdir()
+    for name, inner in content.items():
+        write(path / name, inner)
+
+
+@pytest.mark.parametrize("content", list(BUNDLES.values()), ids=list(BUNDLES))
+def test_ca_bundle_file(settings, call, tmp_path, content):
+    """ca_bundle_file takes every form that people have the certificate in, under any name."""
+    write(tmp_path / "Корневой УЦ", content)
+    with GigaChat(**{**settings, "ca_bundle_file": str(tmp_path / "Корневой УЦ")}) as client:
+        assert call(client, "chat", "Привет").choices
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"text",
+        {},
+        {"README": b"text"},
+        bare_pem()[:200],
+        b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        b"-----BEGIN CERTIFICATE-----\n\xff!\n-----END CERTIFICATE-----\n",
+        (CERTS / "ca.der").read_bytes()[:-10],
+        (CERTS / "client.key").read_bytes(),
+    ],
+    ids=["missing", "empty", "text", "empty directory", "directory", "cut", "broken", "no base64", "cut DER", "key"],
+)
+def test_unusable_ca_bundle_file(settings, server, call, tmp_path, content):
+    """A bundle that cannot be used is a ConfigurationError with parameter, variable and path; nothing is sent."""
+    path = tmp_path / "bundle.pem"
+    if content is not None:
+        write(path, content)
+    with GigaChat(**{**settings, "ca_bundle_file": path}) as client:
+        for _ in range(2):
+            with pytest.raises(ConfigurationError) as caught:
+                call(client, "chat", "Привет")
+            shown = str(caught.value)
+            assert "ca_bundle_file" in shown
+            assert "GIGACHAT_CA_BUNDLE_FILE" in shown
+            assert str(path) in shown
+            assert "\n" not in shown
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("certificate", "roots", "reason"),
+    [
+        ("server", "other-ca", "unable to get local issuer certificate|self.signed certificate in certificate chain"),
+        ("selfsigned", "ca", "self.signed certificate"),
+        ("expired", "ca", "certificate has expired"),
+        ("wronghost", "ca", "[Hh]ostname mismatch"),
+    ],
+)
+def test_untrusted_server(call, certificate, roots, reason):
+    """A certificate failure tells host, reason and remedy; nothing is sent, and nothing tried again."""
+    context = server_context(str(CERTS / f"{certificate}.pem"), str(CERTS / f"{certificate}.key"))
+    roots = str(CERTS / f"{roots}.pem")
+    with RawServer(well_behaved, context) as server, raw_client(server, ca_bundle_file=roots, max_retries=3) as client:
+        with pytest.raises(APIConnectionError, match=reason) as caught:
+            call(client, "chat", "Привет")
+        shown = str(caught.value)
+        for part in (f"localhost:{server.port}", "Russian Trusted Root CA", "https://www.gosuslugi.ru/crt"):
+            assert part in shown
+        assert "ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE)" in shown
+        assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
+        assert "\n" not in shown
+        server.wait(lambda: server.closed == 1)
+        assert server.connections == 1
+        assert server.requests == []
+
+
+def test_untrusted_token_endpoint(settings, server, call):
+    """The token endpoint's certificate is checked in the same way, and its credentials stay here."""
+    context = server_context(str(CERTS / "selfsigned.pem"), str(CERTS / "selfsigned.key"))
+    with RawServer(well_behaved, context) as oauth:
+        with GigaChat(**{**settings, "auth_url": oauth.auth_url}) as client:
+            with pytest.raises(APIConnectionError, match=f"localhost:{oauth.port}.*Russian Trusted Root CA"):
+                call(client, "chat", "Привет")
+        assert oauth.requests == []
+    assert server.connections == 0
+
+
+def test_ca_bundle_file_replaces_the_system_store(monkeypatch, settings, call):
+    """With ca_bundle_file the system's roots do not count."""
+    monkeypatch.setenv("SSL_CERT_FILE", CA)
+    with GigaChat(**{**settings, "ca_bundle_file": str(CERTS / "other-ca.pem")}) as client:
+        with pytest.raises(APIConnectionError, match="not trusted"):
+            call(client, "chat", "Привет")
+
+
+def test_self_signed_certificate_as_root(call):
+    """A self-signed certificate can be trusted by itself."""
+    tls = (str(CERTS / "selfsigned.pem"), str(CERTS / "selfsigned.key"))
+    with RawServer(well_behaved, tls) as server, raw_client(server, ca_bundle_file=tls[0]) as client:
+        assert call(client, "chat", "Привет").choices
+
+
+def test_verify_off(caplog, call):
+    """verify_ssl_certs=False takes any certificate, whatever ca_bundle_file says, and warns once."""
+    context = server_context(str(CERTS / "wronghost.pem"), str(CERTS / "wronghost.key"))
+    with RawServer(well_behaved, context) as server:
+        with raw_client(server, verify_ssl_certs=False, ca_bundle_file=str(CERTS / "other-ca.pem")) as client:
+            for _ in range(3):
+                assert call(client, "chat", "Привет").choices
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "verify_ssl_certs" in warnings[0]
+
+
+def test_ssl_context(settings, server, call):
+    """A given TLS context serves API and token endpoint as it is."""
+    context = ssl.create_default_context(cafile=CA)
+    del settings["ca_bundle_file"]
+    with GigaChat(**settings, ssl_context=context) as client:
+        assert call(client, "chat", "Привет").choices
+    with GigaChat(**settings, ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)) as client:
+        with pytest.raises(APIConnectionError, match="not trusted"):
+            call(client, "chat", "Привет")
+    assert len(server.requests) == 2
+
+
+def test_strict_verification(call):
+    """A sloppy company CA works before Python 3.13; from there on the error names the flag, and a context helps."""
+    tls = (str(CERTS / "lax-server.pem"), str(CERTS / "lax-server.key"))
+    roots = str(CERTS / "lax-ca.pem")
+    context = ssl.create_default_context(cafile=roots)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    with RawServer(well_behaved, tls) as server:
+        with raw_client(server, ca_bundle_file=roots) as client:
+            if sys.version_info < (3, 13):
+                assert call(client, "chat", "Привет").choices
+            else:
+                with pytest.raises(APIConnectionError, match=r"ssl_context.*verify_flags.*VERIFY_X509_STRICT"):
+                    call(client, "chat", "Привет")
+        with raw_client(server, ssl_context=context) as client:
+            assert call(client, "chat", "Привет").choices
+
+
+def test_old_tls_is_refused():
+    """Nothing below TLS 1.2 is spoken, with and without verification."""
+    for verify in (True, False):
+        with RawServer(well_behaved, SERVER_TLS) as server:
+            with raw_client(server, ca_bundle_file=CA, verify_ssl_certs=verify) as client:
+                client.chat("Привет")
+                assert client._pool._tls.minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+def test_no_tls_at_all(call):
+    """A plain server behind an https address is an APIConnectionError with the address."""
+
+    def handler(wire):
+        wire.sock.recv(1)
+        wire.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with RawServer(handler) as server, raw_client(server, base_url=f"https://localhost:{server.port}/v1") as client:
+        with pytest.raises(APIConnectionError, match=f"localhost:{server.port}"):
+            call(client, "chat", "Привет")
+
+
+def test_nobody_listens(call):
+    """A refused connection is an APIConnectionError with the address, and a ConnectionError."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))  # bound but not listening: nobody else gets the port
+        port = sock.getsockname()[1]
+        with GigaChat(base_url=f"http://127.0.0.1:{port}/v1", access_token="token") as client:
+            with pytest.raises(APIConnectionError, match=rf"127\.0\.0\.1:{port}") as caught:
+                call(client, "chat", "Привет")
+    assert isinstance(caught.value, ConnectionError)
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+
+
+# ---------- TLS: who we are
+
+
+@pytest.fixture
+def mutual_server():
+    """A local server that takes client certificates of the test CA instead of tokens."""
+    with LocalServer(tls=SERVER_TLS, client_ca=CA) as server:
+        yield server
+
+
+CLIENT_CERTIFICATES = {
+    "plain": {"cert_file": "client.pem", "key_file": "client.key"},
+    "both in one": {"cert_file": "client-both.pem"},
+    "encrypted": {
+        "cert_file": "client.pem",
+        "key_file": "client-encrypted.key",
+        "key_file_password": "test-passphrase",
+    },
+    "needless password": {"cert_file": "client.pem", "key_file": "client.key", "key_file_password": "x"},
+}
+
+
+def in_certs(arguments):
+    return {name: str(CERTS / value) if name.endswith("_file") else value for name, value in arguments.items()}
+
+
+@pytest.mark.parametrize("arguments", list(CLIENT_CERTIFICATES.values()), ids=list(CLIENT_CERTIFICATES))
+def test_client_certificate(mutual_server, call, arguments):
+    """A client certificate alone is enough: no token request, no Authorization."""
+    client = GigaChat(base_url=mutual_server.base_url, ca_bundle_file=CA, timeout=20, **in_certs(arguments))
+    with client:
+        assert call(client, "chat", "Привет").choices
+    (request,) = mutual_server.requests
+    assert "TEST client" in str(request.peer_certificate)
+    assert "Authorization" not in request.headers
+
+
+@pytest.mark.parametrize("trust", ["ca_bundle_file", "verify_ssl_certs", "SSL_CERT_FILE"])
+def test_client_certificate_goes_to_both_hosts(mutual_server, monkeypatch, call, trust):
+    """API and token endpoint both get the certificate, whatever the CA settings."""
+    arguments = in_certs(CLIENT_CERTIFICATES["plain"])
+    if trust == "SSL_CERT_FILE":
+        monkeypatch.setenv("SSL_CERT_FILE", CA)
+    else:
+        arguments[trust] = CA if trust == "ca_bundle_file" else False
+    with LocalServer(tls=SERVER_TLS, client_ca=CA) as oauth:
+        with GigaChat(
+            base_url=mutual_server.base_url, auth_url=oauth.auth_url, credentials=oauth.credentials, **arguments
+        ) as client:
+            assert call(client, "chat", "Привет").choices
+        certificates = [request.peer_certificate for request in oauth.requests + mutual_server.requests]
+    assert len(certificates) == 2
+    assert all("TEST client" in str(certificate) for certificate in certificates)
+
+
+UNUSABLE_CERTIFICATES = {
+    "missing certificate": ({"cert_file": "no.pem"}, ["cert_file", "GIGACHAT_CERT_FILE", "no.pem"]),
+    "missing key": ({"cert_file": "client.pem", "key_file": "no.key"}, ["key_file", "GIGACHAT_KEY_FILE", "no.key"]),
+    "no key": ({"cert_file": "client.pem"}, ["cert_file", "client.pem"]),
+    "key of another": ({"cert_file": "client.pem", "key_file": "server.key"}, ["server.key"]),
+    "swapped": ({"cert_file": "client.key", "key_file": "client.pem"}, ["cert_file", "key_file"]),
+    "DER": ({"cert_file": "ca.der", "key_file": "client.key"}, ["PEM"]),
+    "wrong password": (
+        {"cert_file": "client.pem", "key_file": "client-encrypted.key", "key_file_password": "wrong"},
+        ["key_file_password", "GIGACHAT_KEY_FILE_PASSWORD"],
+    ),
+    "no password": (
+        {"cert_file": "client.pem", "key_file": "client-encrypted.key"},
+        ["key_file_password", "GIGACHAT_KEY_FILE_PASSWORD"],
+    ),
+    "long password": (
+        {"cert_file": "client.pem", "key_file": "client-encrypted.key", "key_file_password": "wrong" * 500},
+        ["key_file_password", "GIGACHAT_KEY_FILE_PASSWORD"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "parts"), list(UNUSABLE_CERTIFICATES.values()), ids=list(UNUSABLE_CERTIFICATES))
+def test_unusable_client_certificate(mutual_server, call, arguments, parts):
+    """A client certificate that cannot be used is a ConfigurationError that says what to look at; nothing is sent."""
+    client = GigaChat(base_url=mutual_server.base_url, ca_bundle_file=CA, timeout=20, **in_certs(arguments))
+    with client, pytest.raises(ConfigurationError) as caught:
+        call(client, "chat", "Привет")
+    assert all(part in str(caught.value) for part in parts)
+    assert "wrong" * 2 not in str(caught.value)
+    assert mutual_server.requests == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no terminals of this kind")
+@pytest.mark.parametrize("key_file_password", [None, "wrong"])
+def test_passwords_are_never_asked_for(mutual_server, key_file_password):
+    """An encrypted key without its password does not make OpenSSL ask on the terminal, even if there is one."""
+    import fcntl
+    import pty
+    import termios
+
+    script = """
+        from gigachat_lite import ConfigurationError, GigaChat
+        try:
+            GigaChat().chat("Hi")
+        except ConfigurationError as error:
+            print("REFUSED")
+    """
+    environment = {
+        "PYTHONPATH": os.path.dirname(os.path.abspath(gigachat_lite.__file__)),
+        "GIGACHAT_BASE_URL": mutual_server.base_url,
+        "GIGACHAT_CA_BUNDLE_FILE": CA,
+        "GIGACHAT_CERT_FILE": str(CERTS / "client.pem"),
+        "GIGACHAT_KEY_FILE": str(CERTS / "client-encrypted.key"),
+        "GIGACHAT_KEY_FILE_PASSWORD": key_file_password or "",
+    }
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(script)],
+            env={**os.environ, **environment},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        try:
+            assert process.wait(WAIT_SECONDS) == 0
+        finally:
+            process.kill()
+            process.wait()
+        shown = os.read(ours, 10_000)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert b"REFUSED" in shown
+    assert b"phrase" not in shown
+
+
+def test_server_that_demands_a_certificate(call):
+    """Where the server demands a client certificate and there is none, the error names cert_file."""
+    context = server_context(*SERVER_TLS)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(CA)
+    with RawServer(well_behaved, context) as server:
+        with raw_client(server, ca_bundle_file=CA) as client:
+            with pytest.raises(APIConnectionError, match=r"cert_file \(GIGACHAT_CERT_FILE\)"):
+                call(client, "chat", "Привет")
+        assert server.requests == []
+        with raw_client(server, ca_bundle_file=CA, **in_certs(CLIENT_CERTIFICATES["plain"])) as client:
+            assert call(client, "chat", "Привет").choices
+
+
+# ---------- redirects
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_not_followed(client, server, call, status):
+    """A redirect is an error: the token must not reach another host."""
+    with RawServer(well_behaved) as other:
+        server.answer_next("chat/completions", status, b"", {"Location": other.base_url})
+        with pytest.raises(ResponseError, match="not followed") as caught:
+            call(client, "chat", "Привет")
+        assert caught.value.status_code == status
+        assert other.connections == 0
+    assert len(server.requests) == 2
+
+
+# ---------- proxies
+
+
+class Proxy(RawServer):
+    """A proxy for http (whole addresses) and https (CONNECT); ``requests`` is what it saw. *login*: 407 without it."""
+
+    def __init__(self, login=None):
+        super().__init__(self.serve)
+        self.login = login
+        self.url = f"http://localhost:{self.port}"
+
+    def serve(self, wire):
+        while True:
+            request = wire.receive()
+            if request is None:
+                return
+            if not self.admits(request):
+                wire.send(answer(b"who are you?", "407 Proxy Authentication Required"))
+            elif request.method == "CONNECT":
+                self.tunnel(wire, request)
+                return
+            else:
+                wire.send(self.fetch(request))
+
+    def admits(self, request):
+        login = None if self.login is None else "Basic " + base64.b64encode(self.login.encode()).decode()
+        return login is None or request.headers.get("proxy-authorization") == login
+
+    def tunnel(self, wire, request):
+        host, _, port = request.target.rpartition(":")
+        with connect(host, port) as upstream:
+            wire.send(b"HTTP/1.1 200 Connection established\r\nX-Proxy: yes\r\n\r\n")
+            back = threading.Thread(target=relay, args=(upstream, wire.sock), daemon=True)
+            back.start()
+            relay(wire.sock, upstream)
+            back.join(WAIT_SECONDS)
+
+    def fetch(self, request):
+        address = urlsplit(request.target)
+        head = request.head.replace(request.target.encode(), address.path.encode(), 1)
+        head = re.sub(rb"\r\nProxy-Authorization:[^\r]*", b"\r\nConnection: close", head, flags=re.IGNORECASE)
+        with connect(address.hostname, address.port) as upstream:
+            upstream.sendall(head + request.body)
+            upstream.shutdown(socket.SHUT_WR)
+            reply = b"".join(iter(lambda: upstream.recv(65_536), b""))
+        return reply.replace(b"Connection: close", b"Connection: keep-alive", 1)
+
+
+def connect(host, port):
+    assert host == "localhost"
+    return socket.create_connection(("127.0.0.1", int(port)), timeout=WAIT_SECONDS)
+
+
+def relay(source, target):
+    """Pass bytes on until either side ends, then end both."""
+    try:
+        while True:
+            data = source.recv(65_536)
+            if not data:
+                break
+            target.sendall(data)
+    except OSError:
+        pass
+    for sock in (source, target):
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+
+@pytest.fixture
+def proxy():
+    with Proxy() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def plain_server():
+    with LocalServer() as server:
+        yield server
+
+
+def plain_settings(server):
+    return {
+        "base_url": server.base_url,
+        "auth_url": server.auth_url,
+        "credentials": server.credentials,
+        "timeout": 20,
+    }
+
+
+def test_https_through_a_tunnel(settings, server, proxy, call):
+    """https goes through one CONNECT tunnel, which sees neither token nor text, and is kept like any connection."""
+    with GigaChat(**settings, proxy=proxy.url) as client:
+        for _ in range(3):
+            assert call(client, "chat", "Привет").choices
+        assert call(client, "stream", "Привет")
+    (connect,) = proxy.requests
+    assert (connect.method, connect.target) == ("CONNECT", f"localhost:{server.port}")
+    assert connect.headers["host"] == f"localhost:{server.port}"
+    assert set(connect.headers) == {"host"}
+    assert server.connections == 1
+    assert server.requests[1].path == "/api/v1/chat/completions"
+    assert server.requests[1].headers["Host"] == f"localhost:{server.port}"
+
+
+def test_http_through_a_proxy(plain_server, proxy, call):
+    """http goes to the proxy with the whole address (RFC 9112, section 3.2.2)."""
+    with GigaChat(**plain_settings(plain_server), proxy=proxy.url) as client:
+        assert call(client, "chat", "Привет").choices
+    assert [request.target for request in proxy.requests][:1] == [plain_server.auth_url]
+    assert proxy.requests[0].headers["host"] == f"localhost:{plain_server.port}"
+    assert [request.path for request in plain_server.requests] == ["/api/v2/oauth", "/api/v1/chat/completions"]
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "GIGACHAT_PROXY"])
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_proxy_of_the_environment(monkeypatch, settings, server, proxy, variable, scheme):
+    """The proxy comes from the environment, with or without a scheme."""
+    monkeypatch.setenv(variable, f"{scheme}localhost:{proxy.port}")
+    with GigaChat(**settings) as client:
+        client.chat("Привет")
+    assert [request.method for request in proxy.requests] == ["CONNECT"]
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_http_proxy_of_the_environment(monkeypatch, plain_server, proxy, variable):
+    """http_proxy serves http addresses; https_proxy does not."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://localhost:9")
+    monkeypatch.setenv(variable, proxy.url)
+    with GigaChat(**plain_settings(plain_server)) as client:
+        client.chat("Привет")
+    assert [request.method for request in proxy.requests][:1] == ["POST"]
+    assert len(plain_server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "direct"),
+    [
+        ("localhost", True),
+        ("example.com, localhost", True),
+        ("*", True),
+        ("localhost:{port}", True),
+        ("example.com", False),
+        ("localhost:1", False),
+        ("host", False),
+    ],
+)
+@pytest.mark.parametrize("variable", ["NO_PROXY", "no_proxy"])
+def test_no_proxy(monkeypatch, settings, server, proxy, variable, no_proxy, direct):
+    """NO_PROXY lists the hosts that are reached directly."""
+    monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+    monkeypatch.setenv(variable, no_proxy.format(port=server.port))
+    with GigaChat(**settings) as client:
+        client.chat("Привет")
+    assert len(proxy.requests) == (0 if direct else 1)
+    assert len(server.requests) == 2
+
+
+def test_empty_proxy_ignores_the_environment(monkeypatch, settings, server, proxy, call):
+    """proxy="" means no proxy, whatever the environment says."""
+    for variable in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "GIGACHAT_PROXY"):
+        monkeypatch.setenv(variable, proxy.url)
+    with GigaChat(**settings, proxy="") as client:
+        assert call(client, "chat", "Привет").choices
+    assert proxy.connections == 0
+
+
+def test_proxy_argument_beats_the_environment(monkeypatch, settings, proxy, call):
+    """proxy= is taken, not HTTPS_PROXY."""
+    with Proxy() as other:
+        monkeypatch.setenv("HTTPS_PROXY", other.url)
+        with GigaChat(**settings, proxy=proxy.url) as client:
+            assert call(client, "chat", "Привет").choices
+        assert other.connections == 0
+    assert proxy.connections == 1
+
+
+@pytest.mark.parametrize("source", ["argument", "environment"])
+def test_proxy_credentials_go_to_the_proxy_only(monkeypatch, settings, server, call, source):
+    """User and password, percent-encoded in the address, reach the proxy and nobody else."""
+    with Proxy(login="user:p@ss/word") as proxy:
+        url = f"http://user:p%40ss%2Fword@localhost:{proxy.port}"
+        arguments = {"proxy": url} if source == "argument" else {}
+        if source == "environment":
+            monkeypatch.setenv("HTTPS_PROXY", url)
+        with GigaChat(**settings, **arguments) as client:
+            assert call(client, "chat", "Привет").choices
+        assert proxy.connections == 1
+        assert "authorization" not in proxy.requests[0].headers
+    assert len(server.requests) == 2
+    assert all("Proxy-Authorization" not in request.headers for request in server.requests)
+
+
+def test_http_proxy_credentials(plain_server, call):
+    """A plain http request carries the proxy's credentials to the proxy."""
+    with Proxy(login="user:secret") as proxy:
+        settings = {**plain_settings(plain_server), "proxy": f"http://user:secret@localhost:{proxy.port}"}
+        with GigaChat(**settings) as client:
+            assert call(client, "chat", "Привет").choices
+    assert all("Proxy-Authorization" not in request.headers for request in plain_server.requests)
+
+
+@pytest.mark.parametrize("login", ["", "user:S3CR3T@"])
+def test_proxy_that_refuses(settings, server, call, login):
+    """A proxy that refuses the tunnel is an APIConnectionError with its address and status, not its password."""
+    with Proxy(login="other:login") as proxy:
+        with GigaChat(**settings, proxy=f"http://{login}localhost:{proxy.port}") as client:
+            with pytest.raises(APIConnectionError, match=f"localhost:{proxy.port}.*407") as caught:
+                call(client, "chat", "Привет")
+        assert "S3CR3T" not in str(caught.value)
+        assert len(proxy.requests) == 1
+    assert server.connections == 0
+
+
+def hang_up(wire):
+    wire.receive()
+
+
+def babble(wire):
+    wire.receive()
+    wire.send(b"SSH-2.0-OpenSSH\r\n")
+
+
+@pytest.mark.parametrize("handler", [hang_up, babble])
+def test_proxy_that_fails(settings, server, call, handler):
+    """A proxy that hangs up, or is none, is an APIConnectionError that speaks of the proxy."""
+    with RawServer(handler) as proxy, GigaChat(**settings, proxy=f"localhost:{proxy.port}") as client:
+        with pytest.raises(APIConnectionError, match=f"proxy.*{proxy.port}|{proxy.port}.*proxy"):
+            call(client, "chat", "Привет")
+        assert len(proxy.requests) == 1
+    assert server.connections == 0
+
+
+def test_unreachable_proxy(settings, server, call):
+    """A proxy that cannot be reached is named: not the server behind it is to blame."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        with GigaChat(**settings, proxy=f"http://user:S3CR3T@127.0.0.1:{port}") as client:
+            with pytest.raises(APIConnectionError, match=rf"127\.0\.0\.1:{port}") as caught:
+                call(client, "chat", "Привет")
+    assert "proxy" in str(caught.value)
+    assert "S3CR3T" not in str(caught.value)
+    assert server.connections == 0
+
+
+def test_client_certificate_through_a_tunnel(mutual_server, proxy, call):
+    """The client certificate reaches the server at the end of the tunnel."""
+    arguments = in_certs(CLIENT_CERTIFICATES["encrypted"])
+    with GigaChat(base_url=mutual_server.base_url, ca_bundle_file=CA, proxy=proxy.url, **arguments) as client:
+        assert call(client, "chat", "Привет").choices
+    assert [request.method for request in proxy.requests] == ["CONNECT"]
+    assert "TEST client" in str(mutual_server.requests[0].peer_certificate)
+
+
+def test_untrusted_server_behind_a_tunnel(proxy, call):
+    """The certificate is checked against the server's name, not the proxy's."""
+    context = server_context(str(CERTS / "wronghost.pem"), str(CERTS / "wronghost.key"))
+    with RawServer(well_behaved, context) as server:
+        with raw_client(server, ca_bundle_file=CA, proxy=proxy.url) as client:
+            with pytest.raises(APIConnectionError, match=f"localhost:{server.port}.*[Hh]ostname mismatch"):
+                call(client, "chat", "Привет")
+        assert server.requests == []
+
+
+def test_stale_tunnel(proxy, call):
+    """A tunnel that was closed while idle is replaced like any connection."""
+    with RawServer(one_answer_then_close, SERVER_TLS) as server:
+        with raw_client(server, ca_bundle_file=CA, proxy=proxy.url) as client:
+            for number in (1, 2):
+                assert call(client, "chat", "Привет").choices
+                proxy.wait(lambda number=number: proxy.closed == number)
+        assert serials(server) == [1, 2]
+    assert len(proxy.requests) == 2
