@@ -166,7 +166,7 @@ class ResponseError(GigaChatException):
         """What the server said, in one line; of a page, its first 300 characters."""
         said = self._field("message")
         if not isinstance(said, str) or not said.strip():
-            said = re.sub(r"<[^>]*>", " ", self.content.decode("utf-8", "replace"))
+            said = re.sub(r"<[^<>]*>", " ", self.content[:65_536].decode("utf-8", "replace"))
         return _one_line(said, 300) or http.client.responses.get(self.status_code, "no message")
 
     @property
@@ -188,7 +188,7 @@ class ResponseError(GigaChatException):
 
     def __str__(self) -> str:
         request = self.request or urllib.parse.urlsplit(self.url).path
-        request_id = f" (request id {self.request_id})" if self.request_id else ""
+        request_id = f" (request id {_one_line(self.request_id, 100)})" if self.request_id else ""
         hint = f". {self.hint}" if self.hint else ""
         return f"{self.status_code} {request}: {self.message}{request_id}{hint}"
 
@@ -370,7 +370,7 @@ class JSONObject:
             if odd or missing or len(values) > len(defaults):
                 problem = f"not {odd}" if odd else f"and lacks {missing}" if missing else "no more"
                 raise TypeError(f"{type(self).__name__} takes {', '.join(defaults)}: {problem}")
-            self._adopt({name: _copied(value) for name, value in given.items() if value is not None})
+            self._adopt(_copied({name: value for name, value in given.items() if value is not None}))
 
     @classmethod
     def from_dict(cls: Type[J], fields: Mapping[str, Any]) -> J:
@@ -378,7 +378,7 @@ class JSONObject:
         if not isinstance(fields, Mapping):
             raise TypeError(f"{cls.__name__} needs a dict, not {type(fields).__name__}")
         self = cls.__new__(cls)
-        self._adopt({name: _copied(value) for name, value in fields.items()})
+        self._adopt(_copied(dict(fields)))
         return self
 
     def to_dict(self) -> Dict[str, Any]:
@@ -491,12 +491,18 @@ def _nest_values(kind: Type[J], value: Any, essential: bool) -> Any:
     return value
 
 
+_TOO_DEEP = "the request is nested too deeply, or inside itself"
+
+
 def _copied(value: Any) -> Any:
     """Copy the dicts and lists of the caller's JSON, so that making models of it leaves his alone."""
-    if isinstance(value, dict):
-        return {name: _copied(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_copied(item) for item in value]
+    try:
+        if isinstance(value, dict):
+            return {name: _copied(item) for name, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [_copied(item) for item in value]
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
     return value
 
 
@@ -530,7 +536,7 @@ def _encode(value: Any) -> bytes:
         half = error.object[error.start : error.end]
         raise ValueError(f"the text holds {half!r}, half of a surrogate pair, which is no character") from None
     except RecursionError:
-        raise ValueError("the request is nested too deeply, or inside itself") from None
+        raise ValueError(_TOO_DEEP) from None
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -541,11 +547,14 @@ _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _decode(text: bytes) -> Any:
-    """Read JSON in UTF-8; ValueError for anything else."""
+    """Read JSON in UTF-8; ValueError for anything else, without the text: it may hold a secret."""
     try:
         return _DECODER.decode(text.decode("utf-8"))
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        problem = "nested too deeply"
+    except ValueError as error:
+        problem = str(error)
+    raise ValueError(problem)
 
 
 # ---------- models
@@ -649,7 +658,7 @@ class Function(JSONObject):
             "few_shot_examples": few_shot_examples,
             "return_parameters": return_parameters,
         }
-        self._adopt({name: _copied(value) for name, value in {**fields, **schema}.items() if value is not None})
+        self._adopt(_copied({**{name: value for name, value in fields.items() if value is not None}, **schema}))
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
         if "title" in fields and "name" not in fields:
@@ -1310,6 +1319,7 @@ class _Settings:
     token_expiry_buffer_ms: int = 60_000
     profanity_check: Optional[bool] = None
     flags: Optional[List[str]] = None
+    proxies: Dict[str, str] = dataclasses.field(default_factory=dict)  # by scheme: from proxy or the environment
 
     def __repr__(self) -> str:
         return f"_Settings(base_url={self.base_url!r}, model={self.model!r}, scope={self.scope!r})"
@@ -1335,7 +1345,7 @@ def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str])
             shown = "the value" if name in _SECRET_SETTINGS or name.endswith("_url") else repr(value)
             other = variable if source == name else name
             raise ConfigurationError(f"{source} (also {other}): {shown} {error}") from None
-    settings = _Settings(**found)
+    settings = _Settings(**found, proxies=_proxies(found.get("proxy"), environment))
     _check_together(settings)
     return settings
 
@@ -1362,6 +1372,8 @@ def _check_together(settings: _Settings) -> None:
 def _read_text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("must be str")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("holds bytes that are not UTF-8")
     return value
 
 
@@ -1428,8 +1440,8 @@ def _read_proxy(value: Any) -> str:
         return ""
     url = text if "://" in text else "http://" + text
     parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https"):
-        raise ValueError("must be the address of an http:// proxy; SOCKS is not supported")
+    if parts.scheme != "http":
+        raise ValueError("must be the address of an http:// proxy; neither TLS to the proxy nor SOCKS is supported")
     _checked_host(parts)
     if re.search(r"[\x00-\x20\x7f]", url):
         raise ValueError("holds blanks or line ends")
@@ -1585,6 +1597,7 @@ _SEND_BYTES = 262_144  # one block of an upload: each gets the whole `timeout`
 _MOST_AT_ONCE = 262_144  # what one hop of an async stream brings at most
 _MOST_JSON_BYTES = 268_435_456  # an endless answer must not eat the machine's memory
 _MOST_ERROR_BYTES = 1_048_576
+_READING_FILE = "reading the file"  # where an OSError is the caller's own
 _DRAIN_SECONDS = 0.1  # how long the end of an answer whose last event is here may take to save the connection
 
 
@@ -1672,11 +1685,11 @@ class _Call(NamedTuple):
 
 
 class _Cut(Exception):
-    """Ends the work of a worker whose task was cancelled; nobody waits for it any more."""
+    """Ends the work for a task that was cancelled or a stream that was closed."""
 
 
 class _Flight:
-    """What a task's worker is blocked in, so that cancelling the task can end it at once."""
+    """What a task's worker or a stream is blocked in, so that cancelling or closing can end it at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards both fields
@@ -1691,10 +1704,11 @@ class _Flight:
                 return
         raise _Cut
 
-    def landed(self) -> None:
-        """Note that nothing is left to end: the connection is about to serve others."""
+    def landed(self, stop: Callable[[], object]) -> None:
+        """Note that *stop* must not be called any more: the connection is about to serve others."""
         with self._lock:
-            self._stop = None
+            if self._stop == stop:
+                self._stop = None
 
     def cut(self) -> None:
         with self._lock:
@@ -1703,32 +1717,15 @@ class _Flight:
                 self._stop()
 
 
-# Set in the context that a worker runs in; a blocking call has none.
+# Set in the context that a worker or a stream runs in; a simple blocking call has none.
 _flight_cvar: "contextvars.ContextVar[Optional[_Flight]]" = contextvars.ContextVar("_flight_cvar", default=None)
 
 
-def _blocked_in(stop: Callable[[], object]) -> None:
+def _blocked_in(stop: Callable[[], object]) -> Optional[_Flight]:
     flight = _flight_cvar.get()
     if flight is not None:
         flight.blocked_in(stop)
-
-
-def _landed() -> None:
-    flight = _flight_cvar.get()
-    if flight is not None:
-        flight.landed()
-
-
-def _pause(seconds: float) -> None:
-    """Sleep, or until the task is cancelled."""
-    flight = _flight_cvar.get()
-    if flight is None:
-        time.sleep(seconds)
-        return
-    over = threading.Event()
-    flight.blocked_in(over.set)
-    over.wait(seconds)
-    flight.blocked_in(over.set)
+    return flight
 
 
 class _SocketReader(io.RawIOBase):
@@ -1768,6 +1765,7 @@ class _Connection:
         self.doing = "connecting"  # what a failure would interrupt
         self.idle_since: Tuple[float, float] = (0.0, 0.0)
         self.is_cut = False
+        self.flight: Optional[_Flight] = None  # of the task or stream that it serves
         self.sent_whole = False
         self._tunnelled = False
         self._sock: Optional[socket.socket] = None
@@ -1861,10 +1859,16 @@ class _Connection:
                 sock.sendall(head + body)
             else:
                 sock.sendall(head)
-                for block in _blocks(body):
+                blocks = _blocks(body)
+                while True:
+                    self.doing = _READING_FILE
+                    block = next(blocks, None)
+                    self.doing = "sending the request"
+                    if block is None:
+                        break
                     sock.sendall(block)
             self.sent_whole = True
-        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, socket.timeout):
             if not _readable(sock):
                 raise
 
@@ -1884,6 +1888,8 @@ class _Connection:
                 response.fp = None  # type: ignore[assignment]
             if response.status >= 200 or response.status == 101:  # begin() skips 100, but not 103 and its like
                 break
+        if len(set(response.headers.get_all("content-length", ()))) > 1:  # RFC 9112, section 6.3
+            raise http.client.HTTPException("lengths that contradict each other")
         self.doing = "reading the answer"
         return response, incoming
 
@@ -1910,6 +1916,14 @@ class _Connection:
             yield data
             if not data:
                 return
+
+    def holds_more(self, incoming: io.BufferedReader) -> bool:
+        """Whether more has been read than was asked for, without reading on."""
+        self.limit(0)
+        try:
+            return bool(incoming.peek(1))
+        except socket.timeout:
+            return False
 
     def usable(self) -> bool:
         """Whether an idle connection can take a request: not too old, and the server has neither closed nor spoken."""
@@ -1979,8 +1993,9 @@ class _SizedBody:
 class _UnsizedBody:
     """A body that lasts until the server closes the connection."""
 
-    complete = False
-    excess = False
+    def __init__(self) -> None:
+        self.complete = False
+        self.excess = False
 
     def feed(self, data: bytes) -> bytes:
         return data
@@ -2058,6 +2073,7 @@ class _Reply:
     ) -> None:
         self.status: int = response.status
         self.headers: http.client.HTTPMessage = response.headers
+        self.x_headers = {name: self.headers.get(name) for name in ("x-request-id", "x-session-id", "x-client-id")}
         self.content = b""  # the body, where it was read whole
         self.call = _Call("", "", "")
         self.secrets: List[str] = []  # what must not show in an error when the server echoes it
@@ -2074,15 +2090,12 @@ class _Reply:
         else:
             self._body = _UnsizedBody()
         if self._body.complete:
+            self._body.excess = connection.holds_more(incoming)
             self._finish()
 
     @property
     def what(self) -> str:
         return f"{self.call.method} {self.call.path}"
-
-    @functools.cached_property
-    def x_headers(self) -> Dict[str, Optional[str]]:
-        return {name: self.headers.get(name) for name in ("x-request-id", "x-session-id", "x-client-id")}
 
     @property
     def content_type(self) -> str:
@@ -2098,7 +2111,7 @@ class _Reply:
         except (OSError, http.client.HTTPException) as error:
             failure = _connection_error(error, self._connection)
             self.close()
-            raise failure from _shown_cause(error)
+            raise failure from _hushed(error)
 
     def _receive(self) -> bytes:
         payload = b""
@@ -2150,7 +2163,6 @@ class _Reply:
         """Refuse a body that is compressed although we did not ask for that."""
         coding = self.headers.get("content-encoding") or "identity"
         if coding.lower() != "identity":
-            self.close()
             raise InvalidResponseError(f"{self.what}: the answer is encoded as {self.quote(coding.encode('utf-8'))}")
 
     def parse(self, text: bytes) -> Any:
@@ -2183,15 +2195,23 @@ class _Reply:
         """Make the exception for this answer, or for an error that it brought in mid-stream."""
         status = status or self.status
         kind = _ERRORS_BY_STATUS.get(status) or (ServerError if status >= 500 else ResponseError)
-        if content is None:
-            content = self._error_content()
-        headers = copy.copy(self.headers)
-        for name in {name for name, value in self.headers.items() if self._redacted(value) != value}:
-            headers.replace_header(name, self._redacted(headers[name]))
-        text = self._redacted(content.decode("utf-8", "surrogateescape"))
-        error = kind(self.call.url, status, text.encode("utf-8", "surrogateescape"), headers, request=self.what)
+        content = self._hidden(self._error_content() if content is None else content)
+        headers = http.client.HTTPMessage()
+        for name, value in self.headers.items():
+            headers[name] = self._redacted(value)
+        error = kind(self.call.url, status, content, headers, request=self.what)
         error.hint = _advice(error, self.call)
         return error
+
+    def _hidden(self, content: bytes) -> bytes:
+        """Hide secrets in a body, also where JSON writes them with escapes."""
+        text = self._redacted(content.decode("utf-8", "surrogateescape"))
+        try:
+            plain = json.dumps(_decode(content), ensure_ascii=False)
+        except (ValueError, RecursionError):
+            plain = ""
+        redacted = self._redacted(plain)
+        return (redacted if redacted != plain else text).encode("utf-8", "surrogateescape")
 
     def _error_content(self) -> bytes:
         try:
@@ -2209,7 +2229,7 @@ class _Reply:
     def _redacted(self, text: str) -> str:
         for secret in self.secrets:
             text = text.replace(secret, "***")
-        return text
+        return re.sub(r'("(?:access_token|tok)"\s*:\s*")[^"]*', r"\1***", text)
 
     def lift_deadline(self) -> None:
         self._connection.lift_deadline()
@@ -2296,8 +2316,7 @@ def _sent(call: _Call, name: str) -> str:
 
 def _connection_error(error: Exception, connection: _Connection) -> Exception:
     """Name, for people, what went wrong on a connection."""
-    flight = _flight_cvar.get()
-    if flight is not None and flight.cut_off:
+    if connection.flight is not None and connection.flight.cut_off:
         return _Cut()
     where, doing = connection.where, connection.doing
     if connection.is_cut:
@@ -2327,10 +2346,12 @@ def _connection_error(error: Exception, connection: _Connection) -> Exception:
     return APIConnectionError(f"{where}: failed while {doing}: {error}")
 
 
-def _shown_cause(error: Exception) -> Optional[Exception]:
-    """Leave out of the traceback what quotes the server: it may echo our credentials."""
-    quotes = isinstance(error, (http.client.BadStatusLine, http.client.UnknownProtocol, http.client.LineTooLong))
-    return None if quotes and not isinstance(error, http.client.RemoteDisconnected) else error
+def _hushed(error: Exception) -> Exception:
+    """Take out of a cause what it quotes of the server's words: they may echo our credentials."""
+    if isinstance(error, http.client.HTTPException):
+        error.args = ()
+        vars(error).clear()
+    return error
 
 
 class KeepAlive:
@@ -2353,6 +2374,7 @@ class KeepAlive:
         self._busy: Set[_Connection] = set()
         self._idle: Dict[_Origin, Deque[_Connection]] = {}
         self._waiting: Deque[threading.Event] = collections.deque()
+        self._pausing: Set[threading.Event] = set()
 
     def forget(self) -> None:
         """Start afresh in a forked child: close its copies of the sockets, which the parent goes on using."""
@@ -2388,9 +2410,11 @@ class KeepAlive:
                 upload.rewind()
             return self._ask(connection, request)
         except (OSError, http.client.HTTPException, UnicodeError) as error:
-            failure = _connection_error(error, connection)
+            failure = _connection_error(error, connection) if connection.doing != _READING_FILE else error
             self._give_back(connection, False)
-            raise failure from _shown_cause(error)
+            if failure is error:
+                raise
+            raise failure from _hushed(error)
         except BaseException:
             self._give_back(connection, False)
             raise
@@ -2399,7 +2423,7 @@ class KeepAlive:
 
     def _ask(self, connection: _Connection, request: "Request") -> _Reply:
         """Send the request on *connection*, opening it first if it is new, and wait for the head of the answer."""
-        _blocked_in(connection.cut)
+        connection.flight = _blocked_in(connection.cut)
         headers = dict(request.headers)
         through_tunnel = connection.origin[2] is not None
         proxy_authorization = headers.pop("Proxy-authorization", None) if through_tunnel else None
@@ -2483,7 +2507,9 @@ class KeepAlive:
             return connection
 
     def _give_back(self, connection: _Connection, reusable: bool) -> None:
-        _landed()
+        flight, connection.flight = connection.flight, None
+        if flight is not None:
+            flight.landed(connection.cut)
         with self._lock:
             self._busy.discard(connection)
             if reusable and not self._closed and not connection.is_cut:
@@ -2500,6 +2526,17 @@ class KeepAlive:
         if self._waiting:
             self._waiting[0].set()
 
+    def pause(self, seconds: float) -> None:
+        """Sleep, or until the client is closed or the task cancelled."""
+        over = threading.Event()
+        with self._lock:
+            self._pausing.add(over)
+        _blocked_in(over.set)
+        over.wait(0 if self._closed else seconds)
+        _blocked_in(over.set)
+        with self._lock:
+            self._pausing.discard(over)
+
     def close(self) -> None:
         """Close what is idle, cut off what is busy, wake who waits."""
         with self._lock:
@@ -2509,8 +2546,8 @@ class KeepAlive:
             self._idle.clear()
             for connection in self._busy:
                 connection.cut()
-            for turn in self._waiting:
-                turn.set()
+            for event in [*self._waiting, *self._pausing]:
+                event.set()
 
 
 def _request_head(request: "Request", headers: Dict[str, str]) -> bytes:
@@ -2565,7 +2602,7 @@ class _EventParser:
         self._at_start = True
         self._name = ""
         self._data: List[bytes] = []
-        self._size = 0
+        self._size = 0  # bytes since the last event
 
     def feed(self, data: bytes) -> List[_Event]:
         """Take the next bytes, cut anywhere; give the events that they complete."""
@@ -2578,15 +2615,14 @@ class _EventParser:
         self._size += len(data)
         lines = self._LINE_END.split(data) if b"\r" in data else data.split(b"\n")
         self._line.append(lines[0])
-        if len(lines) == 1:
-            if self._size > self._MOST_EVENT_BYTES:
-                raise InvalidResponseError(f"an event of more than {self._MOST_EVENT_BYTES} bytes")
-            return []
-        lines[0] = b"".join(self._line)
-        self._line = [lines.pop()]
         events: List[_Event] = []
-        for line in lines:
-            self._take(line, events)
+        if len(lines) > 1:
+            lines[0] = b"".join(self._line)
+            self._line = [lines.pop()]
+            for line in lines:
+                self._take(line, events)
+        if self._size > self._MOST_EVENT_BYTES:
+            raise InvalidResponseError(f"an event of more than {self._MOST_EVENT_BYTES} bytes")
         return events
 
     def end(self) -> List[_Event]:
@@ -2644,11 +2680,11 @@ class _Chunks(Generic[C]):
 
     def _raise_for_error(self, event: _Event, value: Any) -> None:
         """Raise what the server says went wrong after it had begun to answer with status 200."""
-        error = value if isinstance(value, dict) else {}
-        error = error["error"] if isinstance(error.get("error"), dict) else error
+        outer = value if isinstance(value, dict) else {}
+        error = outer["error"] if isinstance(outer.get("error"), dict) else outer
         status = error.get("status")
         known = isinstance(status, int) and 400 <= status <= 599
-        if known or event.name == "error" or "error" in error or {"code", "message"} <= error.keys():
+        if known or event.name == "error" or "error" in outer or {"code", "message"} <= error.keys():
             raise self._reply.error(status if known else None, event.data)
 
 
@@ -2696,13 +2732,18 @@ def _last_chunks(chunks: _Chunks[C], parser: _EventParser) -> Iterator[C]:
 def _read_lines(result: Type[J], reply: _Reply) -> Iterator[Iterator[J]]:
     """Read JSON Lines: one item for each read, which decodes the lines that it completed as it is iterated."""
     rest: List[bytes] = []
+    size = 0
     while True:
         data = reply.read_some()
         lines = data.split(b"\n")
         rest.append(lines[0])
+        size += len(lines[0])
+        if size > _MOST_JSON_BYTES:
+            raise InvalidResponseError(f"{reply.what}: a line of more than {_MOST_JSON_BYTES} bytes")
         if len(lines) > 1 or not data:
             lines[0] = b"".join(rest)
             rest = [lines.pop()] if data else []
+            size = sum(map(len, rest))
             yield (reply.as_model(result, reply.parse(line)) for line in lines if line.strip())
         if not data:
             return
@@ -2716,15 +2757,18 @@ class Stream(Generic[T]):
 
     def __init__(self, open_reply: Callable[[], _Reply], read: Callable[[_Reply], Iterator[Iterator[T]]]) -> None:
         # The generators know nothing of the stream: dropping the last reference to it closes them, and the connection.
-        self._opened: List[_Reply] = []
-        self._batches = _batches(open_reply, read, self._opened)
+        self._flight = _Flight()
+        self._batches = _batches(open_reply, read, self._flight)
         self._chunks = _chunks_of(self._batches)
 
     def __iter__(self) -> "Stream[T]":
         return self
 
     def __next__(self) -> T:
-        return next(self._chunks)
+        chunk = next(self._chunks)
+        if self._flight.cut_off:  # meanwhile, by another thread, which could not close what we were running
+            self._chunks.close()
+        return chunk
 
     def __enter__(self) -> "Stream[T]":
         return self
@@ -2733,25 +2777,29 @@ class Stream(Generic[T]):
         self.close()
 
     def close(self) -> None:
-        """Stop reading and free the connection; from another thread, end the read that is under way."""
+        """Stop reading and free the connection; from another thread, end what is under way."""
+        self._flight.cut()
         try:
             self._chunks.close()
             self._batches.close()
-        except ValueError:  # it is running in another thread
-            for reply in self._opened:
-                reply.cut()
+        except ValueError:
+            pass  # another thread is inside; the cut makes it leave
 
 
 def _batches(
-    open_reply: Callable[[], _Reply], read: Callable[[_Reply], Iterator[Iterator[T]]], opened: List[_Reply]
+    open_reply: Callable[[], _Reply], read: Callable[[_Reply], Iterator[Iterator[T]]], flight: _Flight
 ) -> Generator[Iterator[T], None, None]:
     """Give, for each read, an iterator over what it brought."""
-    reply = open_reply()
-    opened.append(reply)
+    context = contextvars.copy_context()
+    context.run(_flight_cvar.set, flight)
     try:
-        yield from read(reply)
-    finally:
-        reply.close()
+        reply = context.run(open_reply)
+        try:
+            yield from read(reply)
+        finally:
+            reply.close()
+    except _Cut:
+        raise APIConnectionError("the stream was closed") from None
 
 
 def _chunks_of(batches: Generator[Iterator[T], None, None]) -> Generator[T, None, None]:
@@ -2775,11 +2823,22 @@ class _Workers:
 
     def __init__(self, most: Optional[int]) -> None:
         self._most = most
+        self._stopped = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Start afresh, also in a forked child, which has none of the parent's threads."""
         self._lock = threading.Lock()  # guards the counts and the queue
         self._changed = threading.Condition(self._lock)
         self._jobs: Deque[Callable[[], None]] = collections.deque()
         self._idle = 0
         self._count = 0
+
+    def stop(self) -> None:
+        """Let the idle threads go."""
+        with self._lock:
+            self._stopped = True
+            self._changed.notify_all()
 
     def submit(self, job: Callable[[], None]) -> None:
         with self._lock:
@@ -2790,12 +2849,20 @@ class _Workers:
             if self._most is not None and self._count >= self._most:
                 return
             self._count += 1
-        threading.Thread(target=self._work, name="gigachat_lite", daemon=True).start()
+        try:
+            threading.Thread(target=self._work, name="gigachat_lite", daemon=True).start()
+        except RuntimeError as error:
+            with self._lock:
+                self._count -= 1
+                if self._count or job not in self._jobs:
+                    return  # those that there are will come to it
+                self._jobs.remove(job)
+            raise GigaChatException("no thread can be started for an async call") from error
 
     def _work(self) -> None:
         while True:
             with self._lock:
-                if not self._jobs:
+                if not self._jobs and not self._stopped:
                     self._idle += 1
                     self._changed.wait(self._IDLE_SECONDS)
                     self._idle -= 1
@@ -2828,6 +2895,8 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight) -
         failure: Optional[BaseException] = None
         try:
             result = context.run(job)
+        except StopIteration as error:  # of the caller's own making; a future refuses it
+            failure = RuntimeError(f"StopIteration: {error}")
         except BaseException as error:
             failure = error
         try:
@@ -2874,7 +2943,7 @@ class AsyncStream(Generic[T]):
     def __init__(self, stream: Stream[T], workers: _Workers) -> None:
         self._batches = stream._batches
         self._workers = workers
-        self._flight = _Flight()
+        self._flight = stream._flight
         self._arrived: Iterator[T] = iter(())
         self._closed = False
 
@@ -2897,7 +2966,15 @@ class AsyncStream(Generic[T]):
         raise StopAsyncIteration
 
     def _next_batch(self) -> Optional[Iterator[T]]:
-        return next(self._batches, None)
+        try:
+            batch = next(self._batches, None)
+        except ValueError:  # it is being closed
+            if not self._closed:
+                raise
+            return None
+        if self._closed:  # meanwhile, by somebody who could not close what we were running
+            self._batches.close()
+        return None if self._closed else batch
 
     async def __aenter__(self) -> "AsyncStream[T]":
         return self
@@ -2964,30 +3041,34 @@ class _Client:
         self._set_up(_read_settings(arguments, os.environ))
 
     def _set_up(self, settings: _Settings) -> None:
+        import urllib.request  # 9 ms that those who only import this module save
+
         self._settings = settings
         self._pool = KeepAlive(settings)
-        self._proxies = _proxies(settings.proxy, os.environ)
+        # Only these two: no redirects, which would carry the token to another host, no file: and ftp:, no cookies.
+        self._opener = urllib.request.OpenerDirector()
+        self._opener.add_handler(urllib.request.ProxyHandler(settings.proxies))
+        self._opener.add_handler(self._pool)  # type: ignore[arg-type]  # all that is asked of a handler
         self._token: Optional[AccessToken] = None
         self._renew_at: Optional[float] = None  # Unix time, seconds; None: when the server refuses the token
         if settings.access_token is not None:
             self._token = AccessToken(access_token=settings.access_token)
         self._logins = 0
         self._login_failure: Optional[GigaChatException] = None
-        self._start_threading()
-        self._closing = weakref.finalize(self, self._pool.close)  # collected or at exit: no socket is left unclosed
-        _clients.add(self)
-
-    def _start_threading(self) -> None:
         self._login_lock = threading.Lock()  # guards the token and all about it; never held during an API call
-        width = max(100, self._settings.max_connections or 0)
-        self._workers = _Workers(width)
+        self._workers = _Workers(max(100, settings.max_connections or 0))
         # Apart, and as many as there are streams: reading must not queue behind calls that wait for a connection.
         self._readers = _Workers(None)
+        # Collected, closed or at exit: no socket is left unclosed.
+        self._closing = weakref.finalize(self, _shut_down, self._pool, self._workers, self._readers)
+        _clients.add(self)
 
     def _forget_parent(self) -> None:
         """Start afresh in a forked child, with no socket, lock or thread of the parent's."""
+        self._login_lock = threading.Lock()
         self._pool.forget()
-        self._start_threading()
+        self._workers.forget()
+        self._readers.forget()
 
     def __getstate__(self) -> Dict[str, Any]:
         return {"settings": self._settings}
@@ -3051,7 +3132,7 @@ class _Client:
                 if delay is None or not _rewound(body):
                     raise
                 logger.debug("%s: trying again in %.1f s", type(error).__name__, delay)
-            _pause(delay)
+            self._pool.pause(delay)
         raise AssertionError("unreachable")
 
     def _retry_delay(self, error: Union[ResponseError, APIConnectionError], failures: int) -> Optional[float]:
@@ -3091,7 +3172,7 @@ class _Client:
 
     def _exchange(self, call: _Call, context_headers: Mapping[str, str], token: Optional[AccessToken] = None) -> _Reply:
         """Send one request, once, and take its answer; raise the ResponseError of a status that is not 2xx."""
-        import urllib.request  # at the first call, not at import: 9 ms
+        import urllib.request
 
         request = urllib.request.Request(call.url, data=call.body, method=call.method)
         headers = {"Host": request.host, "User-Agent": f"gigachat_lite/{__version__}", "Accept": "*/*"}
@@ -3107,31 +3188,29 @@ class _Client:
         logger.debug("%s %s: %d, %.0f ms", call.method, call.url, reply.status, (time.monotonic() - started) * 1000)
         reply.call = call
         reply.secrets = self._secrets(headers.get("Authorization"))
-        if not 200 <= reply.status < 300:
-            raise reply.error()
-        reply.require_identity()
-        if call.streamed:
-            reply.lift_deadline()
-        else:
-            reply.content = reply.read(_MOST_JSON_BYTES)
+        try:
+            if not 200 <= reply.status < 300:
+                raise reply.error()
+            reply.require_identity()
+            if call.streamed:
+                reply.lift_deadline()
+            else:
+                reply.content = reply.read(_MOST_JSON_BYTES)
+        except BaseException:
+            reply.close()
+            raise
         return reply
-
-    @functools.cached_property
-    def _opener(self) -> "OpenerDirector":
-        import urllib.request
-
-        # Nothing else: no redirects, which would carry the token to another host, no file: and ftp:, no cookies.
-        opener = urllib.request.OpenerDirector()
-        opener.add_handler(urllib.request.ProxyHandler(self._proxies))
-        opener.add_handler(self._pool)  # type: ignore[arg-type]  # all that is asked of a handler
-        return opener
 
     def _secrets(self, authorization: Optional[str]) -> List[str]:
         """List what must not show in an error when the server echoes it."""
         settings = self._settings
-        known = [settings.credentials, settings.password, settings.access_token]
-        known += (authorization or "").split()[-1:]
-        return [secret for secret in known if secret and len(secret) > 3]
+        known = [settings.credentials, settings.password, settings.access_token, *(authorization or "").split()[-1:]]
+        for proxy in settings.proxies.values():
+            user, _, password = urllib.parse.urlsplit(proxy).netloc.rpartition("@")[0].partition(":")
+            pair = f"{urllib.parse.unquote(user)}:{urllib.parse.unquote(password)}"
+            known += [password, urllib.parse.unquote(password), base64.b64encode(pair.encode()).decode()]
+        secrets = {secret for secret in known if secret and len(secret) > 3}
+        return [*secrets, *(json.dumps(secret)[1:-1] for secret in secrets)]
 
     def _chat_body(self, payload: "Payload", streamed: bool) -> Dict[str, Any]:
         """Write the body of a chat request; the client's settings fill in what the payload leaves open."""
@@ -3228,7 +3307,7 @@ class _Client:
 def _as_access_token(reply: _Reply) -> AccessToken:
     """Read ``{"access_token", "expires_at"}`` (OAuth, milliseconds) or ``{"tok", "exp"}`` (/token, seconds)."""
     answer = reply.decode(JSONObject)
-    fields = answer.to_dict()
+    fields = vars(answer)
     text = fields.get("access_token") or fields.get("tok")
     if not isinstance(text, str) or not re.match(r"[\x21-\x7e]+\Z", text):
         raise InvalidResponseError(f"{reply.what}: the answer holds no token")
@@ -3262,6 +3341,12 @@ def _rewound(body: Union[bytes, "_Upload", None]) -> bool:
     if isinstance(body, _Upload):
         return body.rewind()
     return True
+
+
+def _shut_down(pool: KeepAlive, workers: _Workers, readers: _Workers) -> None:
+    pool.close()
+    workers.stop()
+    readers.stop()
 
 
 # Clients that a forked child must free from what they share with the parent.
@@ -3743,13 +3828,14 @@ def _as_messages(messages: Union[str, Sequence[Message]]) -> List[Messages]:
 
 
 def _as_message(message: Message) -> Messages:
-    if isinstance(message, Messages):
-        return message
     if isinstance(message, str):
         return Messages(role=MessagesRole.USER, content=message)
-    if isinstance(message, dict):
-        return Messages.from_dict(message)
-    raise TypeError(f"a message must be Messages, a dict or str, not {type(message).__name__}")
+    if not isinstance(message, (Messages, dict)):
+        raise TypeError(f"a message must be Messages, a dict or str, not {type(message).__name__}")
+    fields = message if isinstance(message, dict) else vars(message)
+    if fields.get("content") is None:  # the API wants one, even next to a function call
+        return Messages.from_dict({**fields, "content": ""})
+    return Messages.from_dict(message) if isinstance(message, dict) else message
 
 
 def _chat_path() -> str:
@@ -3860,10 +3946,17 @@ def _download(open_reply: Callable[[], _Reply], to: "Union[str, os.PathLike[str]
     reply = open_reply()
     try:
         for block in iter(reply.read_some, b""):
-            to.write(block)
+            _write(to, block)
     finally:
         reply.close()
     return b""
+
+
+def _write(file: BinaryIO, block: bytes) -> None:
+    """Write all of a block, also to what takes a part of it at a time (io.RawIOBase.write)."""
+    while block:
+        written = file.write(block)
+        block = block[written:] if isinstance(written, int) and 0 < written < len(block) else b""
 
 
 # What the API takes, by the ending of the name; mimetypes lacks several or says otherwise.
@@ -3933,10 +4026,16 @@ class _Upload:
         if isinstance(content, bytes):
             return len(content)
         if isinstance(content, str):
-            return os.stat(content).st_size
+            if not os.path.isfile(content) and os.path.exists(content) and not os.path.isdir(content):
+                self.rewindable = False  # a pipe or a device
+                return None
+            with open(content, "rb") as file:  # raises for what is not there, or a directory
+                size = os.fstat(file.fileno()).st_size
+                return None if size == 0 and file.read(1) else size  # what is in /proc has no size
         try:
             self._start = content.tell()
-            end = content.seek(0, os.SEEK_END)
+            content.seek(0, os.SEEK_END)  # which returns nothing in mmap before 3.13
+            end = content.tell()
             content.seek(self._start)
         except (AttributeError, OSError):  # OSError includes io.UnsupportedOperation
             self.rewindable = False

@@ -294,3 +294,68 @@ def one_answer_then_close(wire: Wire) -> None:
     """Answer one request, then close without having said so."""
     if wire.receive():
         wire.send(answer())
+
+
+Handler = Callable[[Wire], None]
+
+
+def closing(*pieces: bytes) -> Handler:
+    """Send *pieces* for the first request, then close."""
+
+    def handler(wire: Wire) -> None:
+        wire.receive()
+        wire.send(*pieces)
+
+    return handler
+
+
+def resetting(*pieces: bytes) -> Handler:
+    """Send *pieces* for the first request, then RST."""
+
+    def handler(wire: Wire) -> None:
+        wire.receive()
+        wire.send(*pieces)
+        wire.reset()
+
+    return handler
+
+
+def silent_after(*pieces: bytes) -> Handler:
+    """Send *pieces* for the first request, then keep silent until the client goes."""
+
+    def handler(wire: Wire) -> None:
+        wire.receive()
+        wire.send(*pieces)
+        wire.wait_for_close()
+
+    return handler
+
+
+def always(reply: Union[bytes, Callable[[Request], bytes]]) -> Handler:
+    """Answer every request with the same bytes, or with what *reply* makes of it."""
+
+    def handler(wire: Wire) -> None:
+        request = wire.receive()
+        while request is not None:
+            wire.send(reply if isinstance(reply, bytes) else reply(request))
+            request = wire.receive()
+
+    return handler
+
+
+def echo(request: Request) -> bytes:
+    """Answer a chat with its own last message."""
+    message = {"content": request.json["messages"][-1]["content"], "role": "assistant"}
+    return answer({**COMPLETION, "choices": [{"message": message, "index": 0, "finish_reason": "stop"}]})
+
+
+def endless(piece: bytes, head: bytes = b"") -> Handler:
+    """Send *head*, and then *piece* again and again until the client goes."""
+
+    def handler(wire: Wire) -> None:
+        wire.receive()
+        wire.send(head)
+        while True:
+            wire.send(piece)
+
+    return handler

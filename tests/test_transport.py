@@ -113,6 +113,25 @@ def test_connection_that_the_server_closed(call):
         assert serials(server) == [1, 2, 3]
 
 
+def test_server_that_speaks_unasked(call):
+    """What a server says on an idle connection, as in a 408 before it closes, is no answer to the next request."""
+    idle = threading.Event()
+
+    def handler(wire):
+        if wire.receive():
+            wire.send(answer())
+            idle.wait(WAIT_SECONDS)
+            if wire.number == 1:
+                wire.send(answer(b"too slow", "408 Request Timeout", Connection="close"))
+
+    with RawServer(handler) as server, raw_client(server) as client:
+        call(client, "chat", "Привет")
+        idle.set()
+        server.wait(lambda: server.closed == 1)
+        assert call(client, "chat", "Привет").choices
+        assert serials(server) == [1, 2]
+
+
 def close_on_the_second_request(wire):
     if wire.receive():
         wire.send(answer())
@@ -168,7 +187,8 @@ def test_fresh_connection_is_not_repeated(call, tls, end):
         assert server.connections == len(server.requests) == 1
 
 
-def test_begun_answer_is_not_repeated(call):
+@pytest.mark.parametrize("end", ["close", "reset"])
+def test_begun_answer_is_not_repeated(call, end):
     """Once a byte of the answer is here, a failure on a reused connection is a failure."""
 
     def handler(wire):
@@ -176,6 +196,8 @@ def test_begun_answer_is_not_repeated(call):
             wire.send(answer())
             wire.receive()
             wire.send(b"HTTP/1.1 2")
+            if end == "reset":
+                wire.reset()
 
     with RawServer(handler) as server, raw_client(server) as client:
         call(client, "chat", "Привет")
@@ -365,7 +387,8 @@ def test_closed_stream_gives_its_place(holding_server):
 
 def test_close_wakes_who_waits(holding_server):
     """close() ends the wait for a connection."""
-    with raw_client(holding_server, max_connections=1) as client, ThreadPoolExecutor(1) as threads:
+    client = raw_client(holding_server, max_connections=1, timeout=3 * WAIT_SECONDS)
+    with client, ThreadPoolExecutor(1) as threads:
         stream, waiting = wait_for_a_place(client, threads)
         client.close()
         with pytest.raises(GigaChatException, match="closed"):
@@ -768,7 +791,7 @@ class Proxy(RawServer):
     def __init__(self, login=None):
         super().__init__(self.serve)
         self.login = login
-        self.url = f"http://localhost:{self.port}"
+        self.url = f"http://127.0.0.1:{self.port}"  # not the name of the servers behind it
 
     def serve(self, wire):
         while True:

@@ -1,0 +1,769 @@
+"""Uploads and downloads: forms of the argument, exact bytes, constant memory, sending again, path arguments."""
+
+import base64
+import io
+import mmap
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from faults import RawServer, answer, chunk
+from local_server import LocalServer
+
+from gigachat_lite import (
+    APIConnectionError,
+    AuthenticationError,
+    ForbiddenError,
+    GigaChat,
+    NotFoundError,
+    ServerError,
+    UploadedFile,
+    client_id_cvar,
+    custom_headers_cvar,
+)
+
+STORED = {"id": "f-1", "object": "file", "bytes": 5, "created_at": 1, "filename": "a", "purpose": "general"}
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def plain_server():
+    with LocalServer() as server:
+        yield server
+
+
+@pytest.fixture
+def plain(plain_server):
+    """A server that plays scripts, and a client of it that never sleeps long between attempts."""
+    plain_server.reset()
+    settings = {"credentials": plain_server.credentials, "auth_url": plain_server.auth_url, "timeout": 20}
+    with GigaChat(base_url=plain_server.base_url, **settings) as client:
+        yield plain_server, client
+
+
+def parts_of(request):
+    """Take a multipart body apart by hand, every byte accounted for: [(header lines, content)]."""
+    kind = request.headers["Content-Type"]
+    boundary = re.match(r"multipart/form-data; boundary=([0-9a-f]{32})\Z", kind).group(1).encode()
+    first, *parts, end = (b"\r\n" + request.body).split(b"\r\n--" + boundary)
+    assert (first, end) == (b"", b"--\r\n")
+    found = []
+    for part in parts:
+        head, _, content = part.partition(b"\r\n\r\n")
+        nothing, *lines = head.split(b"\r\n")
+        assert nothing == b""
+        found.append(([line.decode() for line in lines], content))
+    return found
+
+
+def file_part(request):
+    """The file's headers and content, after a look at the other part."""
+    purpose, file = parts_of(request)
+    assert purpose == (['Content-Disposition: form-data; name="purpose"'], b"general")
+    return file
+
+
+def disposition(name):
+    return f'Content-Disposition: form-data; name="file"; filename="{name}"'
+
+
+class Unseekable(io.RawIOBase):
+    """What a pipe or the body of a download is like: it can only be read, and nobody knows how long it is."""
+
+    name = "pipe.pdf"
+
+    def __init__(self, data):
+        super().__init__()
+        self.rest = data
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        data, self.rest = self.rest[: len(buffer)], self.rest[len(buffer) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class Duck:
+    """A file object that has nothing but read()."""
+
+    def __init__(self, data):
+        self._file = io.BytesIO(data)
+
+    def read(self, size=-1):
+        return self._file.read(size)
+
+
+class CustomPath:
+    def __init__(self, path):
+        self._path = path
+
+    def __fspath__(self):
+        return str(self._path)
+
+
+# ---------- what can be uploaded
+
+PDF = b"%PDF-1.7\r\n--boundary\r\n\x00\xff"
+
+
+def named(data, name):
+    file = io.BytesIO(data)
+    file.name = name
+    return file
+
+
+def advanced(data, offset, name="tail.txt"):
+    file = named(data, name)
+    file.seek(offset)
+    return file
+
+
+def spooled(data, offset):
+    file = tempfile.SpooledTemporaryFile()
+    file.write(data)
+    file.seek(offset)
+    return file
+
+
+def mapped(path):
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+FORMS = {
+    "bytes": (lambda path: PDF, "upload", "application/octet-stream", PDF),
+    "no bytes": (lambda path: b"", "upload", "application/octet-stream", b""),
+    "bytearray": (lambda path: bytearray(PDF), "upload", "application/octet-stream", PDF),
+    "memoryview": (lambda path: memoryview(PDF), "upload", "application/octet-stream", PDF),
+    "path as text": (str, "имя файла.pdf", "application/pdf", PDF),
+    "Path": (lambda path: path, "имя файла.pdf", "application/pdf", PDF),
+    "PathLike": (CustomPath, "имя файла.pdf", "application/pdf", PDF),
+    "BytesIO": (lambda path: io.BytesIO(PDF), "upload", "application/octet-stream", PDF),
+    "object with a name": (lambda path: named(PDF, "/tmp/ph.o.to.PNG"), "ph.o.to.PNG", "image/png", PDF),
+    "object with a number for a name": (lambda path: named(PDF, 7), "upload", "application/octet-stream", PDF),
+    "object at an offset": (lambda path: advanced(b"0123456789", 4), "tail.txt", "text/plain", b"456789"),
+    "object at its end": (lambda path: advanced(b"0123", 4), "tail.txt", "text/plain", b""),
+    "object behind its end": (lambda path: advanced(b"0123", 9), "tail.txt", "text/plain", b""),
+    "spooled file": (lambda path: spooled(b"0123456789", 4), "upload", "application/octet-stream", b"456789"),
+    "mmap": (lambda path: mapped(path), "upload", "application/octet-stream", PDF),
+    "pair": (lambda path: ("a.jpg", PDF), "a.jpg", "image/jpeg", PDF),
+    "pair with a path": (lambda path: ("b.txt", path), "b.txt", "text/plain", PDF),
+    "pair with text": (lambda path: ("c.txt", "привет"), "c.txt", "text/plain", "привет".encode()),
+    "pair with an object": (lambda path: ("d.md", advanced(b"0123", 1)), "d.md", "text/markdown", b"123"),
+    "pair without a name": (lambda path: (None, PDF), "upload", "application/octet-stream", PDF),
+    "three": (lambda path: ("a.txt", PDF, "image/png"), "a.txt", "image/png", PDF),
+    "three without a type": (lambda path: ("a.txt", PDF, None), "a.txt", "text/plain", PDF),
+    "three without a name": (lambda path: (None, path, "text/x-y"), "имя файла.pdf", "text/x-y", PDF),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_upload_forms(plain, call, form, tmp_path):
+    """A file comes from a path, bytes, a binary object or a tuple; the server gets its bytes, name and type."""
+    server, client = plain
+    path = tmp_path / "имя файла.pdf"
+    path.write_bytes(PDF)
+    make, name, kind, content = FORMS[form]
+    server.answer_next("/files", 200, STORED)
+    source = make(path)
+    result = call(client, "upload_file", source)
+    if form in ("spooled file", "mmap"):
+        source.close()
+    assert (type(result), result.to_dict()) == (UploadedFile, STORED)
+    request = server.requests[-1]
+    assert (request.method, request.path) == ("POST", "/api/v1/files")
+    assert request.headers["Content-Length"] == str(len(request.body))
+    assert file_part(request) == ([disposition(name), f"Content-Type: {kind}"], content)
+
+
+def test_upload_headers_of_a_part(plain, call):
+    """The fourth of a tuple are headers of the file's part; a Content-Type there is the type."""
+    server, client = plain
+    server.answer_next("/files", 200, STORED, times=2)
+    call(client, "upload_file", ("a.txt", b"A", "text/x", {"X-Note": "1", "Content-ID": "<c>"}))
+    lines, _ = file_part(server.requests[-1])
+    assert lines == [disposition("a.txt"), "X-Note: 1", "Content-ID: <c>", "Content-Type: text/x"]
+    call(client, "upload_file", ("a.txt", b"A", None, {"content-type": "text/z"}))
+    lines, _ = file_part(server.requests[-1])
+    assert lines == [disposition("a.txt"), "content-type: text/z"]
+
+
+def test_upload_real_file(client, call, tmp_path):
+    """An open file goes out under its own name and stays open, where it was read to."""
+    path = tmp_path / "notes.txt"
+    path.write_bytes(b"0123456789")
+    with open(path, "rb") as file:
+        file.seek(3)
+        stored = call(client, "upload_file", file)
+        assert not file.closed
+        assert file.tell() == 10
+    assert (stored.filename, stored.bytes) == ("notes.txt", 7)
+    assert call(client, "download_file", stored.id) == b"3456789"
+
+
+@pytest.mark.parametrize("source", [Unseekable, Duck])
+def test_upload_of_unknown_length(plain, call, source):
+    """What cannot be measured goes out in chunks, whole."""
+    server, client = plain
+    server.answer_next("/files", 200, STORED)
+    data = os.urandom(700_001)
+    call(client, "upload_file", source(data))
+    request = server.requests[-1]
+    assert request.headers["Transfer-Encoding"] == "chunked"
+    assert "Content-Length" not in request.headers
+    lines, content = file_part(request)
+    assert content == data
+    assert lines[0] == disposition("pipe.pdf" if source is Unseekable else "upload")
+
+
+def test_upload_of_a_pipe(client, call):
+    """A pipe can be uploaded."""
+    reading, writing = os.pipe()
+    with open(reading, "rb") as source:
+        with open(writing, "wb") as sink:
+            sink.write(b"through a pipe")
+        stored = call(client, "upload_file", ("pipe.txt", source))
+    assert call(client, "download_file", stored.id) == b"through a pipe"
+
+
+NAMES = {
+    "имя файла.txt": "имя файла.txt",
+    'a"b.txt': "a%22b.txt",
+    "a\\b.txt": "a\\\\b.txt",
+    "a\r\nContent-Type: evil\r\n\r\n.txt": "a%0D%0AContent-Type: evil%0D%0A%0D%0A.txt",
+    "nul\0tab\t.txt": "nul%00tab%09.txt",
+    "日本 — «ёлочки».txt": "日本 — «ёлочки».txt",
+    "50%22.txt": "50%22.txt",
+    "a;b=c.txt": "a;b=c.txt",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names(plain, call, name):
+    """A name goes out in UTF-8; what would end its quotes, or its line, is escaped."""
+    server, client = plain
+    server.answer_next("/files", 200, STORED)
+    call(client, "upload_file", (name, b"x"))
+    assert file_part(server.requests[-1])[0] == [disposition(NAMES[name]), "Content-Type: text/plain"]
+
+
+@pytest.mark.parametrize("name", ["имя.txt", 'a"b.txt', "a\\b.txt", 'C:\\"x"\r\n.txt'])
+def test_names_come_back(client, call, name):
+    """The service knows a file by the name that it was given, whatever is in it."""
+    assert call(client, "upload_file", (name, b"x")).filename == name
+
+
+TYPES = [
+    "a.txt",
+    "text/plain",
+    "a.doc",
+    "application/msword",
+    "a.pdf",
+    "application/pdf",
+    "a.docx",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    "a.epub",
+    "application/epub",
+    "a.ppt",
+    "application/ppt",
+    "a.pptx",
+    "application/pptx",
+    "a.xlsx",
+    "application/vnd.ms-excel",
+    "a.jpeg",
+    "image/jpeg",
+    "a.jpg",
+    "image/jpeg",
+    "a.png",
+    "image/png",
+    "a.tiff",
+    "image/tiff",
+    "a.tif",
+    "image/tiff",
+    "a.bmp",
+    "image/bmp",
+    "a.mp4",
+    "audio/mp4",
+    "a.mp3",
+    "audio/mp3",
+    "a.m4a",
+    "audio/x-m4a",
+    "a.wav",
+    "audio/wav",
+    "a.weba",
+    "audio/webm",
+    "a.ogg",
+    "audio/x-ogg",
+    "a.opus",
+    "audio/opus",
+    "A.B.JPG",
+    "image/jpeg",
+    "a.csv",
+    "text/csv",
+    "a.html",
+    "text/html",
+    "a.unheard-of",
+    "application/octet-stream",
+    "noending",
+    "application/octet-stream",
+    ".txt",
+    "application/octet-stream",
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), list(zip(TYPES[::2], TYPES[1::2])))
+def test_types(plain, name, kind):
+    """The type comes from the ending of the name: what the API takes, before what Python knows."""
+    server, client = plain
+    server.answer_next("/files", 200, STORED)
+    client.upload_file((name, b"x"))
+    assert file_part(server.requests[-1])[0][1] == f"Content-Type: {kind}"
+
+
+# ---------- what cannot
+
+
+@pytest.mark.parametrize("as_pair", [False, True])
+def test_text_mode(plain, call, tmp_path, as_pair):
+    """A file that is open in text mode is refused with the advice to open it with "rb"."""
+    server, client = plain
+    path = tmp_path / "a.txt"
+    path.write_text("привет", encoding="utf-8")
+    with open(path, encoding="utf-8") as file:
+        with pytest.raises(TypeError, match='"rb"'):
+            call(client, "upload_file", ("a.txt", file) if as_pair else file)
+    with pytest.raises(TypeError, match='"rb"'):
+        call(client, "upload_file", io.StringIO("text"))
+    assert not server.requests
+
+
+@pytest.mark.parametrize("as_pair", [False, True])
+def test_missing_file(plain, call, tmp_path, as_pair):
+    """A path that leads nowhere is a FileNotFoundError that names it; nothing is sent."""
+    server, client = plain
+    path = tmp_path / "нет такого.txt"
+    for given in (path, str(path)):
+        with pytest.raises(FileNotFoundError) as raised:
+            call(client, "upload_file", ("a.txt", given) if as_pair and given is path else given)
+        assert raised.value.filename == str(path)
+    assert not server.requests
+
+
+def test_directory(plain, call, tmp_path):
+    """A directory is an OSError that names it, before anything is sent, and no failure of the connection."""
+    server, client = plain
+    with pytest.raises(OSError, match=re.escape(str(tmp_path))) as raised:
+        call(client, "upload_file", tmp_path)
+    assert not isinstance(raised.value, APIConnectionError)
+    assert not server.requests
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="Linux has files whose size reads as 0")
+def test_what_is_no_regular_file(plain, call):
+    """A path whose size says 0, as pipes' and devices' do, gives what can be read there, not nothing."""
+    server, client = plain
+    server.answer_next("/files", 200, STORED)
+    call(client, "upload_file", "/proc/self/stat")
+    assert file_part(server.requests[-1])[1].startswith(str(os.getpid()).encode())
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [None, 7, object(), [], {}, (), ("a",), ("a", b"", None, {}, 1), ("a", None), ("a", 7), (b"a", 7)],
+    ids=repr,
+)
+def test_odd_arguments(plain, call, odd):
+    """What is no file is a TypeError that says so; nothing is sent."""
+    server, client = plain
+    with pytest.raises(TypeError, match="file"):
+        call(client, "upload_file", odd)
+    assert not server.requests
+
+
+@pytest.mark.parametrize(
+    "extra", [("text/plain\r\nX: 1",), ("text/plain", {"X-A": "1\r\nX-B: 2"}), (None, {"a b": "1"})]
+)
+def test_no_headers_are_smuggled_in(plain, call, extra):
+    """Neither a type nor a header of a part may hold a line end."""
+    server, client = plain
+    with pytest.raises(ValueError, match="header"):
+        call(client, "upload_file", ("a.txt", b"x", *extra))
+    assert not server.requests
+
+
+def test_file_that_fails(plain, call):
+    """An object that cannot be read passes its own error on: it is no failure of the connection."""
+
+    class Broken(io.BytesIO):
+        def read(self, size=-1):
+            if size == 0:
+                return b""
+            raise PermissionError(13, "no reading here")
+
+    server, client = plain
+    with pytest.raises(PermissionError, match="no reading here") as raised:
+        call(client, "upload_file", ("a.txt", Broken(b"12345")))
+    assert not isinstance(raised.value, APIConnectionError)
+    server.answer_next("/files", 200, STORED)
+    assert call(client, "upload_file", b"12345").id == "f-1"
+
+
+# ---------- sent again
+
+
+def test_sent_again_with_a_new_token(plain, call, tmp_path):
+    """A token that the server no longer takes costs a second request with the same body, from where the file stood."""
+    server, client = plain
+    call(client, "get_token")
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"0123456789" * 60_000)
+    whole = path.read_bytes()
+    sources = [
+        (whole, whole),
+        (advanced(whole, 7), whole[7:]),
+        (path, whole),
+        (("b.txt", advanced(whole, 7)), whole[7:]),
+    ]
+    for source, content in sources:
+        server.requests.clear()
+        server.revoke_tokens()
+        call(client, "upload_file", source)
+        first, login, second = server.requests
+        assert login.path.endswith("/oauth")
+        assert first.body == second.body
+        assert first.headers["Authorization"] != second.headers["Authorization"]
+        assert file_part(second)[1] == content
+
+
+def test_sent_again_after_a_failure(settings, server, call):
+    """A retry sends the whole body, from where the file stood."""
+    options = {**settings, "max_retries": 2, "retry_backoff_factor": 0}
+    with GigaChat(**options) as client:
+        call(client, "get_token")
+        server.requests.clear()
+        server.answer_next("/files", 503, {"status": 503, "message": "later"}, headers={"Retry-After": "0.01"}, times=2)
+        stored = call(client, "upload_file", advanced(b"x" * 600_000 + b"end", 5))
+        bodies = [request.body for request in server.requests]
+        assert len(bodies) == 3
+        assert bodies[0] == bodies[1] == bodies[2]
+        assert stored.bytes == 599_998
+        assert call(client, "download_file", stored.id) == b"x" * 599_995 + b"end"
+
+
+@pytest.mark.parametrize("source", [Unseekable, Duck])
+def test_what_can_be_read_once_is_sent_once(settings, server, call, source):
+    """What cannot be rewound is not sent again in part: the first failure is the result."""
+    options = {**settings, "max_retries": 2, "retry_backoff_factor": 0}
+    with GigaChat(**options) as client:
+        server.answer_next("/files", 503, {"status": 503, "message": "later"})
+        with pytest.raises(ServerError):
+            call(client, "upload_file", source(b"12345"))
+        server.revoke_tokens()
+        with pytest.raises(AuthenticationError):
+            call(client, "upload_file", source(b"12345"))
+        assert len([request for request in server.requests if request.path.endswith("/files")]) == 2
+        assert call(client, "upload_file", source(b"12345")).bytes == 5
+
+
+def test_file_that_shrinks(call):
+    """A file that became shorter than it was ends the call: what was promised to the server never comes."""
+
+    class Shrinking(io.BytesIO):
+        def read(self, size=-1):
+            return super().read(size)[: max(0, min(size, 2))] if self.tell() < 2 else b""
+
+    def swallow(wire):
+        wire.receive()
+
+    with RawServer(swallow) as server:
+        with GigaChat(base_url=server.base_url, access_token="token", timeout=20) as client:
+            with pytest.raises(OSError, match="shorter"):
+                call(client, "upload_file", Shrinking(b"0123456789"))
+        server.wait(lambda: server.closed == server.connections)
+        assert server.requests == []
+
+
+# ---------- downloads
+
+
+def test_download(client, call, tmp_path):
+    """download_file() gives bytes, or writes them to a path or an object; each byte as it was stored."""
+    data = bytes(range(256)) * 3000
+    stored = call(client, "upload_file", ("a.txt", data))
+    assert call(client, "download_file", stored.id) == data
+    for target in (tmp_path / "as path", str(tmp_path / "as text"), CustomPath(tmp_path / "as path like")):
+        assert call(client, "download_file", stored.id, target) == b""
+        assert Path(target).read_bytes() == data
+    sink = io.BytesIO(b"before ")
+    sink.seek(7)
+    assert call(client, "download_file", stored.id, to=sink) == b""
+    assert sink.getvalue() == b"before " + data
+    assert sorted(os.listdir(tmp_path)) == ["as path", "as path like", "as text"]
+
+
+def test_download_replaces(client, call, tmp_path):
+    """A file that is there already is replaced at the end, not before."""
+    path = tmp_path / "copy.txt"
+    path.write_bytes(b"a much longer content than the new one")
+    stored = call(client, "upload_file", ("a.txt", b"new"))
+    call(client, "download_file", stored.id, path)
+    assert path.read_bytes() == b"new"
+
+
+def test_get_image(client, call):
+    """get_image() gives the content in base64, as in the official SDK."""
+    stored = call(client, "upload_file", ("a.jpg", b"\xff\xd8\xff\x00"))
+    image = call(client, "get_image", stored.id)
+    assert base64.b64decode(image.content) == b"\xff\xd8\xff\x00"
+    assert image.x_headers["x-request-id"]
+
+
+CONTENT_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n"
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+def test_file_appears_when_it_is_complete(call, tmp_path, framing):
+    """The path of a download comes into being with the last byte; after a failure nothing is left behind."""
+    path, seen, go_on = tmp_path / "a.bin", [], threading.Event()
+
+    def cut_off(wire):
+        wire.receive()
+        if framing == "length":
+            wire.send(CONTENT_HEAD + b"Content-Length: 10\r\n\r\n01234")
+        else:
+            wire.send(CONTENT_HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk(b"01234"))
+        assert go_on.wait(20)
+
+    with RawServer(cut_off) as server:
+        with GigaChat(base_url=server.base_url, access_token="token", timeout=20) as client:
+
+            def look():
+                deadline = time.monotonic() + 20
+                while not seen and time.monotonic() < deadline:
+                    seen.extend(os.listdir(tmp_path))
+                    time.sleep(0.002)
+                go_on.set()
+
+            watcher = threading.Thread(target=look)
+            watcher.start()
+            with pytest.raises(APIConnectionError):
+                call(client, "download_file", "f", path)
+            watcher.join()
+    assert len(seen) == 1
+    assert path.name not in seen
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_failed_download_leaves_the_old_file(server, client, call, tmp_path, status):
+    """A download that fails touches nothing that was there."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"old")
+    server.answer_next("/content", status, {"status": status, "message": "no"})
+    with pytest.raises(Exception) as raised:
+        call(client, "download_file", "f", path)
+    assert raised.value.status_code == status
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_download_to_nowhere(client, call, tmp_path):
+    """A directory that is not there is a FileNotFoundError, and the client goes on working."""
+    stored = call(client, "upload_file", ("a.txt", b"x"))
+    with pytest.raises(FileNotFoundError):
+        call(client, "download_file", stored.id, tmp_path / "no" / "a.txt")
+    assert call(client, "download_file", stored.id) == b"x"
+
+
+def test_object_that_takes_nothing(client, call):
+    """What the object raises comes out as it is; the connection of the broken download is not used again."""
+
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+    stored = call(client, "upload_file", ("a.txt", os.urandom(300_000)))
+    with pytest.raises(OSError, match="No space left") as raised:
+        call(client, "download_file", stored.id, Full())
+    assert not isinstance(raised.value, APIConnectionError)
+    assert len(call(client, "download_file", stored.id)) == 300_000
+
+
+def test_raw_objects_may_take_less(client, call):
+    """An unbuffered object may write less than it was given (io.RawIOBase.write): the rest is written too."""
+
+    class Sparing(io.RawIOBase):
+        taken = b""
+
+        def writable(self):
+            return True
+
+        def write(self, data):
+            self.taken += bytes(data[:1000])
+            return min(len(data), 1000)
+
+    data = os.urandom(50_000)
+    stored = call(client, "upload_file", ("a.txt", data))
+    sink = Sparing()
+    call(client, "download_file", stored.id, sink)
+    assert sink.taken == data
+
+
+# ---------- constant memory
+
+MEMORY = """
+import os, sys, tempfile, tracemalloc
+from gigachat_lite import GigaChat
+
+SIZE = 64 << 20
+client = GigaChat(base_url=sys.argv[1], access_token="token", timeout=60)
+client.get_models()  # what the first call imports is not the question
+with tempfile.TemporaryDirectory() as directory:
+    source, target = os.path.join(directory, "big.txt"), os.path.join(directory, "copy.bin")
+    with open(source, "wb") as file:
+        file.truncate(SIZE)
+    tracemalloc.start()
+    assert client.upload_file(source).id == "f"
+    with open(source, "rb") as file:
+        assert client.upload_file(file).id == "f"
+        file.seek(0)
+        assert client.upload_file(("a.txt", type("Pipe", (), {"read": file.read})())).id == "f"
+    client.download_file("f", target)
+    assert os.path.getsize(target) == SIZE
+    with open(os.devnull, "wb") as file:
+        client.download_file("f", file)
+    print(tracemalloc.get_traced_memory()[1])
+client.close()
+"""
+
+
+def test_memory():
+    """64 MB go up from a path, an object and a pipe, and down to a path and an object, in a few megabytes of memory."""
+    size = 64 * MEGABYTE
+    zeros = bytes(MEGABYTE)
+    sizes = []
+
+    def swallow(wire, head):
+        """Take an upload without keeping it; give its size."""
+        found = re.search(r"(?i)content-length: (\d+)", head)
+        if found is None:
+            sizes = iter(lambda: int(wire._until(b"\r\n"), 16), 0)
+            count = sum(len(wire._exactly(size + 2)) - 2 for size in sizes)
+            wire._exactly(2)
+            return count
+        left = int(found.group(1)) - len(wire._pending)
+        wire._pending = b""
+        while left:
+            left -= len(wire.sock.recv(min(left, MEGABYTE)))
+        return int(found.group(1))
+
+    def serve(wire):
+        for head in iter(lambda: (wire._until(b"\r\n\r\n") or b"").decode(), ""):
+            if head.startswith("POST"):
+                sizes.append(swallow(wire, head))
+                wire.send(answer({"id": "f"}))
+            elif "/models " in head:
+                wire.send(answer({"data": []}))
+            else:
+                wire.send(CONTENT_HEAD + b"Content-Length: %d\r\n\r\n" % size, *[zeros] * 64)
+
+    with RawServer(serve) as server:
+        run = subprocess.run(
+            [sys.executable, "-c", MEMORY, server.base_url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
+        )
+    assert run.returncode == 0, run.stderr.decode()
+    assert len(sizes) == 3
+    assert all(size < sent < size + 1000 for sent in sizes)
+    assert int(run.stdout) < 8 * MEGABYTE
+
+
+# ---------- who may read what
+
+
+def test_file_of_another_client(client, call):
+    """A file that was stored under an X-Client-ID can be read under that one only; the error says what to do."""
+    client_id_cvar.set("ivan")
+    stored = call(client, "upload_file", ("a.txt", b"x"))
+    assert call(client, "download_file", stored.id) == b"x"
+    for other in ("maria", None):
+        client_id_cvar.set(other)
+        for method in ("download_file", "get_image"):
+            with pytest.raises(ForbiddenError, match="X-Client-ID") as raised:
+                call(client, method, stored.id)
+            assert "client_id_cvar" in str(raised.value)
+    custom_headers_cvar.set({"x-client-id": "ivan"})
+    assert call(client, "download_file", stored.id) == b"x"
+
+
+def test_deleted(client, call):
+    """A deleted file is gone; what does not exist is a NotFoundError in each method."""
+    stored = call(client, "upload_file", ("a.txt", b"x"))
+    assert [file.id for file in call(client, "get_files").data] == [stored.id]
+    assert call(client, "get_file", stored.id).to_dict() == stored.to_dict()
+    gone = call(client, "delete_file", stored.id)
+    assert (gone.id, gone.deleted) == (stored.id, True)
+    assert call(client, "get_files").data == []
+    for method in ("get_file", "delete_file", "get_image", "download_file"):
+        with pytest.raises(NotFoundError):
+            call(client, method, stored.id)
+
+
+SEGMENTS = {
+    "a/b": "a%2Fb",
+    "..": "%2E%2E",
+    ".": "%2E",
+    "...": "...",
+    "../../oauth": "..%2F..%2Foauth",
+    "?x": "%3Fx",
+    "#x": "%23x",
+    "%2e": "%252e",
+    "%2F": "%252F",
+    "a b": "a%20b",
+    "a+b": "a%2Bb",
+    "имя": "%D0%B8%D0%BC%D1%8F",
+    "\\": "%5C",
+    "a;b=c": "a%3Bb%3Dc",
+    "\r\nX: 1": "%0D%0AX%3A%201",
+    "//host/": "%2F%2Fhost%2F",
+    "~a-b_c.d": "~a-b_c.d",
+}
+
+
+@pytest.mark.parametrize("argument", SEGMENTS)
+def test_path_arguments(plain, call, argument):
+    """An id or a name is one segment of the path, whatever it holds."""
+    server, client = plain
+    server.answer_next("/files", 200, STORED, times=4)
+    server.answer_next("/models", 200, {"id": "m"})
+    for method, before, after in (
+        ("get_file", "/files/", ""),
+        ("delete_file", "/files/", "/delete"),
+        ("get_image", "/files/", "/content"),
+        ("download_file", "/files/", "/content"),
+        ("get_model", "/models/", ""),
+    ):
+        call(client, method, argument)
+        request = server.requests[-1]
+        assert (request.path, request.query) == (f"/api/v1{before}{SEGMENTS[argument]}{after}", "")
+
+
+@pytest.mark.parametrize("method", ["get_file", "delete_file", "get_image", "download_file", "get_model"])
+@pytest.mark.parametrize("argument", ["", None, 7, b"f", "\ud800"], ids=ascii)
+def test_path_arguments_that_are_none(plain, call, method, argument):
+    """An id that is empty, or no text, is a ValueError before anything is sent."""
+    server, client = plain
+    with pytest.raises(ValueError):
+        call(client, method, argument)
+    assert not server.requests

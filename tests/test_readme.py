@@ -1,0 +1,294 @@
+"""README.md: every Python block runs as it stands, and what its tables say is what the code says."""
+
+import contextvars
+import dataclasses
+import inspect
+import logging
+import re
+import shutil
+import ssl
+from pathlib import Path
+
+import pytest
+from conftest import CERTS
+from local_server import LocalServer
+
+import gigachat_lite
+from gigachat_lite import GigaChat, GigaChatException, ResponseError
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TEST_COMMAND = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/python -m pytest --cov"
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def section(title):
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def rows(title):
+    """Give the rows of a section's tables, as lists of cells without backquotes."""
+    lines = re.findall(r"^\| *(.*?) *\|$", section(title), re.MULTILINE)
+    return [[cell.replace("`", "").strip() for cell in line.split("|")] for line in lines]
+
+
+def name_of(block):
+    """Name a block by its place among all, and by the section that it is in."""
+    before = README[: README.index(block)]
+    heading = (re.findall(r"^## (.*)$", before, re.MULTILINE) or ["top"])[-1]
+    return f"{before.count('```python')}-{heading.replace(' ', '_')}"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run a block alone, in a directory that holds the files that the README speaks of; give its variables."""
+    shutil.copytree(str(CERTS), str(tmp_path / "tests" / "certs"))
+    for name, source in (
+        ("Russian_Trusted_Root_CA.crt", "ca.pem"),
+        ("Russian_Trusted_Root_CA.cer", "ca.der"),
+        ("client.pem", "client.pem"),
+        ("client.key", "client-encrypted.key"),
+    ):
+        shutil.copy(str(CERTS / source), str(tmp_path / name))
+    for name in ("cat.jpg", "document.pdf"):
+        (tmp_path / name).write_bytes(b"some bytes")
+    monkeypatch.chdir(tmp_path)
+
+    def execute(block, server):
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        # What a block shows must work by itself, not thanks to the environment.
+        if "ca_bundle_file=" in block or "ssl_context=" in block:
+            monkeypatch.delenv("GIGACHAT_CA_BUNDLE_FILE")
+        if any(setting in block for setting in ("credentials=", "access_token=", "user=", "cert_file=")):
+            monkeypatch.delenv("GIGACHAT_CREDENTIALS")
+        for placeholder, value in {
+            "<authorization key>": server.credentials,
+            "<access token>": server.issue_token(),
+            "<user>": server.user,
+            "<password>": server.password,
+            "<key password>": "test-passphrase",
+            "sleep(60)": "sleep(0.01)",
+        }.items():
+            block = block.replace(placeholder, value)
+        code = compile(block, "README.md", "exec")
+        variables = {"__name__": "__main__"}
+        contextvars.copy_context().run(exec, code, variables)
+        return variables
+
+    yield execute
+    gigachat_lite.logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def serve():
+    """Start the local server that a block needs."""
+    opened = []
+
+    def start(block):
+        scope = "GIGACHAT_API_CORP" if "GIGACHAT_API_CORP" in block else "GIGACHAT_API_PERS"
+        tls = (str(CERTS / "server.pem"), str(CERTS / "server.key"))
+        opened.append(LocalServer(tls=tls, client_ca=str(CERTS / "ca.pem"), scope=scope))
+        opened[-1].start()
+        return opened[-1]
+
+    yield start
+    for server in opened:
+        server.stop()
+
+
+@pytest.mark.parametrize("block", [pytest.param(block, id=name_of(block)) for block in blocks("python")])
+def test_block(block, run, serve, capsys):
+    """A Python block of the README runs alone, reaches the server where it uses it, and prints nothing odd."""
+    server = serve(block)
+    run(block, server)
+    assert server.requests or "LocalServer(" in block
+    # All of them print something, but for those that show a download and the log.
+    assert capsys.readouterr().out.strip() or "download_file" in block or "logging" in block
+
+
+def test_blocks_are_found():
+    """The search for blocks finds all of them."""
+    assert len(blocks("python")) == README.count("```python") > 20
+
+
+def test_download_of_a_drawn_picture(run, serve, tmp_path):
+    """The block about pictures that the model draws leaves one in a file."""
+    (block,) = [block for block in blocks("python") if "file_ids" in block]
+    run(block, serve(block))
+    (picture,) = tmp_path.glob("*-*.jpg")
+    assert picture.read_bytes().startswith(b"\xff\xd8")
+
+
+def test_files_come_back(run, serve, tmp_path):
+    """The block about files downloads what it uploaded."""
+    (block,) = [block for block in blocks("python") if "copy.pdf" in block]
+    run(block, serve(block))
+    assert (tmp_path / "copy.pdf").read_bytes() == (tmp_path / "document.pdf").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "printed"),
+    [
+        (429, {"Retry-After": "7"}, r"Too many requests\. Wait 7\.0 s\."),
+        (404, {}, r"Status 404: No such model \(request id \S+\)"),
+        (200, {}, r"POST /chat/completions: .*choices"),
+    ],
+)
+def test_errors_are_handled(status, headers, printed, run, serve, capsys):
+    """The block about errors handles each kind where it says so."""
+    (block,) = [block for block in blocks("python") if "except RateLimitError" in block]
+    server = serve(block)
+    server.answer_next("/chat/completions", status, {"status": status, "message": "No such model"}, headers)
+    run(block, server)
+    assert re.match(printed, capsys.readouterr().out)
+
+
+def test_no_connection_is_handled(run, serve, capsys):
+    """The block about errors handles a server that is not there."""
+    (block,) = [block for block in blocks("python") if "except RateLimitError" in block]
+    server = serve(block)
+    server.stop()
+    run(block, server)
+    assert capsys.readouterr().out.startswith("No answer. localhost:")
+
+
+def test_batch_block_prints_the_answers(run, serve, capsys):
+    """The block about batches waits for the answers and prints them."""
+    (block,) = [block for block in blocks("python") if "create_batch" in block]
+    run(block, serve(block))
+    assert re.search(r"^1 \{.*What is a verb", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_function_block_uses_the_result(run, serve, capsys):
+    """The block about functions ends with an answer made of the function's result."""
+    (block,) = [block for block in blocks("python") if "def get_weather" in block]
+    run(block, serve(block))
+    assert '"temperature": 21' in capsys.readouterr().out
+
+
+def test_strict_block_relaxes_the_check(run, serve):
+    """The context that the README makes is less strict than Python's own, and still checks certificates."""
+    (block,) = [block for block in blocks("python") if "VERIFY_X509_STRICT" in block]
+    context = run(block, serve(block))["context"]
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert context.check_hostname
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+
+
+def test_logging_block_shows_requests_without_secrets(run, serve, caplog):
+    """The block about logging shows each request with its status, and neither text nor token nor key."""
+    (block,) = [block for block in blocks("python") if "import logging" in block]
+    server = serve(block)
+    run(block, server)
+    assert re.search(r"POST https://localhost:\d+/api/v1/chat/completions: 200, \d+ ms", caplog.text)
+    token = server.requests[-1].headers["Authorization"].split()[1]
+    assert not any(secret in caplog.text for secret in (server.credentials, token, "Hello!"))
+
+
+# What the README says, and the code.
+
+
+def test_commands_of_a_fresh_machine_come_first():
+    """The first shell blocks are the quick start and the test command, each in a line of its own."""
+    assert [block.strip() for block in blocks("sh")[:2]] == ["python3 examples/quickstart.py", TEST_COMMAND]
+
+
+def test_continuous_integration_runs_the_same_command():
+    """.ci/run runs the test command of the README."""
+    script = ROOT / ".ci" / "run"
+    if not script.exists():
+        pytest.skip("an sdist has no dot files")
+    assert f'TEST_COMMAND="{TEST_COMMAND}"\n' in script.read_text(encoding="utf-8")
+
+
+def test_files_that_are_named_exist():
+    """Every path below examples/ and tests/, and every example that is named, is there."""
+    for path in set(re.findall(r"\b(?:examples|tests)/[\w./-]*\w", README)):
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"`(\w+\.py)`", README):
+        assert (ROOT / name).exists() or (ROOT / "examples" / name).exists(), name
+
+
+def test_links_lead_somewhere():
+    """Every link inside the README leads to one of its headings, and the contents list all of them in order."""
+    headings = [
+        re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
+        for title in re.findall(r"^## (.+)$", README, re.MULTILINE)
+    ]
+    contents = re.findall(r"\]\(#([^)]+)\)", README.split("Contents:")[1].split("\n\n")[0])
+    assert contents == headings
+    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= set(headings)
+
+
+def test_table_of_settings():
+    """The table lists every parameter in the order of the settings, with its variable and its default."""
+    shown = [
+        row[:3] for row in rows("Configuration") if "GIGACHAT_" + row[0].upper() == row[1] or row[0] == "ssl_context"
+    ]
+    expected = []
+    for field in [f for f in dataclasses.fields(gigachat_lite._Settings) if f.name != "proxies"]:
+        variable = "" if field.name == "ssl_context" else "GIGACHAT_" + field.name.upper()
+        expected.append([field.name, variable, str(field.default)])
+    assert shown == expected
+    assert {row[0] for row in shown} == set(inspect.signature(GigaChat.__init__).parameters) - {"self", "unknown"}
+
+
+def test_table_of_context_variables():
+    """The table lists every context variable with its header."""
+    shown = {row[0]: row[1] for row in rows("Context variables") if row[0].endswith("_cvar")}
+    assert shown.keys() == {name for name in gigachat_lite.__all__ if name.endswith("_cvar")}
+    for header, variable in gigachat_lite._HEADER_CVARS:
+        assert shown[variable.name] == header
+
+
+def test_tree_of_errors():
+    """The tree shows every exception under its base class, with its status."""
+    tree = re.findall(r"^( *)(\w+) *(\d\d\d|5xx)?", section("Errors").split("```")[1], re.MULTILINE)
+    shown, path = {}, []
+    for indent, name, status in tree:
+        path[len(indent) // 2 :] = [name]
+        shown[name] = (path[-2] if len(path) > 1 else None, status)
+    classes = [getattr(gigachat_lite, name) for name in gigachat_lite.__all__]
+    errors = {kind.__name__ for kind in classes if isinstance(kind, type) and issubclass(kind, GigaChatException)}
+    assert shown.keys() == errors
+    for name, (base, status) in shown.items():
+        kind = getattr(gigachat_lite, name)
+        assert kind.__bases__[0].__name__ == (base or "Exception")
+        if status.isdigit():
+            assert gigachat_lite._ERRORS_BY_STATUS[int(status)] is kind
+        else:
+            assert kind is gigachat_lite.ServerError or kind not in gigachat_lite._ERRORS_BY_STATUS.values()
+    assert issubclass(gigachat_lite.ServerError, ResponseError)
+
+
+def test_table_of_methods():
+    """The table lists every method, with its arguments, and what its docstring calls its endpoint."""
+    shown = {row[0].partition("(")[0]: row for row in rows("Everything else") if "(" in row[0]}
+    own = [name for name, value in vars(gigachat_lite.GigaChatSyncClient).items() if inspect.isfunction(value)]
+    assert shown.keys() == {name for name in own if not name.startswith("_") and name != "close"}
+    for name, (call, _, endpoint) in shown.items():
+        method = getattr(GigaChat, name)
+        parameters = [p for p in inspect.signature(method).parameters.values() if p.name != "self"]
+        arguments = ", ".join(
+            p.name if p.default is p.empty else f"{p.name}={p.default!r}"
+            for p in parameters
+            if p.kind is not p.KEYWORD_ONLY
+        )
+        assert call == f"{name}({arguments})".replace("'", '"')
+        path = re.sub(r"\{\w+\}", "{}", endpoint.split()[-1])
+        assert path in re.sub(r"\{\w+\}", "{}", method.__doc__), name
+
+
+@pytest.mark.parametrize(
+    ("group", "kind"),
+    [("assistants", gigachat_lite.AssistantsSyncClient), ("threads", gigachat_lite.ThreadsSyncClient)],
+)
+def test_table_of_groups(group, kind):
+    """The table lists every method of assistants and threads, but for the old names of some."""
+    (cell,) = [row[0] for row in rows("Everything else") if row[0].startswith(group + ".")]
+    old = {"get_threads", "create_thread"}
+    assert set(re.findall(r"\.(\w+)", cell)) == {name for name in vars(kind) if not name.startswith("_")} - old
