@@ -40,6 +40,7 @@ import re
 import select
 import socket
 import ssl
+import sys
 import threading
 import time
 import types
@@ -74,6 +75,7 @@ from typing import (
 )
 
 if TYPE_CHECKING:
+    import argparse
     from urllib.request import OpenerDirector, Request
 
     from typing_extensions import Concatenate, ParamSpec
@@ -642,6 +644,8 @@ class Function(JSONObject):
     few_shot_examples: Optional[List[FewShotExample]] = None
     return_parameters: Optional[Dict[str, Any]] = None
 
+    _essential = ("name",)
+
     def __init__(
         self,
         name: Optional[str] = None,
@@ -665,7 +669,8 @@ class Function(JSONObject):
             fields["name"] = fields.pop("title")
         if "properties" in fields and "parameters" not in fields:
             own = {field.name for field in dataclasses.fields(self)} | {"title"}
-            fields["parameters"] = {keyword: fields.pop(keyword) for keyword in list(fields) if keyword not in own}
+            schema = {keyword: fields.pop(keyword) for keyword in list(fields) if keyword not in own}
+            fields["parameters"] = {"type": "object", **schema}
         super()._adopt(fields)
 
 
@@ -1591,6 +1596,14 @@ STRICT_HINT = (
     " ssl.VERIFY_X509_STRICT"
 )
 
+# What to do about a certificate, by a part of OpenSSL's reason; TLS_HINT where none fits.
+_CERTIFICATE_HINTS = (
+    ("Authority Key Identifier", STRICT_HINT),
+    ("not marked critical", STRICT_HINT),
+    ("mismatch", "Another server answers: check base_url, auth_url and the proxy. " + TLS_HINT),
+    ("expired", "Check the clock of this machine. " + TLS_HINT),
+    ("not yet valid", "Check the clock of this machine. " + TLS_HINT),
+)
 _IDLE_SECONDS = 60  # shorter than the usual idle timeouts of servers (nginx: 75 s) and of NAT gateways
 _READ_BYTES = 65_536  # a TLS record holds at most 16 KiB; more than one waits only on plain connections
 _SEND_BYTES = 262_144  # one block of an upload: each gets the whole `timeout`
@@ -1679,6 +1692,7 @@ class _Call(NamedTuple):
     body: Union[bytes, "_Upload", None] = None
     headers: Mapping[str, str] = {}
     streamed: bool = False  # the body is left to be read bit by bit
+    private: bool = False  # the answer is a secret
 
     def __repr__(self) -> str:
         return f"_Call({self.method} {self.path})"
@@ -1736,6 +1750,7 @@ class _SocketReader(io.RawIOBase):
         self.timeout = timeout
         self.deadline: Optional[float] = None  # by time.monotonic()
         self.received = False
+        self.ended = False
 
     def readable(self) -> bool:
         return True
@@ -1750,6 +1765,8 @@ class _SocketReader(io.RawIOBase):
         count = self.sock.recv_into(buffer)
         if count:
             self.received = True
+        else:
+            self.ended = True
         return count
 
 
@@ -1888,6 +1905,8 @@ class _Connection:
                 response.fp = None  # type: ignore[assignment]
             if response.status >= 200 or response.status == 101:  # begin() skips 100, but not 103 and its like
                 break
+        if reader.ended:  # http.client takes half a head for a whole one
+            raise http.client.RemoteDisconnected("the head of the answer was cut")
         if len(set(response.headers.get_all("content-length", ()))) > 1:  # RFC 9112, section 6.3
             raise http.client.HTTPException("lengths that contradict each other")
         self.doing = "reading the answer"
@@ -2223,6 +2242,8 @@ class _Reply:
 
     def quote(self, content: bytes) -> str:
         """Quote the beginning of what the server sent."""
+        if self.call.private:
+            return "something else"
         text = _one_line(self._redacted(content[:4096].decode("utf-8", "replace")), 200)
         return repr(text) if text else "an empty body"
 
@@ -2326,11 +2347,9 @@ def _connection_error(error: Exception, connection: _Connection) -> Exception:
             f"{where}: timed out after {connection.timeout:g} s while {doing}: see timeout (GIGACHAT_TIMEOUT)"
         )
     if isinstance(error, ssl.SSLCertVerificationError):
-        reason = error.verify_message or str(error)
-        strict = "Authority Key Identifier" in reason or "not marked critical" in reason
-        return APIConnectionError(
-            f"{where}: the server's certificate is not trusted: {reason}. {STRICT_HINT if strict else TLS_HINT}"
-        )
+        reason = (error.verify_message or str(error)).rstrip(".")
+        hint = next((hint for words, hint in _CERTIFICATE_HINTS if words in reason), TLS_HINT)
+        return APIConnectionError(f"{where}: the server's certificate is not trusted: {reason}. {hint}")
     if isinstance(error, ssl.SSLError) and "CERTIFICATE_REQUIRED" in str(error):
         return APIConnectionError(
             f"{where}: the server asks for a client certificate: set cert_file (GIGACHAT_CERT_FILE)"
@@ -2348,9 +2367,10 @@ def _connection_error(error: Exception, connection: _Connection) -> Exception:
 
 def _hushed(error: Exception) -> Exception:
     """Take out of a cause what it quotes of the server's words: they may echo our credentials."""
-    if isinstance(error, http.client.HTTPException):
+    if isinstance(error, http.client.HTTPException) and not isinstance(error, http.client.IncompleteRead):
         error.args = ()
         vars(error).clear()
+        error.__cause__ = error.__context__ = None
     return error
 
 
@@ -2531,11 +2551,13 @@ class KeepAlive:
         over = threading.Event()
         with self._lock:
             self._pausing.add(over)
-        _blocked_in(over.set)
-        over.wait(0 if self._closed else seconds)
-        _blocked_in(over.set)
-        with self._lock:
-            self._pausing.discard(over)
+        try:
+            _blocked_in(over.set)
+            over.wait(0 if self._closed else seconds)
+            _blocked_in(over.set)
+        finally:
+            with self._lock:
+                self._pausing.discard(over)
 
     def close(self) -> None:
         """Close what is idle, cut off what is busy, wake who waits."""
@@ -2973,8 +2995,14 @@ class AsyncStream(Generic[T]):
                 raise
             return None
         if self._closed:  # meanwhile, by somebody who could not close what we were running
-            self._batches.close()
+            self._close_batches()
         return None if self._closed else batch
+
+    def _close_batches(self) -> None:
+        try:
+            self._batches.close()
+        except ValueError:
+            pass  # another thread is inside; the cut makes it leave
 
     async def __aenter__(self) -> "AsyncStream[T]":
         return self
@@ -2986,10 +3014,7 @@ class AsyncStream(Generic[T]):
         """Stop reading and free the connection."""
         self._closed = True
         self._flight.cut()
-        try:
-            self._batches.close()
-        except ValueError:
-            pass  # a worker is inside; the cut makes it leave and close
+        self._close_batches()
 
 
 # ---------- the clients: data path, auth, then endpoints
@@ -3290,12 +3315,14 @@ class _Client:
             }
             body = urllib.parse.urlencode({"scope": settings.scope}).encode("ascii")
             path = urllib.parse.urlsplit(settings.auth_url).path
-            reply = self._exchange(_Call("POST", settings.auth_url, path, body, headers), {})
+            reply = self._exchange(_Call("POST", settings.auth_url, path, body, headers, private=True), {})
         else:
             pair = f"{settings.user}:{settings.password}".encode()
             headers = {"Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}
             context_headers = {n: v for n, v in _context_headers().items() if n.lower() != "authorization"}
-            reply = self._exchange(_Call("POST", settings.base_url + "/token", "/token", b"", headers), context_headers)
+            reply = self._exchange(
+                _Call("POST", settings.base_url + "/token", "/token", b"", headers, private=True), context_headers
+            )
         return _as_access_token(reply)
 
     @property
@@ -3528,8 +3555,14 @@ class _Resource:
 
     def __init__(self, client: _Client) -> None:
         self._client = client
-        self._workers = client._workers
-        self._readers = client._readers
+
+    @property
+    def _workers(self) -> _Workers:
+        return self._client._workers
+
+    @property
+    def _readers(self) -> _Workers:
+        return self._client._readers
 
 
 class AssistantsSyncClient(_Resource):
@@ -3933,15 +3966,16 @@ def _download(open_reply: Callable[[], _Reply], to: "Union[str, os.PathLike[str]
         finally:
             reply.close()
     if isinstance(to, (str, os.PathLike)):
-        partial = f"{os.fspath(to)}.part"
-        try:
-            with open(partial, "wb") as file:
+        partial = f"{os.fspath(to)}.{os.urandom(4).hex()}.part"
+        with open(partial, "xb") as file:
+            try:
                 _download(open_reply, file)
-            os.replace(partial, to)
-        except BaseException:
-            if os.path.exists(partial):
+                file.close()
+                os.replace(partial, to)
+            except BaseException:
+                file.close()
                 os.unlink(partial)
-            raise
+                raise
         return b""
     reply = open_reply()
     try:
@@ -4066,7 +4100,7 @@ class _Upload:
             block = file.read(_SEND_BYTES if left is None else min(_SEND_BYTES, left))
             if not block:
                 if left:
-                    raise OSError("the file became shorter while it was sent")
+                    raise GigaChatException("the file became shorter while it was sent")
                 return
             yield block
             left = None if left is None else left - len(block)
@@ -4121,3 +4155,664 @@ def file_ids(answer: Union[str, ChatCompletion, Messages]) -> List[str]:
         return [found for choice in answer.choices for found in file_ids(choice.message)]
     text = answer if isinstance(answer, str) else answer.content
     return _IMAGE_ID.findall(text or "")
+
+
+# ---------- command line
+
+_PROGRAM = "gigachat-lite"
+_TEXTS_AT_ONCE = 50  # of one request for embeddings
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command line. Exit code: 0; 1: API or file; 2: usage or settings; 130: Ctrl-C."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal in cp1251 or ASCII shows a question mark
+    warnings = logging.StreamHandler()
+    warnings.setLevel(logging.WARNING)
+    warnings.setFormatter(logging.Formatter(f"{_PROGRAM}: %(message)s"))
+    logger.addHandler(warnings)
+    try:
+        try:
+            return _run_command(argv)
+        finally:
+            _flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0  # whoever reads us has seen enough
+    except ValueError as error:  # ConfigurationError too
+        return _complain(error, 2)
+    except (GigaChatException, OSError) as error:
+        return _complain(error, 1)
+    finally:
+        logger.removeHandler(warnings)
+
+
+def _run_command(argv: Optional[Sequence[str]]) -> int:
+    try:
+        options = _make_parser().parse_args(argv)
+    except SystemExit as stop:  # --help, --version, or a mistake that argparse has told
+        return stop.code if isinstance(stop.code, int) else 0
+    settings = {name: value for name, value in vars(options).items() if name in _READERS}
+    if options.run is None:
+        return _Doctor(settings, options.json).examine()
+    with GigaChat(**settings) as client:
+        options.run(client, options)
+    return 0
+
+
+def _flush() -> None:
+    """Write out what stdout holds; where that fails, drop it, or the interpreter would try again as it exits."""
+    try:
+        if sys.stdout is not None:  # as it is where the caller closed it
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise
+
+
+def _complain(error: Exception, code: int) -> int:
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    print(f"{_PROGRAM}: {_one_line(text, 1000)}", file=sys.stderr)
+    return code
+
+
+def _make_parser() -> "argparse.ArgumentParser":
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            self.exit(2, f"{_PROGRAM}: {message} (see {self.prog} --help)\n")
+
+    def no_secret(value: str) -> str:
+        if "@" in value:  # of a proxy
+            refuse(value)
+        return value
+
+    def refuse(value: str) -> NoReturn:
+        raise argparse.ArgumentTypeError("others see what a command line holds: set the GIGACHAT_ variable instead")
+
+    common = Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--json", action="store_true", help="print JSON")
+    told = "Each is a variable too, GIGACHAT_ and its name; those that are secret are variables only."
+    group = common.add_argument_group("settings", told)
+    group.add_argument("--no-verify", dest="verify_ssl_certs", action="store_false", help="trust any certificate")
+    for name in _READERS:
+        option = "--" + name.replace("_", "-")
+        if name in _SECRET_SETTINGS and name != "proxy":
+            group.add_argument(option, type=refuse, help=argparse.SUPPRESS)
+        elif name != "ssl_context":
+            default = getattr(_Settings, name)
+            group.add_argument(option, type=no_secret, help=None if default is None else f"default: {default}")
+    parser = Parser(
+        prog=_PROGRAM,
+        usage=f"{_PROGRAM} [options] COMMAND ...",
+        parents=[common],
+        description="Talk to GigaChat. GIGACHAT_CREDENTIALS holds the authorization key; `doctor` finds what is wrong.",
+        epilog="Exit code: 0; 1: API or file; 2: usage or settings; 130: Ctrl-C.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(json=False)
+    parser.add_argument("-V", "--version", action="version", version=f"{_PROGRAM} {__version__}")
+    groups = {"": parser.add_subparsers(metavar="COMMAND", required=True)}
+    for words, (run, told, arguments) in _COMMANDS.items():
+        path, _, word = words.rpartition(" ")
+        if path not in groups:
+            holder = groups[""].add_parser(path, help="list, upload, get, delete: stored files", allow_abbrev=False)
+            groups[path] = holder.add_subparsers(metavar="COMMAND", required=True)
+        given = [name.upper() + ("..." if "nargs" in arguments[name] else "") for name in arguments if name[0] != "-"]
+        usage = " ".join([_PROGRAM, words, "[options]", *given])
+        command = groups[path].add_parser(
+            word, usage=usage, help=told, description=told, parents=[common], allow_abbrev=False
+        )
+        command.set_defaults(run=run)
+        for names, specification in arguments.items():
+            command.add_argument(*names.split(), **specification)
+    return parser
+
+
+# What the commands read and write.
+
+
+def _is_terminal(stream: Any) -> bool:
+    return stream is not None and bool(stream.isatty())
+
+
+def _read_input() -> str:
+    """Read standard input: UTF-8, else in the encoding of the machine."""
+    if sys.stdin is None:
+        return ""
+    data = sys.stdin.buffer.read()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode(sys.stdin.encoding, "replace")
+
+
+def _read_prompt(words: Sequence[str]) -> str:
+    """Join the words of the command line and what is piped in, which comes last."""
+    parts = [" ".join(word for word in words if word != "-")]
+    if "-" in words or not words or not _is_terminal(sys.stdin):
+        parts.append(_read_input().rstrip())
+    text = "\n\n".join(part for part in parts if part)
+    if not text:
+        raise ValueError("there is no text, neither in the arguments nor on standard input")
+    return text
+
+
+def _shown(value: object) -> str:
+    """Make text fit for the terminal, if it goes there: what others wrote must not move its cursor."""
+    text = str(value)
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text) if _is_terminal(sys.stdout) else text
+
+
+def _print_json(value: Any, indent: Optional[int] = None) -> None:
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=indent)  # a question mark in its place would be another value
+    print(text, flush=True)
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print columns for people on a terminal, and fields between tabs, without header, for cut and awk elsewhere."""
+    lines = [[_one_line(str(cell), 200) for cell in row] for row in rows]
+    if not _is_terminal(sys.stdout):
+        print("".join("\t".join(line) + "\n" for line in lines), end="")
+        return
+    lines.insert(0, [name.upper() for name in header])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+
+
+def _print_list(options: Any, answer: Dict[str, Any], items: Iterable[JSONObject], fields: Sequence[str]) -> None:
+    """Print an answer whole, as JSON, or some fields of its items."""
+    if options.json:
+        _print_json(answer, indent=2)
+    else:
+        _print_table(fields, [[getattr(item, field) for field in fields] for item in items])
+
+
+class _Bar:
+    """Shows on stderr, if that is a terminal, how far a transfer is that takes more than a moment."""
+
+    _MOMENT_SECONDS = 0.5
+    _WIDTH = 30
+
+    def __init__(self, name: str, size: int = 0) -> None:
+        self.size = size  # 0: not known
+        self._name = os.path.basename(name)[-_Bar._WIDTH :]
+        self._next = time.monotonic() + self._MOMENT_SECONDS if _is_terminal(sys.stderr) else math.inf
+        self._drawn = False
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._drawn:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def show(self, done: int) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + self._MOMENT_SECONDS / 5
+        self._drawn = True
+        text = f"{_one_line(self._name, self._WIDTH)}  {done / 1e6:.1f} MB"
+        if self.size:
+            text += f" of {self.size / 1e6:.1f} MB [{'#' * (self._WIDTH * done // self.size):<{self._WIDTH}}]"
+        print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+class _WatchedFile(io.FileIO):
+    """A file that is read under a bar."""
+
+    bar: Optional[_Bar] = None
+
+    def read(self, size: Optional[int] = -1) -> bytes:
+        data = super().read(-1 if size is None else size)
+        if self.bar is not None:
+            self.bar.show(self.tell() if self.seekable() else 0)
+        return data
+
+
+# The commands, one function each.
+
+
+def _chat_command(client: GigaChat, options: Any) -> None:
+    history = [Messages(role=MessagesRole.SYSTEM, content=options.system)] if options.system is not None else []
+    talking = not options.prompt and _is_terminal(sys.stdin)
+    prompt = "" if talking else _read_prompt(options.prompt)
+    attachments = [_store(client, path).id for path in options.file] or None
+    if not talking:
+        _answer(client, options, [*history, Messages(role=MessagesRole.USER, content=prompt, attachments=attachments)])
+        return
+    for prompt in _ask_person():
+        question = Messages(role=MessagesRole.USER, content=prompt, attachments=attachments)
+        try:
+            answer = _answer(client, options, [*history, question])
+        except (ResponseError, APIConnectionError, InvalidResponseError) as error:
+            _complain(error, 1)
+            continue
+        history += [question, Messages(role=MessagesRole.ASSISTANT, content=answer)]
+        attachments = None
+
+
+def _ask_person() -> Iterator[str]:
+    """Give line after line that is typed in, until Ctrl-D."""
+    try:
+        import readline  # noqa: F401  # input() uses it to edit lines
+    except ImportError:
+        pass
+    print("Ctrl-D ends the conversation.", file=sys.stderr)
+    while True:
+        try:
+            line = input("> " if _is_terminal(sys.stdout) else "")
+        except EOFError:
+            print(file=sys.stderr)
+            return
+        if line.strip():
+            yield line
+
+
+def _answer(client: GigaChat, options: Any, messages: List[Messages]) -> str:
+    """Print the answer, as it arrives unless told otherwise, and give it."""
+    chat = Chat(messages=messages, temperature=options.temperature, max_tokens=options.max_tokens)
+    pieces: List[str] = []
+    reasons: List[Optional[str]] = []
+    if options.json or options.no_stream:
+        completion = client.chat(chat)
+        pieces += [choice.message.content or "" for choice in completion.choices]
+        reasons += [choice.finish_reason for choice in completion.choices]
+        if options.json:
+            _print_json(completion.to_dict(), indent=2)
+            return "".join(pieces)
+        print(_shown("".join(pieces)))
+    else:
+        with client.stream(chat) as chunks:
+            try:
+                for choice in (choice for chunk in chunks for choice in chunk.choices):
+                    pieces.append(choice.delta.content or "")
+                    reasons.append(choice.finish_reason)
+                    print(_shown(pieces[-1]), end="", flush=True)
+            finally:
+                if pieces:
+                    print(flush=True)
+    for reason in set(reasons) - {None, "stop"}:
+        print(f"{_PROGRAM}: finish reason {reason}", file=sys.stderr)  # length: cut off; blacklist: refused
+    return "".join(pieces)
+
+
+def _store(client: GigaChat, path: str) -> UploadedFile:
+    with _WatchedFile(path) as file, _Bar(path, os.fstat(file.fileno()).st_size) as file.bar:
+        return client.upload_file(file)
+
+
+def _models_command(client: GigaChat, options: Any) -> None:
+    models = client.get_models()
+    _print_list(options, models.to_dict(), models.data, ["id", "type", "owned_by"])
+
+
+def _tokens_command(client: GigaChat, options: Any) -> None:
+    texts = [_read_prompt([text]) if text == "-" else text for text in options.text or ["-"]]
+    counts = client.tokens_count(texts)
+    if options.json:
+        _print_json([count.to_dict() for count in counts], indent=2)
+    else:
+        rows = [(count.tokens, count.characters, text) for count, text in zip(counts, texts)]
+        _print_table(["tokens", "characters", "text"], rows)
+
+
+def _embed_command(client: GigaChat, options: Any) -> None:
+    texts = [text for text in options.text if text != "-"]
+    if "-" in options.text or not texts:
+        texts += [line.strip() for line in _read_prompt(["-"]).split("\n") if line.strip()]
+    for first in range(0, len(texts), _TEXTS_AT_ONCE):
+        made = client.embeddings(texts[first : first + _TEXTS_AT_ONCE], getattr(options, "model", "Embeddings"))
+        for embedding in sorted(made.data, key=lambda embedding: embedding.index):
+            _print_json({**embedding.to_dict(), "index": first + embedding.index})
+
+
+def _balance_command(client: GigaChat, options: Any) -> None:
+    balance = client.get_balance()
+    _print_list(options, balance.to_dict(), balance.balance, ["usage", "value"])
+
+
+def _list_command(client: GigaChat, options: Any) -> None:
+    files = client.get_files()
+    _print_list(options, files.to_dict(), files.data, ["id", "bytes", "purpose", "filename"])
+
+
+def _upload_command(client: GigaChat, options: Any) -> None:
+    for path in options.path:
+        file = _store(client, path)  # printed at once: the next may fail
+        if options.json:
+            _print_json(file.to_dict())
+        else:
+            print(_shown(f"{file.id}\t{file.filename}"), flush=True)
+
+
+def _get_command(client: GigaChat, options: Any) -> None:
+    if options.output is None and _is_terminal(sys.stdout):
+        raise ValueError("a file's content does not belong on a terminal: name a file with -o, or -o - if it does")
+    call = client._request("GET", _content_path(options.id), streamed=True)
+    with _Bar(options.id) as bar:
+
+        def opened() -> _Reply:
+            reply, received = client._send(call), 0
+            bar.size = int(reply.headers.get("content-length") or 0)
+            read_some = reply.read_some
+
+            def watched() -> bytes:
+                nonlocal received
+                block = read_some()
+                received += len(block)
+                bar.show(received)
+                return block
+
+            reply.read_some = watched  # type: ignore[method-assign]
+            return reply
+
+        _download(opened, sys.stdout.buffer if options.output in (None, "-") else options.output)
+
+
+def _delete_command(client: GigaChat, options: Any) -> None:
+    for file_id in options.id:
+        file = client.delete_file(file_id)
+        if options.json:
+            _print_json(file.to_dict())
+        elif not file.deleted:
+            raise GigaChatException(f"{file_id} was not deleted")
+
+
+def _check_ai_command(client: GigaChat, options: Any) -> None:
+    result = client.check_ai(_read_prompt(options.text or ["-"]), getattr(options, "model", "GigaCheckClassification"))
+    _print_list(options, result.to_dict(), [result], ["category", "characters", "tokens", "ai_intervals"])
+
+
+# ``doctor``.
+
+
+class _Doctor:
+    """Walks the way of a call step by step, on the client's own settings and connections, and tells what it finds."""
+
+    _REMEDIES: ClassVar[Dict[str, str]] = {
+        "dns": "Check the name in base_url (GIGACHAT_BASE_URL) or auth_url (GIGACHAT_AUTH_URL), and the DNS servers of"
+        " this machine; where only a proxy knows the way out, set proxy (GIGACHAT_PROXY)",
+        "proxy": "Check the proxy (GIGACHAT_PROXY, HTTPS_PROXY): address, user, password, and whom it lets through",
+        "tcp": "Check address and port, and whether a firewall lets this machine out; where only a proxy knows the way"
+        " out, set proxy (GIGACHAT_PROXY)",
+        "tls": "Check address and port, and whether something on the way takes TLS apart",
+        "token": "Check auth_url (GIGACHAT_AUTH_URL) and credentials (GIGACHAT_CREDENTIALS)",
+        "models": "Check base_url (GIGACHAT_BASE_URL)",
+        "chat": "Check model (GIGACHAT_MODEL): the command models lists those that there are",
+    }
+
+    def __init__(self, settings: Dict[str, Any], as_json: bool) -> None:
+        self._arguments = settings
+        self._as_json = as_json
+        self._findings: List[Dict[str, Any]] = []
+        self._reached: Dict[_Origin, bool] = {}
+
+    def examine(self) -> int:
+        made: List[GigaChat] = []
+        if self._check("configuration", lambda: self._configure(made)):
+            with made[0] as client:
+                self._examine_calls(client)
+        if self._as_json:
+            _print_json(self._findings, indent=2)
+        return 1 if any(finding["ok"] is False for finding in self._findings) else 0
+
+    def _examine_calls(self, client: GigaChat) -> None:
+        settings = client._settings
+        ready = self._check("credentials", lambda: _authentication(client))
+        if settings.credentials:
+            ready = self._reach(client, settings.auth_url) and ready
+        reached = self._reach(client, settings.base_url)
+        if not settings.credentials:  # the token comes from the API's host
+            ready = ready and reached
+        ready = self._check("token", lambda: _describe_token(client.get_token()), ready)
+        ready = self._check("models", lambda: _describe_models(client), ready and reached)
+        self._check("chat", lambda: _describe_chat(client), ready)
+
+    def _configure(self, made: List[GigaChat]) -> str:
+        client = GigaChat(**self._arguments)
+        client._pool._tls_context()  # reads the files of certificates
+        made.append(client)
+        settings = client._settings
+        return f"base_url {settings.base_url}, model {settings.model}, Python {sys.version.split()[0]}"
+
+    def _check(self, step: str, look: Callable[[], str], worthwhile: bool = True) -> bool:
+        """Take one step and tell how it went; without the steps before it is not *worthwhile*."""
+        started = time.monotonic()
+        if not worthwhile:
+            self._tell(step, None, started, "skipped")
+            return False
+        try:
+            detail = look()
+        except (GigaChatException, OSError, ValueError) as error:
+            self._tell_failure(step, started, error)
+            return False
+        self._tell(step, True, started, detail)
+        return True
+
+    def _tell_failure(self, step: str, started: float, error: Exception, more: str = "") -> None:
+        detail, advice = str(error), self._REMEDIES.get(step, "")
+        for known in (getattr(error, "hint", ""), TLS_HINT, STRICT_HINT):
+            if known and known in detail:
+                detail, advice = detail.replace(known, "").rstrip(". "), known
+        self._tell(step, False, started, detail + more, advice)
+
+    def _tell(self, step: str, ok: Optional[bool], started: float, detail: str, advice: str = "") -> None:
+        milliseconds = round((time.monotonic() - started) * 1000, 1)
+        finding = {"step": step, "ok": ok, "ms": milliseconds, "detail": _one_line(detail, 1000), "advice": advice}
+        self._findings.append(finding)
+        if self._as_json:
+            return
+        mark = {True: "ok", False: "FAIL", None: "-"}[ok]
+        print(f"{mark:<4}  {step:<13}  {milliseconds:>8.1f} ms  {finding['detail']}", flush=True)
+        if advice:
+            print(f"{'':<4}  {'do this:':<13}  {'':>11}  {advice}", flush=True)
+
+    def _reach(self, client: GigaChat, url: str) -> bool:
+        """Connect to the server of *url* the way that a call would."""
+        origin, proxy_authorization = _route(client, url)
+        if origin in self._reached:
+            return self._reached[origin]
+        connection = _Connection(origin, client._settings.timeout)
+        host = urllib.parse.urlsplit(url).netloc
+        proxy = "none" if origin[1:] == (host, None) else origin[1]
+        self._tell("proxy", True, time.monotonic(), f"{host}: {proxy}")
+        name, _ = _host_and_port(origin[1], 443)
+        ready = self._check("dns", lambda: f"{name}: {_addresses(name)}")
+        if ready:
+            try:
+                ready = self._open(client, connection, proxy_authorization)
+            finally:
+                connection.close()
+        self._reached[origin] = ready
+        return ready
+
+    def _open(self, client: GigaChat, connection: _Connection, proxy_authorization: Optional[str]) -> bool:
+        """Open a connection and tell of its two halves: what comes before TLS is agreed on, and TLS."""
+        halves = [time.monotonic()]
+
+        def tls() -> ssl.SSLContext:
+            self._tell("tcp", True, halves[0], f"{connection.origin[1]}: connected")
+            halves.append(time.monotonic())
+            return client._pool._tls_context()
+
+        try:
+            connection.open(tls, proxy_authorization)
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
+            step = "tls" if len(halves) > 1 else "tcp" if connection.doing == "connecting" else "proxy"
+            sent = ""
+            if isinstance(error, ssl.SSLCertVerificationError):
+                sent = f"; the server sent {_untrusted_certificate(connection, proxy_authorization)}"
+            store = f"; {_trust_store(client._settings)}" if step == "tls" else ""
+            self._tell_failure(step, halves[-1], _connection_error(error, connection), sent + store)
+            return False
+        if connection.origin[0] == "https":
+            detail = f"{_describe_tls(connection)}; {_trust_store(client._settings)}"
+            self._tell("tls", True, halves[-1], f"{connection.where}: {detail}")
+        else:
+            self._tell("tcp", True, halves[0], f"{connection.origin[1]}: connected")
+            self._tell("tls", None, time.monotonic(), f"{connection.where}: plain http, not encrypted")
+        return True
+
+
+def _route(client: GigaChat, url: str) -> Tuple[_Origin, Optional[str]]:
+    """Say where a request to *url* connects to, and how it introduces itself to a proxy."""
+    import urllib.request
+
+    request: Any = urllib.request.Request(url)
+    proxy = client._settings.proxies.get(request.type)
+    if proxy:
+        urllib.request.ProxyHandler({}).proxy_open(request, proxy, request.type)
+    return (request.type, request.host, request._tunnel_host), request.headers.get("Proxy-authorization")
+
+
+def _addresses(host: str) -> str:
+    try:
+        return ", ".join(sorted({str(found[4][0]) for found in socket.getaddrinfo(host, None)}))
+    except (OSError, UnicodeError) as error:
+        raise APIConnectionError(f"{host}: the name cannot be resolved: {error}") from error
+
+
+def _authentication(client: GigaChat) -> str:
+    settings = client._settings
+    if settings.access_token is not None:
+        return "an access token" + ("; credentials renew it" if client._can_log_in() else "")
+    if settings.credentials:
+        return f"an authorization key, scope {settings.scope}, for {settings.auth_url}"
+    if client._can_log_in():
+        return "user and password"
+    if client._needs_no_token():
+        return f"the client certificate {settings.cert_file}"
+    raise ConfigurationError("there is nothing to authenticate with: set GIGACHAT_CREDENTIALS to the authorization key")
+
+
+def _describe_token(token: Optional[AccessToken]) -> str:
+    if token is None:
+        return "none is needed"
+    if not token.expires_at:
+        return "here; until when it is good is not known"
+    return f"here; good for {(token.expires_at / 1000 - time.time()) / 60:.0f} min"
+
+
+def _describe_models(client: GigaChat) -> str:
+    names = [model.id for model in client.get_models().data]
+    known = "" if client._settings.model in names else f"; {client._settings.model} is not among them"
+    return f"{len(names)} models{known}"
+
+
+def _describe_chat(client: GigaChat) -> str:
+    completion = client.chat({"messages": [{"role": "user", "content": "2+2="}], "max_tokens": 10})
+    said = completion.choices[0].message.content if completion.choices else ""
+    tokens = completion.usage.total_tokens if completion.usage is not None else 0
+    return f"{completion.model} said {_one_line(said or '', 40)!r}, {tokens} tokens"
+
+
+def _trust_store(settings: _Settings) -> str:
+    if not settings.verify_ssl_certs:
+        return "trusting anybody (verify_ssl_certs is off)"
+    if settings.ca_bundle_file:
+        return f"trusting the roots in {settings.ca_bundle_file} only"
+    paths = ssl.get_default_verify_paths()
+    place = "of Windows" if os.name == "nt" else f"in {paths.cafile or paths.capath or 'no file: there are none'}"
+    return f"trusting the system's roots {place}"
+
+
+def _describe_tls(connection: _Connection) -> str:
+    sock = connection._sock
+    assert isinstance(sock, ssl.SSLSocket)
+    return f"{sock.version()}, {_describe_certificate(sock.getpeercert(True) or b'')}"
+
+
+def _untrusted_certificate(refused: _Connection, proxy_authorization: Optional[str]) -> str:
+    """Fetch the certificate that was refused, on a connection that carries nothing else."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    connection = _Connection(refused.origin, refused.timeout)
+    try:
+        connection.open(lambda: context, proxy_authorization)
+        return _describe_tls(connection)
+    except (OSError, http.client.HTTPException) as error:
+        return f"no certificate the second time ({error})"
+    finally:
+        connection.close()
+
+
+_NAME_PARTS = {b"\x55\x04\x03": "CN", b"\x55\x04\x06": "C", b"\x55\x04\x0a": "O", b"\x55\x04\x0b": "OU"}  # X.520
+
+
+def _describe_certificate(der: bytes) -> str:
+    """Read subject, issuer and expiry (RFC 5280, section 4.1), which ssl tells of trusted certificates only."""
+    try:
+        _, certificate = next(_der_values(der))
+        _, signed = next(_der_values(certificate))
+        fields = [content for tag, content in _der_values(signed) if tag != 0xA0]  # the version, which may lack
+        _, _, issuer, validity, subject = fields[:5]
+        _, (kind, until) = _der_values(validity)
+    except (IndexError, ValueError, StopIteration):
+        return "a certificate that cannot be read"
+    date = ("20" if kind == 0x17 else "") + until.decode("latin-1")  # UTCTime has two digits of the year
+    return f"subject {_der_name(subject)}, issuer {_der_name(issuer)}, expires {date[:4]}-{date[4:6]}-{date[6:8]}"
+
+
+def _der_name(name: bytes) -> str:
+    pairs = [list(_der_values(pair)) for _, group in _der_values(name) for _, pair in _der_values(group)]
+    known = [(_NAME_PARTS.get(pair[0][1]), pair[1]) for pair in pairs]
+    texts = [f"{part}={text.decode('utf-16-be' if tag == 0x1E else 'utf-8', 'replace')}" for part, (tag, text) in known]
+    return ", ".join(text for text in texts if not text.startswith("None="))
+
+
+def _der_values(data: bytes) -> Iterator[Tuple[int, bytes]]:
+    """Split DER (X.690) into tags and contents."""
+    at = 0
+    while at < len(data):
+        tag, length, at = data[at], data[at + 1], at + 2
+        if length & 0x80:
+            at += length & 0x7F
+            length = int.from_bytes(data[at - (length & 0x7F) : at], "big")
+        yield tag, data[at : at + length]
+        at += length
+
+
+_TEXTS: Dict[str, Dict[str, Any]] = {"text": {"nargs": "*", "help": "standard input where there is none, or for -"}}
+
+# Words: what runs (nothing: the doctor, who needs no client), what it does, what it takes.
+_COMMANDS: Dict[str, Tuple[Optional[Callable[[GigaChat, Any], None]], str, Dict[str, Dict[str, Any]]]] = {
+    "chat": (
+        _chat_command,
+        "answer a question; on a terminal, without one, hold a conversation",
+        {
+            "prompt": {"nargs": "*", "help": "what is piped in, or - stands for, comes after it"},
+            "--system": {"metavar": "TEXT", "help": "the system message"},
+            "--temperature": {"type": float, "metavar": "NUMBER"},
+            "--max-tokens": {"type": int, "metavar": "NUMBER"},
+            "--file": {"action": "append", "default": [], "metavar": "PATH", "help": "attach a file; repeatable"},
+            "--no-stream": {"action": "store_true", "help": "print the answer when it is whole"},
+        },
+    ),
+    "models": (_models_command, "list the models", {}),
+    "tokens": (_tokens_command, "count the tokens of each text", _TEXTS),
+    "embed": (_embed_command, "turn texts, or each line of standard input, into vectors: JSON lines", _TEXTS),
+    "balance": (_balance_command, "tell how many tokens are left", {}),
+    "files list": (_list_command, "list the stored files", {}),
+    "files upload": (_upload_command, "store files; print their ids", {"path": {"nargs": "+"}}),
+    "files get": (_get_command, "fetch a file", {"id": {}, "-o --output": {"metavar": "PATH", "help": "else stdout"}}),
+    "files delete": (_delete_command, "delete files", {"id": {"nargs": "+"}}),
+    "check-ai": (_check_ai_command, "tell whether a model wrote a text of at least 20 words", _TEXTS),
+    "doctor": (None, "examine settings, network, certificates, token, models and a chat", {}),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

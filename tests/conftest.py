@@ -70,7 +70,7 @@ def client(settings):
         yield client
 
 
-def call_sync(client, name, *args, **kwargs):
+def call_sync(client, name, /, *args, **kwargs):
     """Call a method; a stream is read to its end, into a list."""
     *parts, method = name.split(".")
     for part in parts:
@@ -82,7 +82,7 @@ def call_sync(client, name, *args, **kwargs):
     return result
 
 
-def call_async(client, name, *args, **kwargs):
+def call_async(client, name, /, *args, **kwargs):
     """Call the async twin of a method in an event loop of its own."""
     first, _, rest = name.partition(".")
     owner, method = (getattr(client, "a_" + first), rest) if rest else (client, "a" + first)

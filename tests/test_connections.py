@@ -327,7 +327,7 @@ def test_failures_leave_nothing():
         for number in range(60):
             with pytest.raises(APIConnectionError):
                 client.chat("Привет")
-            server.wait(lambda: server.closed == number + 1)
+            server.wait(lambda number=number: server.closed == number + 1)
             if number == 9:
                 gc.collect()
                 before = open_files()

@@ -79,8 +79,8 @@ FUNCTION_CALL = (
 )
 PICTURE = (
     '{"choices":[{"message":{"content":"<img src=\\"d3e6ab2d-c836-4924-925e-29272fdab3ec\\" fuse=\\"true\\"/> Вот мой '
-    'рисунок розового слона.","role":"assistant","functions_state_id":"0199e210-2f13-744c-8000-000000000000"},"index":0,'
-    '"finish_reason":"stop"}],"created":1745854526,"model":"GigaChat-2-Max:2.0.28.2","object":"chat.completion",'
+    'рисунок розового слона.","role":"assistant","functions_state_id":"0199e210-2f13-744c-8000-000000000000"},'
+    '"index":0,"finish_reason":"stop"}],"created":1745854526,"model":"GigaChat-2-Max:2.0.28.2","object":"chat.completion",'
     '"usage":{"prompt_tokens":548,"completion_tokens":37,"total_tokens":585,"precached_prompt_tokens":176}}'
 )
 STORED = (
@@ -608,7 +608,7 @@ def sent_body(row: Case, request: Any) -> Any:
 
 
 def play(server: LocalServer, row: Case) -> None:
-    method, _, target = row.request.partition(" ")
+    target = row.request.partition(" ")[2]
     data = row.reply.encode() if isinstance(row.reply, str) else row.reply
     is_stream = data.startswith(b"data: ")
     headers = {"X-Request-Id": "r-1", "X-Session-Id": "s-1"}

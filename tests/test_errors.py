@@ -191,11 +191,11 @@ def test_headers_in_any_case(client, call):
 
 def test_positional_arguments():
     """ResponseError is made as the official SDK makes it; headers may be None."""
-    error = ResponseError(URL, 418, b"", None)
+    error = ResponseError(URL, 409, b"", None)
     assert error.headers is None
     assert error.request_id is None
-    assert error.message == "I'm a Teapot"
-    assert str(error) == "418 /api/v1/chat/completions: I'm a Teapot"
+    assert error.message == "Conflict"
+    assert str(error) == "409 /api/v1/chat/completions: Conflict"
     assert RateLimitError(URL, 429, b"", None).retry_after == 0.0
 
 

@@ -178,8 +178,20 @@ def test_odd_expiry(call, odd):
         assert server.logins == 1
 
 
-RUBBISH = [b"", b"null", b"[]", b"<html>", b"{}", b'{"access_token":""}', b'{"access_token":5}', b'{"access_token":null}',
-           b'{"access_token":"a b"}', b'{"access_token":"a\\r\\nX: y"}', b'{"access_token":"\\u044f"}', b"\xff"]  # fmt: skip
+RUBBISH = [
+    b"",
+    b"null",
+    b"[]",
+    b"<html>",
+    b"{}",
+    b'{"access_token":""}',
+    b'{"access_token":5}',
+    b'{"access_token":null}',
+    b'{"access_token":"a b"}',
+    b'{"access_token":"a\\r\\nX: y"}',
+    b'{"access_token":"\\u044f"}',
+    b"\xff",
+]
 
 
 @pytest.mark.parametrize("body", RUBBISH)

@@ -94,8 +94,7 @@ def _requests(sock: ssl.SSLSocket) -> Iterator[str]:
 @functools.lru_cache(maxsize=None)
 def _answer(path: str) -> Any:
     """Make the bytes to send, or what sends them; once for each path."""
-    case, _, rest = path.lstrip("/").partition("/")
-    kind, _, count = case.partition("-")
+    kind, _, count = path.split("/")[1].partition("-")
     if path.endswith("/oauth"):
         return _whole({"access_token": "token", "expires_at": int(time.time() + 1800) * 1000})
     if path.endswith("/embeddings"):
@@ -104,7 +103,7 @@ def _answer(path: str) -> Any:
         return _send_file
     if path.endswith("/files"):
         stored = {"id": "file", "object": "file", "bytes": 1, "created_at": 1, "filename": "f", "purpose": "general"}
-        return _whole(stored)
+        return _whole({**stored, "data": [stored]})  # to an upload and to the question what there is alike
     if kind == "slow":
         return _send_late
     if kind == "paced":

@@ -170,9 +170,8 @@ def paced_async() -> Round:
     loop = asyncio.new_event_loop()
 
     async def read() -> Dict[str, float]:
-        delays = []
-        async for chunk in one.astream(QUESTION):
-            delays.append(time.monotonic_ns() - int(chunk.choices[0].delta.content))
+        stream = one.astream(QUESTION)
+        delays = [time.monotonic_ns() - int(chunk.choices[0].delta.content) async for chunk in stream]
         return {"value": statistics.median(delays) / 1e9}
 
     return lambda: loop.run_until_complete(read())
@@ -237,16 +236,15 @@ def _floor_calls(case: str, count: int, cold: bool) -> Round:
 
 def upload() -> Round:
     one = client("chat")
-    with tempfile.NamedTemporaryFile(delete=False, suffix=".txt") as file:
-        for _ in range(FILE_MEGABYTES):
-            file.write(bytes(1024 * 1024))
-        file.flush()
-        opened = open(file.name, "rb")
-    os.unlink(file.name)
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the worker lives
+    for _ in range(FILE_MEGABYTES):
+        file.write(bytes(1024 * 1024))
+    file.flush()
 
     def round_() -> Dict[str, float]:
-        opened.seek(0)
-        return {"memory": added_megabytes(lambda: one.upload(opened) if CLIENT == "floor" else one.upload_file(opened))}
+        file.seek(0)
+        named = ("large.txt", file)
+        return {"memory": added_megabytes(lambda: one.upload(file) if CLIENT == "floor" else one.upload_file(named))}
 
     return round_
 
