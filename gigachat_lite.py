@@ -19,6 +19,7 @@ follow one call; each of these calls only the next:
 Version 0.1.0. License: MIT.
 """
 
+import atexit
 import base64
 import binascii
 import collections
@@ -3376,8 +3377,16 @@ def _shut_down(pool: KeepAlive, workers: _Workers, readers: _Workers) -> None:
     readers.stop()
 
 
-# Clients that a forked child must free from what they share with the parent.
+# Clients that the end of the interpreter must close, and a forked child free from what they share with the parent.
 _clients: "weakref.WeakSet[_Client]" = weakref.WeakSet()
+
+
+@atexit.register
+def _end() -> None:
+    """Close what streams in global variables still hold; no thread needs the numbers of the sockets any more."""
+    for client in list(_clients):
+        client._closing()
+        client._pool.forget()
 
 
 def _start_child() -> None:

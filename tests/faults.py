@@ -19,6 +19,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 
@@ -355,7 +356,8 @@ def endless(piece: bytes, head: bytes = b"") -> Handler:
     def handler(wire: Wire) -> None:
         wire.receive()
         wire.send(head)
-        while True:
+        stop = time.monotonic() + WAIT_SECONDS
+        while time.monotonic() < stop:
             wire.send(piece)
 
     return handler

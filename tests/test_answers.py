@@ -253,7 +253,7 @@ def test_error_page_without_end(call):
     def handler(wire):
         wire.receive()
         wire.send(b"HTTP/1.1 502 No\r\n\r\n")
-        while True:
+        for _ in range(10_000):
             wire.send(b"x" * 65_536)
 
     with RawServer(handler) as server, raw_client(server) as client:

@@ -256,7 +256,9 @@ def test_drop_by_drop(call, head):
     def handler(wire):
         wire.receive()
         wire.send(head)
-        while not gone.wait(0.02):
+        for _ in range(500):
+            if gone.wait(0.02):
+                break
             wire.send(b" ")
 
     with RawServer(handler) as server, raw_client(server, timeout=SHORT) as client:
