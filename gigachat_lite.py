@@ -365,15 +365,20 @@ class JSONObject:
     if not TYPE_CHECKING:  # which gets each class's own __init__ from dataclass()
 
         def __init__(self, *values: Any, **named: Any) -> None:
-            defaults = _defaults(type(self))
-            given = dict(zip(defaults, values))
-            odd = [name for name in named if name not in defaults or name in given]
-            given = {**defaults, **given, **named}
-            missing = [name for name, value in given.items() if value is dataclasses.MISSING]
-            if odd or missing or len(values) > len(defaults):
+            defaults, required = _defaults(type(self))
+            given = {**dict(zip(defaults, values)), **named} if values else named
+            if len(given) < len(values) + len(named) or not required <= given.keys() <= defaults.keys():
+                odd = [name for name in named if name not in defaults or name in list(defaults)[: len(values)]]
+                missing = [name for name in defaults if name in required and name not in given]
                 problem = f"not {odd}" if odd else f"and lacks {missing}" if missing else "no more"
                 raise TypeError(f"{type(self).__name__} takes {', '.join(defaults)}: {problem}")
-            self._adopt(_copied({name: value for name, value in given.items() if value is not None}))
+            self._adopt(
+                {
+                    name: value if type(value) is str else _copied(value)
+                    for name, value in {**defaults, **given}.items()
+                    if value is not None
+                }
+            )
 
     @classmethod
     def from_dict(cls: Type[J], fields: Mapping[str, Any]) -> J:
@@ -431,11 +436,15 @@ else:
 
 
 @functools.lru_cache(maxsize=None)
-def _defaults(kind: Type[JSONObject]) -> Dict[str, Any]:
-    """Work out, once for a class, what its constructor takes, in order; the default is MISSING where there is none."""
-    fields = dataclasses.fields(kind)  # type: ignore[arg-type]  # all models are dataclasses
-    made = dataclasses.MISSING
-    return {field.name: field.default if field.default_factory is made else None for field in fields}
+def _defaults(kind: Type[JSONObject]) -> Tuple[Dict[str, Any], Set[str]]:
+    """Work out, once for a class, the fields that its constructor takes, with defaults, and which of them it needs."""
+    defaults: Dict[str, Any] = {}
+    required: Set[str] = set()
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]  # all models are dataclasses
+        defaults[field.name] = None if field.default is dataclasses.MISSING else field.default
+        if field.default is field.default_factory:  # both MISSING
+            required.add(field.name)
+    return defaults, required
 
 
 class _Alias(Generic[T]):
@@ -482,7 +491,15 @@ def _nest_one(kind: Type[J], value: Any, essential: bool) -> Any:
 
 def _nest_list(kind: Type[J], value: Any, essential: bool) -> Any:
     if isinstance(value, (list, tuple)):
-        return [_nest_one(kind, item, essential) for item in value]
+        nested: List[Any] = []
+        for item in value:
+            if type(item) is dict:
+                model = kind.__new__(kind)
+                model._adopt(item)
+                nested.append(model)
+            else:
+                nested.append(_nest_one(kind, item, essential))
+        return nested
     if essential:
         raise ValueError(f"expected a list of {kind.__name__}, not {type(value).__name__}")
     return value
@@ -501,9 +518,9 @@ def _copied(value: Any) -> Any:
     """Copy the dicts and lists of the caller's JSON, so that making models of it leaves his alone."""
     try:
         if isinstance(value, dict):
-            return {name: _copied(item) for name, item in value.items()}
+            return {name: item if type(item) is str else _copied(item) for name, item in value.items()}
         if isinstance(value, (list, tuple)):
-            return [_copied(item) for item in value]
+            return [item if isinstance(item, JSONObject) else _copied(item) for item in value]
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     return value
@@ -528,7 +545,8 @@ def _sent_fields(model: Any) -> Dict[str, Any]:
     return {name: value for name, value in vars(model).items() if (nulls or value is not None) and name != "x_headers"}
 
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_sent_fields)
+# A value inside itself ends in a RecursionError: keeping track of what we are in would take a tenth of the time.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, default=_sent_fields)
 
 
 def _encode(value: Any) -> bytes:
@@ -552,7 +570,10 @@ _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 def _decode(text: bytes) -> Any:
     """Read JSON in UTF-8; ValueError for anything else, without the text: it may hold a secret."""
     try:
-        return _DECODER.decode(text.decode("utf-8"))
+        # As decode() does, which takes 0.5 µs to look for the white space with regular expressions.
+        decoded = text.decode("utf-8").strip(" \t\r\n")
+        value, end = _DECODER.raw_decode(decoded)
+        return value if end == len(decoded) else _DECODER.decode(decoded)
     except RecursionError:
         problem = "nested too deeply"
     except ValueError as error:
@@ -752,7 +773,8 @@ class Chat(JSONObject):
         messages = fields.get("messages")
         if not isinstance(messages, (list, tuple)):
             raise TypeError(f"messages must be a list, not {type(messages).__name__}")
-        fields["messages"] = [_as_message(message) for message in messages]
+        # A dict is a copy by now: it is adopted below and need not be copied again.
+        fields["messages"] = [message if type(message) is dict else _as_message(message) for message in messages]
         super()._adopt(fields)
 
 
@@ -2032,6 +2054,7 @@ class _ChunkedBody:
 
     _MOST_LINE_BYTES = 65_536
     _SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;|\Z)")
+    _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 
     def __init__(self) -> None:
         self.complete = False
@@ -2051,6 +2074,13 @@ class _ChunkedBody:
                 at += len(piece)
                 self._left -= len(piece)
                 continue
+            size = self._SIZE_LINE.match(data, at) if self._next_line == "size" else None
+            if size is not None:  # most chunks arrive whole
+                start, end = size.end(), size.end() + int(size.group(1), 16)
+                if start < end and data[end : end + 2] == b"\r\n":
+                    payload.append(data[start:end])
+                    at = end + 2
+                    continue
             end = data.find(b"\n", at)
             if end < 0:
                 self._line = data[at:]
@@ -2697,8 +2727,9 @@ class _Chunks(Generic[C]):
                 if event.name not in ("", "message"):
                     continue  # a kind of event that is none of ours, such as "ping"
             chunk = self._reply.as_model(self._result, value)
-            if any(choice.finish_reason is not None for choice in chunk.choices):
-                self.finished = True
+            for choice in chunk.choices:
+                if choice.finish_reason is not None:
+                    self.finished = True
             yield chunk
 
     def _raise_for_error(self, event: _Event, value: Any) -> None:

@@ -1670,7 +1670,8 @@ class LocalServer:
                 self._in_flight -= not oauth
             if self.log:
                 milliseconds = (time.perf_counter() - started) * 1000
-                print("%s %s %d %.1f ms" % (request.method, request.path, reply.status, milliseconds), file=sys.stderr)
+                line = "%s %s %d %.1f ms" % (request.method, request.path, reply.status, milliseconds)
+                print(line, file=sys.stderr, flush=True)  # before 3.9 stderr is buffered where it is no terminal
         return keep
 
     def _keeps(self, request: Received, reply: Reply) -> bool:

@@ -22,6 +22,7 @@ from gigachat_lite import (
     FunctionCall,
     FunctionParameters,
     FunctionParametersProperty,
+    InvalidResponseError,
     JSONObject,
     Messages,
     MessagesChunk,
@@ -567,3 +568,13 @@ def test_parameters_given_as_models(client, server, call):
             "required": ["city"],
         },
     }
+
+
+def test_white_space_around_json(client, server, call):
+    """JSON may begin and end with white space (RFC 8259, section 2); anything else behind it is no JSON."""
+    reply = b' \r\n\t{"id":"GigaChat"}\n '
+    server.answer_next("/models", 200, reply)
+    assert call(client, "get_model", "GigaChat").id == "GigaChat"
+    server.answer_next("/models", 200, reply + b"x")
+    with pytest.raises(InvalidResponseError):
+        call(client, "get_model", "GigaChat")
