@@ -1845,8 +1845,10 @@ class _Connection:
         """Connect to the first of the host's addresses that answers, all within ``timeout``."""
         deadline = time.monotonic() + self.timeout
         failure: Optional[OSError] = None
+        # Bytes: of text, getaddrinfo() imports a codec, under a lock that a fork beside it would leave held.
+        name: Union[str, bytes] = host.encode("ascii") if host.isascii() else host
         try:
-            for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            for family, kind, protocol, _, address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
                 left = deadline - time.monotonic()
                 if failure is not None and left <= 0:
                     break
@@ -3116,8 +3118,8 @@ class _Client:
         self._workers = _Workers(max(100, settings.max_connections or 0))
         # Apart, and as many as there are streams: reading must not queue behind calls that wait for a connection.
         self._readers = _Workers(None)
-        # Collected, closed or at exit: no socket is left unclosed.
         self._closing = weakref.finalize(self, _shut_down, self._pool, self._workers, self._readers)
+        self._closing.atexit = False  # see _end()
         _clients.add(self)
 
     def _forget_parent(self) -> None:
@@ -3414,9 +3416,8 @@ _clients: "weakref.WeakSet[_Client]" = weakref.WeakSet()
 
 @atexit.register
 def _end() -> None:
-    """Close what streams in global variables still hold; no thread needs the numbers of the sockets any more."""
+    """Close the sockets, so that none is collected unclosed; cutting them would make the threads that read complain."""
     for client in list(_clients):
-        client._closing()
         client._pool.forget()
 
 

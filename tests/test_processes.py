@@ -381,7 +381,7 @@ def test_the_end_is_quick_and_silent():
 
     def run(script):
         started = time.monotonic()
-        done = run_python(script, server, "-X", "dev")
+        done = run_python(script, server)
         return done.returncode, done.stdout, done.stderr, time.monotonic() - started < 15  # timeout is 30
 
     with RawServer(moods) as server, ThreadPoolExecutor(3) as threads:
