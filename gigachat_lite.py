@@ -372,13 +372,11 @@ class JSONObject:
                 missing = [name for name in defaults if name in required and name not in given]
                 problem = f"not {odd}" if odd else f"and lacks {missing}" if missing else "no more"
                 raise TypeError(f"{type(self).__name__} takes {', '.join(defaults)}: {problem}")
-            self._adopt(
-                {
-                    name: value if type(value) is str else _copied(value)
-                    for name, value in {**defaults, **given}.items()
-                    if value is not None
-                }
-            )
+            fields = {name: v if type(v) is str else _copied(v) for name, v in given.items() if v is not None}
+            for name, default in defaults.items():
+                if default is not None and name not in fields:
+                    fields[name] = default
+            self._adopt(fields)
 
     @classmethod
     def from_dict(cls: Type[J], fields: Mapping[str, Any]) -> J:
@@ -541,8 +539,11 @@ def _sent_fields(model: Any) -> Dict[str, Any]:
     """What of a model goes out: not the fields that are None. The encoder calls it for each model that it meets."""
     if not isinstance(model, JSONObject):
         raise TypeError(f"a request cannot hold {type(model).__name__}: it has no form in JSON")
+    fields = vars(model)
     nulls = type(model)._sends_nulls
-    return {name: value for name, value in vars(model).items() if (nulls or value is not None) and name != "x_headers"}
+    if "x_headers" not in fields and (nulls or None not in fields.values()):
+        return fields  # as it is for most
+    return {name: value for name, value in fields.items() if (nulls or value is not None) and name != "x_headers"}
 
 
 # A value inside itself ends in a RecursionError: keeping track of what we are in would take a tenth of the time.
@@ -3274,7 +3275,7 @@ class _Client:
     def _chat_body(self, payload: "Payload", streamed: bool) -> Dict[str, Any]:
         """Write the body of a chat request; the client's settings fill in what the payload leaves open."""
         chat = _as_chat(payload)
-        explicit = _sent_fields(chat)
+        explicit = dict(_sent_fields(chat))
         additional = explicit.pop("additional_fields", None) or {}
         body = {"model": None, **additional, **explicit, "stream": streamed or None}
         settings = self._settings
