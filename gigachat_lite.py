@@ -365,7 +365,7 @@ class JSONObject:
     if not TYPE_CHECKING:  # which gets each class's own __init__ from dataclass()
 
         def __init__(self, *values: Any, **named: Any) -> None:
-            defaults, required = _defaults(type(self))
+            defaults, required, standing = _defaults(type(self))
             given = {**dict(zip(defaults, values)), **named} if values else named
             if len(given) < len(values) + len(named) or not required <= given.keys() <= defaults.keys():
                 odd = [name for name in named if name not in defaults or name in list(defaults)[: len(values)]]
@@ -373,9 +373,8 @@ class JSONObject:
                 problem = f"not {odd}" if odd else f"and lacks {missing}" if missing else "no more"
                 raise TypeError(f"{type(self).__name__} takes {', '.join(defaults)}: {problem}")
             fields = {name: v if type(v) is str else _copied(v) for name, v in given.items() if v is not None}
-            for name, default in defaults.items():
-                if default is not None and name not in fields:
-                    fields[name] = default
+            for name, default in standing:
+                fields.setdefault(name, default)
             self._adopt(fields)
 
     @classmethod
@@ -434,15 +433,15 @@ else:
 
 
 @functools.lru_cache(maxsize=None)
-def _defaults(kind: Type[JSONObject]) -> Tuple[Dict[str, Any], Set[str]]:
-    """Work out, once for a class, the fields that its constructor takes, with defaults, and which of them it needs."""
+def _defaults(kind: Type[JSONObject]) -> Tuple[Dict[str, Any], Set[str], List[Tuple[str, Any]]]:
+    """Work out, once for a class, what its constructor takes, what it needs, and the defaults that are not None."""
     defaults: Dict[str, Any] = {}
     required: Set[str] = set()
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]  # all models are dataclasses
         defaults[field.name] = None if field.default is dataclasses.MISSING else field.default
         if field.default is field.default_factory:  # both MISSING
             required.add(field.name)
-    return defaults, required
+    return defaults, required, [(name, value) for name, value in defaults.items() if value is not None]
 
 
 class _Alias(Generic[T]):
