@@ -1,0 +1,216 @@
+"""What a user's editor sees. Only type-checked, never run: mypy --strict and pyright, against the installed wheel.
+
+A line that is wrong on purpose has a ``type: ignore``; one too many is an error, so each wrong line is pinned.
+"""
+
+# mypy: warn-unused-ignores
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true, reportUnusedCoroutine=false
+
+import io
+import ssl
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from typing_extensions import assert_type
+
+import gigachat_lite
+from gigachat_lite import (
+    AccessToken,
+    AICheckResult,
+    Assistants,
+    AsyncStream,
+    Balance,
+    Batch,
+    BatchResult,
+    Chat,
+    ChatCompletion,
+    ChatCompletionChunk,
+    DeletedFile,
+    Embeddings,
+    FilterCheck,
+    Function,
+    FunctionCall,
+    FunctionValidation,
+    GigaChat,
+    GigaChatAsyncClient,
+    GigaChatException,
+    GigaChatSyncClient,
+    Image,
+    Messages,
+    MessagesRole,
+    Model,
+    Models,
+    OpenApiFunctions,
+    RateLimitError,
+    ResponseError,
+    Stream,
+    Threads,
+    TokensCount,
+    UploadedFile,
+    UploadedFiles,
+    Usage,
+    session_id_cvar,
+)
+
+
+def settings() -> None:
+    GigaChat()
+    GigaChat(credentials="key", scope="GIGACHAT_API_B2B", timeout=1, verify_ssl_certs=True, max_retries=2)
+    GigaChat(ssl_context=ssl.create_default_context(), retry_on_status_codes=(429, 500), flags=["a"], proxy="")
+    GigaChat("key")  # type: ignore[misc]
+    GigaChat(timeout="1")  # type: ignore[arg-type]
+    GigaChat(verify_ssl_certs="no")  # type: ignore[arg-type]
+    assert_type(gigachat_lite.__version__, str)
+
+
+def calls(client: GigaChat) -> None:
+    assert_type(client.chat("Hello"), ChatCompletion)
+    assert_type(client.chat({"messages": [{"role": "user", "content": "Hello"}]}), ChatCompletion)
+    assert_type(client.chat([Messages(role="user", content="Hello"), {"role": "user"}, "Hello"]), ChatCompletion)
+    assert_type(client.chat(Chat(messages=[Messages(role=MessagesRole.USER)], temperature=0.5)), ChatCompletion)
+    assert_type(client.stream("Hello"), Stream[ChatCompletionChunk])
+    assert_type(client.get_token(), Optional[AccessToken])
+    assert_type(client.get_models(), Models)
+    assert_type(client.get_model("GigaChat"), Model)
+    assert_type(client.embeddings("text"), Embeddings)
+    assert_type(client.embeddings(["text"], model="EmbeddingsGigaR"), Embeddings)
+    assert_type(client.tokens_count(["text"]), List[TokensCount])
+    assert_type(client.upload_file(b"content"), UploadedFile)
+    assert_type(client.upload_file(Path("a.txt"), purpose="general"), UploadedFile)
+    assert_type(client.upload_file(("a.txt", io.BytesIO(), "text/plain")), UploadedFile)
+    assert_type(client.get_file("id"), UploadedFile)
+    assert_type(client.get_files(), UploadedFiles)
+    assert_type(client.delete_file("id"), DeletedFile)
+    assert_type(client.get_image("id"), Image)
+    assert_type(client.download_file("id", Path("a.txt")), bytes)
+    assert_type(client.get_balance(), Balance)
+    assert_type(client.check_ai("text", "GigaCheckDetection"), AICheckResult)
+    assert_type(client.openapi_function_convert("openapi: 3.0.0"), OpenApiFunctions)
+    assert_type(client.validate_function({"name": "f"}), FunctionValidation)
+    assert_type(client.check_filter("text", neuro=True), FilterCheck)
+    assert_type(client.create_batch(["Hello"]), Batch)
+    assert_type(client.get_batches(), List[Batch])
+    assert_type(client.batch_results(client.get_batch("id")), Stream[BatchResult])
+    assert_type(client.assistants.get(), Assistants)
+    assert_type(client.threads.list(), Threads)
+
+
+def wrong_calls(client: GigaChat) -> None:
+    client.chat()  # type: ignore[call-arg]
+    client.chat(1)  # type: ignore[arg-type]
+    client.chat("Hello", temperature=1)  # type: ignore[call-arg]
+    client.stream(None)  # type: ignore[arg-type]
+    client.get_model(1)  # type: ignore[arg-type]
+    client.embeddings([1])  # type: ignore[list-item]
+    client.upload_file(1)  # type: ignore[arg-type]
+    client.upload_file(io.StringIO())  # type: ignore[arg-type]
+    client.check_ai("text")  # type: ignore[call-arg]
+    client.ask("Hello")  # type: ignore[attr-defined]
+
+
+async def twins(client: GigaChat) -> None:
+    assert_type(await client.achat("Hello"), ChatCompletion)
+    assert_type(await client.achat(payload=[Messages(role="user", content="Hello")]), ChatCompletion)
+    assert_type(client.astream("Hello"), AsyncStream[ChatCompletionChunk])
+    assert_type(await client.aget_token(), Optional[AccessToken])
+    assert_type(await client.aget_models(), Models)
+    assert_type(await client.aget_model("GigaChat"), Model)
+    assert_type(await client.aembeddings(["text"], model="Embeddings"), Embeddings)
+    assert_type(await client.atokens_count("text", model=None), List[TokensCount])
+    assert_type(await client.aupload_file(("a.txt", b""), purpose="general"), UploadedFile)
+    assert_type(await client.aget_file("id"), UploadedFile)
+    assert_type(await client.aget_files(), UploadedFiles)
+    assert_type(await client.adelete_file("id"), DeletedFile)
+    assert_type(await client.aget_image("id"), Image)
+    assert_type(await client.adownload_file("id", to=io.BytesIO()), bytes)
+    assert_type(await client.aget_balance(), Balance)
+    assert_type(await client.acheck_ai("text", "GigaCheckDetection"), AICheckResult)
+    assert_type(await client.aopenapi_function_convert("openapi: 3.0.0"), OpenApiFunctions)
+    assert_type(await client.avalidate_function(Function(name="f")), FunctionValidation)
+    assert_type(await client.acheck_filter(["text"], "GigaFilter", blacklist=True), FilterCheck)
+    assert_type(await client.acreate_batch(b"{}\n", method="embedder"), Batch)
+    assert_type(await client.aget_batches(), List[Batch])
+    assert_type(client.abatch_results(await client.aget_batch("id")), AsyncStream[BatchResult])
+    assert_type(await client.a_assistants.get("id"), Assistants)
+    assert_type(await client.a_threads.list(limit=1), Threads)
+
+
+async def wrong_twins(client: GigaChat) -> None:
+    await client.achat()  # type: ignore[call-arg]
+    await client.achat(1)  # type: ignore[arg-type]
+    await client.achat("Hello", temperature=1)  # type: ignore[call-arg]
+    await client.aget_model(model=1)  # type: ignore[arg-type]
+    await client.astream("Hello")  # type: ignore[misc]
+    client.astream(None)  # type: ignore[arg-type]
+    await client.a_threads.list(limit="1")  # type: ignore[arg-type]
+    print(client.achat("Hello").choices)  # type: ignore[attr-defined]
+
+
+def streams(client: GigaChat) -> None:
+    with client.stream("Hello") as stream:
+        assert_type(stream, Stream[ChatCompletionChunk])
+        for chunk in stream:
+            assert_type(chunk, ChatCompletionChunk)
+            assert_type(chunk.choices[0].delta.content, Optional[str])
+            assert_type(chunk.usage, Optional[Usage])
+        stream.close()
+    async_stream = client.astream("Hello")
+    for _ in async_stream:  # type: ignore[attr-defined]
+        pass
+
+
+async def async_streams(client: GigaChat) -> None:
+    async with client.astream("Hello") as stream:
+        async for chunk in stream:
+            assert_type(chunk, ChatCompletionChunk)
+        await stream.aclose()
+    assert_type([chunk async for chunk in client.astream("Hello")], List[ChatCompletionChunk])
+
+
+def answers(answer: ChatCompletion, model: Model, file: UploadedFile) -> None:
+    message = answer.choices[0].message
+    assert_type(message, Messages)
+    assert_type(message.content, str)
+    assert_type(message.function_call, Optional[FunctionCall])
+    assert_type(answer.choices[0].finish_reason, Optional[str])
+    assert_type(answer.usage, Optional[Usage])
+    assert_type(answer.x_headers, Optional[Dict[str, Optional[str]]])
+    assert_type(answer.to_dict(), Dict[str, Any])
+    assert_type(ChatCompletion.from_dict({}), ChatCompletion)
+    assert_type(model.id, str)
+    assert_type(model.id_, str)
+    assert_type(file.id, str)
+    assert_type(gigachat_lite.file_ids(answer), List[str])
+    print(answer.choices[0].text)  # type: ignore[attr-defined]
+    print(answer.usage.total_tokens)  # type: ignore[union-attr]
+    Messages(content="no role")  # type: ignore[call-arg]
+    Chat(messages="Hello")  # type: ignore[arg-type]
+
+
+def clients() -> None:
+    with GigaChat() as client, GigaChatSyncClient() as half:
+        assert_type(client, GigaChat)
+        assert_type(half, GigaChatSyncClient)
+        half.achat("Hello")  # type: ignore[attr-defined]
+
+
+async def async_clients() -> None:
+    async with GigaChat() as client, GigaChatAsyncClient() as half:
+        assert_type(client, GigaChat)
+        assert_type(await half.achat("Hello"), ChatCompletion)
+        half.chat("Hello")  # type: ignore[attr-defined]
+
+
+def errors(client: GigaChat) -> None:
+    session_id_cvar.set("session")
+    session_id_cvar.set(1)  # type: ignore[arg-type]
+    try:
+        client.chat("Hello")
+    except RateLimitError as error:
+        assert_type(error.retry_after, float)
+    except ResponseError as error:
+        assert_type(error.status_code, int)
+        assert_type(error.content, bytes)
+        assert_type(error.request_id, Optional[str])
+    except GigaChatException as error:
+        print(error.status_code)  # type: ignore[attr-defined]
