@@ -2750,7 +2750,7 @@ def _read_events(result: Type[C], reply: _Reply) -> Iterator[Iterator[C]]:
     StreamInterruptedError where it breaks off before "[DONE]" or a finish reason came.
     """
     if reply.content_type != "text/event-stream":
-        kind = reply.quote(reply.content_type.encode("utf-8", "replace"))
+        kind = reply.quote(reply.content_type.encode("utf-8", "replace")) if reply.content_type else "no Content-Type"
         raise InvalidResponseError(
             f"{reply.what}: expected a stream of events, got {kind}: {reply.quote(reply.read_some())}"
         )
@@ -3275,7 +3275,8 @@ class _Client:
         """Write the body of a chat request; the client's settings fill in what the payload leaves open."""
         chat = _as_chat(payload)
         explicit = dict(_sent_fields(chat))
-        additional = explicit.pop("additional_fields", None) or {}
+        additional = {**(explicit.pop("additional_fields", None) or {})}
+        additional.pop("stream", None)
         body = {"model": None, **additional, **explicit, "stream": streamed or None}
         settings = self._settings
         for name, default in (("profanity_check", settings.profanity_check), ("flags", settings.flags)):
@@ -3285,7 +3286,7 @@ class _Client:
         stored = storage.to_dict() if isinstance(storage, Storage) else storage if isinstance(storage, dict) else {}
         if body["model"] is None and not stored.get("assistant_id") and not stored.get("thread_id"):
             body["model"] = settings.model
-        return _without_nulls(body)
+        return {name: value for name, value in body.items() if value is not None or name in additional}
 
     # Auth.
 
@@ -4007,17 +4008,23 @@ def _download(open_reply: Callable[[], _Reply], to: "Union[str, os.PathLike[str]
         finally:
             reply.close()
     if isinstance(to, (str, os.PathLike)):
-        partial = f"{os.fspath(to)}.{os.urandom(4).hex()}.part"
+        path = os.path.realpath(os.fsdecode(to))
+        if os.path.exists(path) and not os.path.isfile(path):  # a device or a pipe must stay one; a directory raises
+            with open(path, "wb") as file:
+                return _download(open_reply, file)
+        partial = f"{path}.{os.urandom(4).hex()}.part"
         with open(partial, "xb") as file:
             try:
                 _download(open_reply, file)
                 file.close()
-                os.replace(partial, to)
+                os.replace(partial, path)
             except BaseException:
                 file.close()
                 os.unlink(partial)
                 raise
         return b""
+    if not hasattr(to, "write") or isinstance(to, io.TextIOBase):
+        raise TypeError(f"to is a path or a file open in binary mode, not {type(to).__name__}")
     reply = open_reply()
     try:
         for block in iter(reply.read_some, b""):
@@ -4163,7 +4170,7 @@ def _file_parts(source: FileSource) -> Tuple[str, Union[bytes, BinaryIO, str], O
         if isinstance(content, str):
             content = content.encode("utf-8")
     if isinstance(content, (str, os.PathLike)):
-        content = os.fspath(content)
+        content = os.fsdecode(content)
     elif isinstance(content, (bytearray, memoryview)):
         content = bytes(content)
     elif not isinstance(content, bytes):
@@ -4183,7 +4190,7 @@ def _require_binary(file: Any) -> None:
 
 def _escaped(name: str) -> str:
     """Write a file name as browsers do: UTF-8, with what would end the quotes or the line escaped."""
-    name = name.replace("\\", "\\\\").replace('"', "%22")
+    name = name.encode("utf-8", "replace").decode("utf-8").replace("\\", "\\\\").replace('"', "%22")
     return re.sub(r"[\x00-\x1f\x7f]", lambda match: f"%{ord(match.group()):02X}", name)
 
 

@@ -768,3 +768,29 @@ def test_path_arguments_that_are_none(plain, call, method, argument):
     with pytest.raises(ValueError):
         call(client, method, argument)
     assert not server.requests
+
+
+@pytest.mark.parametrize("odd", [io.StringIO(), 5, b"x"], ids=repr)
+def test_download_to_what_takes_no_bytes(client, server, call, odd):
+    """What cannot take bytes is a TypeError, and so is found before anything is sent."""
+    with pytest.raises(TypeError, match="binary"):
+        call(client, "download_file", "f", odd)
+    assert not server.requests
+
+
+def test_download_to_a_directory(client, server, call, tmp_path):
+    """A directory is an error that names it, before anything is sent."""
+    with pytest.raises(OSError, match=re.escape(str(tmp_path))):
+        call(client, "download_file", "f", tmp_path)
+    assert not server.requests
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no links without a right of its own")
+def test_download_through_a_link(client, call, tmp_path):
+    """A link is followed, as open() follows it, and stays a link."""
+    stored = call(client, "upload_file", ("a.txt", b"x"))
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    call(client, "download_file", stored.id, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"x"
