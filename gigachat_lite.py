@@ -2332,6 +2332,8 @@ _ADVICE = (
      " it by itself"),
     (402, "", "", "The tokens for this model are used up: get_balance() tells what is left"),
     (403, "/balance", "", "Pay-as-you-go accounts have no balance"),
+    (403, "/ai/check", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
+    (403, "/batches", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
     (403, "/files", "", "A file can be read only under the X-Client-ID that stored it: set client_id_cvar"),
     (404, "", "no such model", "There is no model {model}: get_models() lists those that there are"),
     (413, "", "", "The request is too large: tokens_count() measures texts; a long text fits into a file"),
@@ -3001,6 +3003,7 @@ class AsyncStream(Generic[T]):
         self._workers = workers
         self._flight = stream._flight
         self._arrived: Iterator[T] = iter(())
+        self._reading = False
         self._closed = False
 
     def __aiter__(self) -> "AsyncStream[T]":
@@ -3009,13 +3012,18 @@ class AsyncStream(Generic[T]):
     async def __anext__(self) -> T:
         # One hop to a worker brings all that one read brought: a hop takes 100 µs, an event 5.
         while not self._closed:
+            if self._reading:
+                raise RuntimeError("another task is waiting for the next chunk of this stream")
             try:
                 for chunk in self._arrived:
                     return chunk
+                self._reading = True
                 batch = await _in_worker(self._workers, self._next_batch, self._flight)
             except BaseException:
                 await self.aclose()
                 raise
+            finally:
+                self._reading = False
             if batch is None:
                 break
             self._arrived = batch

@@ -509,3 +509,21 @@ def test_errors_of_a_broken_stream_are_ours():
     with RawServer(endless(chunk(delta("x")), STREAM_HEAD)) as server:
         client = raw_client(server)
         asyncio.run(run(client, server))
+
+
+def test_two_tasks_on_one_stream():
+    """The second task that asks for the next chunk is told so; the first one gets it, and the stream goes on."""
+    with RawServer(silent_after(STREAM_HEAD, chunk(delta("a")))) as server, raw_client(server) as client:
+
+        async def run():
+            stream = client.astream("x")
+            assert (await stream.__anext__()).choices[0].delta.content == "a"
+            first = asyncio.ensure_future(stream.__anext__())
+            await asyncio.sleep(0)
+            with pytest.raises(RuntimeError, match="another task"):
+                await stream.__anext__()
+            assert not first.done()
+            await stream.aclose()
+            await asyncio.gather(first, return_exceptions=True)
+
+        asyncio.run(run())
