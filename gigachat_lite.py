@@ -465,7 +465,9 @@ _Nest = Callable[[Any, bool], Any]
 def _nested_fields(kind: Type[JSONObject]) -> Tuple[Tuple[str, _Nest], ...]:
     """Work out, once for a class, which fields hold models and how they are nested."""
     nested: List[Tuple[str, _Nest]] = []
-    for name, hint in get_type_hints(kind).items():
+    # Before 3.10 get_type_hints() fails for a module that its loader did not put into sys.modules.
+    registered = all(base.__module__ in sys.modules for base in kind.__mro__)
+    for name, hint in get_type_hints(kind, None if registered else globals()).items():
         for choice in (hint, *getattr(hint, "__args__", ())):  # Optional and Union: one level down
             container = getattr(choice, "__origin__", None)
             inner = getattr(choice, "__args__", (choice,))[-1] if container in (list, dict) else choice

@@ -115,9 +115,6 @@ def test_optimized(python, tmp_path):
     assert "chat" in python("gigachat_lite.py", "--help", PYTHONOPTIMIZE="2")
 
 
-@pytest.mark.xfail(
-    sys.version_info < (3, 10), strict=False, reason="typing.get_type_hints() looks for the module in sys.modules"
-)
 def test_loaded_by_hand(tmp_path, settings):
     """A plugin loader that does not register the module in sys.modules gets a client that chats and streams."""
     target = copy(tmp_path / "giga_by_hand.py")
