@@ -554,12 +554,18 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=
 def _encode(value: Any) -> bytes:
     """Write JSON in UTF-8; ValueError or TypeError for what JSON cannot say."""
     try:
-        return _ENCODER.encode(value).encode("utf-8")
+        text = _ENCODER.encode(value)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    return _utf8(text)
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
     except UnicodeEncodeError as error:
         half = error.object[error.start : error.end]
         raise ValueError(f"the text holds {half!r}, half of a surrogate pair, which is no character") from None
-    except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -4108,7 +4114,7 @@ class _Upload:
         ]
         if not any(header.lower() == "content-type" for header in headers):
             lines.append(f"Content-Type: {_checked_header('Content-Type', kind or _file_type(name))}")
-        self._head = "\r\n".join([*lines, "", ""]).encode("utf-8")
+        self._head = _utf8("\r\n".join([*lines, "", ""]))
         self._tail = f"\r\n--{boundary}--\r\n".encode("ascii")
         self._size = size
         self.length = None if size is None else len(self._head) + size + len(self._tail)
@@ -4188,6 +4194,7 @@ def _file_parts(source: FileSource) -> Tuple[str, Union[bytes, BinaryIO, str], O
     if name is None:
         own = content if isinstance(content, str) else getattr(content, "name", None)
         name = os.path.basename(own) if isinstance(own, str) and own else "upload"
+        name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # a name on disk may be no UTF-8
     return name, content, kind, headers or {}
 
 
@@ -4200,7 +4207,7 @@ def _require_binary(file: Any) -> None:
 
 def _escaped(name: str) -> str:
     """Write a file name as browsers do: UTF-8, with what would end the quotes or the line escaped."""
-    name = name.encode("utf-8", "replace").decode("utf-8").replace("\\", "\\\\").replace('"', "%22")
+    name = name.replace("\\", "\\\\").replace('"', "%22")
     return re.sub(r"[\x00-\x1f\x7f]", lambda match: f"%{ord(match.group()):02X}", name)
 
 

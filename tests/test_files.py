@@ -794,3 +794,12 @@ def test_download_through_a_link(client, call, tmp_path):
     call(client, "download_file", stored.id, tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real").read_bytes() == b"x"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names on disk are Unicode there")
+def test_upload_of_a_name_that_is_no_utf8(client, call, tmp_path):
+    """A file whose name on disk is no UTF-8 goes out, with the replacement character for what is not readable."""
+    path = os.path.join(os.fsencode(str(tmp_path)), b"\xff.txt")
+    with open(path, "wb") as file:
+        file.write(b"x")
+    assert call(client, "upload_file", os.fsdecode(path)).filename == "\ufffd.txt"
