@@ -16,7 +16,9 @@ follow one call; each of these calls only the next:
             _exchange              one request, one answer; a status of 400 and above becomes an exception
               KeepAlive            one socket: take an idle one or connect, send, give back
 
-Version 0.1.0. License: MIT.
+Version: 0.1.0. Source: gigachat_lite.py of the gigachat_lite repository, whose README.md is the manual.
+To update: copy the newer file over this one; no other file belongs to it.
+License: MIT. Copyright (c) 2026 the gigachat_lite authors.
 """
 
 import atexit

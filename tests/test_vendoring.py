@@ -57,6 +57,13 @@ def test_copy(python, tmp_path):
     assert '"yes"' in python("-c", ask("gigachat_lite"))
 
 
+def test_header():
+    """The head of the file tells version, source, how to update, and license: a copy may be all that is at hand."""
+    head = gigachat_lite.__doc__
+    assert f"Version: {gigachat_lite.__version__}." in head
+    assert all(word in head for word in ("Source:", "To update:", "License: MIT. Copyright (c)"))
+
+
 def test_inside_a_package_under_another_name(python, tmp_path):
     """As mypkg/_vendor/giga.py it is imported and run; so it does with a relative import."""
     copy(tmp_path / "mypkg" / "_vendor" / "giga.py")

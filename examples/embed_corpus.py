@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""Embed each line of a text file: many requests at once, in constant memory, and a kill loses nothing.
+
+    python examples/embed_corpus.py corpus.txt vectors.jsonl [--dask tcp://scheduler:8786]
+
+The text is UTF-8; lines without text are passed over. Each line of the result is {"line": 1, "embedding": [...]}, in
+the order of the text, or {"line": 2, "error": "..."} for a line that is too long for the model. After a kill, run the
+same command again: it goes on after the last whole line of the result. Requests run in threads, or on the workers of
+a Dask cluster; embed_corpus() takes any concurrent.futures.Executor.
+"""
+
+import argparse
+import collections
+import itertools
+import json
+import mmap
+import os
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import gigachat_lite
+from gigachat_lite import GigaChat, GigaChatException, RequestEntityTooLargeError
+
+LINE_START = b'{"line": '
+
+clients = {}  # by what they are pickled to: settings, no connections
+
+
+def kept_client(pickled):
+    """Unpickle the client: once in a worker, for all its threads."""
+    return clients.get(pickled) or clients.setdefault(pickled, pickle.loads(pickled))
+
+
+def embed(pickled, model, batch):
+    """Embed the (line number, text) pairs of a batch, in a worker; give the lines of the result."""
+    try:
+        answer = kept_client(pickled).embeddings([text for _, text in batch], model)
+        found = {item.index: {"embedding": item.embedding} for item in answer.data}
+    except RequestEntityTooLargeError as error:
+        if len(batch) > 1:  # one of them is too long: find it
+            half = len(batch) // 2
+            return embed(pickled, model, batch[:half]) + embed(pickled, model, batch[half:])
+        found = {0: {"error": str(error)}}
+    lines = [json.dumps({"line": number, **found[index]}) + "\n" for index, (number, _) in enumerate(batch)]
+    return "".join(lines).encode("ascii")
+
+
+def resume(result):
+    """Cut off a line that is not whole; give the number of the last line that is."""
+    if not os.fstat(result.fileno()).st_size:
+        return 0
+    with mmap.mmap(result.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        end = content.rfind(b"\n") + 1
+        last = content[content.rfind(b"\n", 0, max(0, end - 1)) + 1 : end] or LINE_START + b"0}"
+        torn = content[end : end + len(LINE_START)]
+    if not (last.startswith(LINE_START) and LINE_START.startswith(torn)):
+        raise ValueError(f"{result.name} holds something else already")
+    result.truncate(end)
+    return json.loads(last)["line"]
+
+
+def lines_after(done, text):
+    """Yield number, text and end (in bytes) of each line after number *done*."""
+    number = end = 0
+    for number, line in enumerate(text, 1):
+        end += len(line)
+        if number > done and line.strip():
+            try:
+                yield number, line.decode("utf-8-sig").strip(), end
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{text.name}, line {number}: {error}") from None
+    if number < done:
+        raise ValueError(f"{text.name} ends at line {number}, the result at {done}: it is of another text")
+
+
+def embed_corpus(client, text_path, result_path, executor, at_once=8, batch_size=32, model="Embeddings"):
+    """Embed the text on *executor*, with twice *at_once* batches in work or waiting, so that no worker runs idle."""
+    if batch_size < 1:
+        raise ValueError("a request takes one line or more")
+    pickled = pickle.dumps(client)
+    clients[pickled] = client  # for workers that are threads here
+    with open(text_path, "rb") as text, open(result_path, "a+b") as result:
+        lines = lines_after(resume(result), text)
+        batches = iter(lambda: list(itertools.islice(lines, batch_size)), [])
+        waiting = collections.deque()
+        try:
+            for batch in batches:
+                pairs = [(number, line) for number, line, _ in batch]
+                waiting.append((executor.submit(embed, pickled, model, pairs), batch[-1]))
+                if len(waiting) >= 2 * at_once:
+                    write_first(waiting, text, result)
+            while waiting:
+                write_first(waiting, text, result)
+        finally:
+            for future, _ in waiting:
+                future.cancel()
+
+
+def write_first(waiting, text, result):
+    """Wait for the first of the batches, append what it gave, and tell how far we are."""
+    future, (number, _, end) = waiting.popleft()
+    result.write(future.result())
+    result.flush()
+    if sys.stderr.isatty():
+        done = end / os.fstat(text.fileno()).st_size
+        print(f"\r[{'#' * int(40 * done):40}] {done:4.0%}, line {number:,}", end="", file=sys.stderr, flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("text", help="what to embed: one text a line, UTF-8")
+    parser.add_argument("result", help="where to: JSON lines, appended")
+    parser.add_argument("--model", default="Embeddings")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="lines in a request: %(default)s")
+    parser.add_argument("--at-once", type=int, default=8, metavar="N", help="requests at a time: %(default)s")
+    parser.add_argument("--dask", metavar="tcp://HOST:PORT", help="the scheduler of the cluster to run on")
+    options = parser.parse_args()
+    with ExitStack() as opened:
+        try:
+            if options.dask:
+                from distributed import Client
+
+                cluster = opened.enter_context(Client(options.dask))
+                cluster.upload_file(gigachat_lite.__file__)  # so that workers need nothing but Dask
+                cluster.upload_file(__file__)
+                executor = cluster.get_executor(pure=False)
+            else:
+                executor = opened.enter_context(ThreadPoolExecutor(options.at_once))
+            client = opened.enter_context(GigaChat(max_retries=8))  # the first to be closed: that ends what runs
+            embed_corpus(
+                client, options.text, options.result, executor, options.at_once, options.batch_size, options.model
+            )
+        except (GigaChatException, OSError, ValueError) as error:
+            return f"embed_corpus: {error}"
+        except KeyboardInterrupt:
+            return 130
+        finally:
+            if sys.stderr.isatty():
+                print(file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    import embed_corpus as imported  # workers find functions by the module's name, and __main__ is another there
+
+    sys.exit(imported.main())
