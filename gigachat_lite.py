@@ -563,6 +563,8 @@ def _encode(value: Any) -> bytes:
 
 
 def _utf8(text: str) -> bytes:
+    if not isinstance(text, str):
+        raise TypeError(f"expected text, not {type(text).__name__}")
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -699,7 +701,7 @@ class Function(JSONObject):
     def _adopt(self, fields: Dict[str, Any]) -> None:
         if "title" in fields and "name" not in fields:
             fields["name"] = fields.pop("title")
-        if "properties" in fields and "parameters" not in fields:
+        if "parameters" not in fields and ("properties" in fields or fields.get("type") == "object"):
             own = {field.name for field in dataclasses.fields(self)} | {"title"}
             schema = {keyword: fields.pop(keyword) for keyword in list(fields) if keyword not in own}
             fields["parameters"] = {"type": "object", **schema}
@@ -1942,8 +1944,9 @@ class _Connection:
                 break
         if reader.ended:  # http.client takes half a head for a whole one
             raise http.client.RemoteDisconnected("the head of the answer was cut")
-        if len(set(response.headers.get_all("content-length", ()))) > 1:  # RFC 9112, section 6.3
-            raise http.client.HTTPException("lengths that contradict each other")
+        lengths = set(response.headers.get_all("content-length", ()))
+        if len(lengths) > 1 or not all(re.match(r"[0-9]+\Z", length) for length in lengths):  # RFC 9112, section 6.3
+            raise http.client.HTTPException("lengths that are no numbers or contradict each other")
         self.doing = "reading the answer"
         return response, incoming
 
@@ -3185,6 +3188,9 @@ class _Client:
     ) -> _Call:
         """Write a request: *body* is JSON unless it is bytes or an upload. Bad input raises here, before sending."""
         url = self._settings.base_url + path
+        for name, value in query:
+            if value is None or value == "":
+                raise ValueError(f"{name} must not be empty")
         if query:
             url += "?" + urllib.parse.urlencode(query)
         all_headers = dict(headers or {})
@@ -3512,7 +3518,7 @@ class GigaChatSyncClient(_Client):
     def delete_file(self, file: str) -> DeletedFile:
         """Delete a stored file. ``POST /files/{id}/delete``. Raises NotFoundError."""
         # The API takes any body or none; the official SDK sends the id as a file.
-        return self._call("POST", f"/files/{_quote(file)}/delete", DeletedFile, _Upload(file.encode("utf-8")))
+        return self._call("POST", f"/files/{_quote(file)}/delete", DeletedFile, _Upload(_utf8(file)))
 
     def get_image(self, file_id: str) -> Image:
         """Give a file's content in base64. ``GET /files/{id}/content``. Raises NotFoundError."""
@@ -3541,10 +3547,12 @@ class GigaChatSyncClient(_Client):
 
     def openapi_function_convert(self, openapi_function: str) -> OpenApiFunctions:
         """Turn the text of an OpenAPI document into functions. ``POST /functions/convert``."""
-        return self._call("POST", "/functions/convert", OpenApiFunctions, openapi_function.encode("utf-8"))
+        return self._call("POST", "/functions/convert", OpenApiFunctions, _utf8(openapi_function))
 
     def validate_function(self, function: Union[Function, Dict[str, Any]]) -> FunctionValidation:
         """Have a function's description checked. ``POST /functions/validate``."""
+        if not isinstance(function, (Function, dict)):
+            raise TypeError(f"a function is Function or a dict, not {type(function).__name__}")
         return self._call("POST", "/functions/validate", FunctionValidation, function)
 
     def check_filter(

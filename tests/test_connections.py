@@ -150,6 +150,9 @@ RUBBISH = {
     "chunk size of 68 bits": CHUNKED + b"f" * 17 + b"\r\n{}",
     "chunk without end": CHUNKED + b"2\r\n{}0\r\n\r\n",
     "long chunk extension": CHUNKED + b"2;" + b"a" * 100_000,
+    "length that is no number": OK + b"Content-Length: x\r\n\r\n{}",
+    "length below zero": OK + b"Content-Length: -2\r\n\r\n{}",
+    "list of lengths": OK + b"Content-Length: 2, 2\r\n\r\n{}",
     "two lengths": OK + b"Content-Length: 2\r\nContent-Length: 100\r\n\r\n{}",
 }
 

@@ -695,6 +695,13 @@ ARGUMENTS_AGAINST_NOTHING = [
     ("chat", ([7],), TypeError),
     ("chat", ({"messages": [], "temperature": float("nan")},), ValueError),
     ("validate_function", ({"name": "f", "parameters": {1, 2}},), TypeError),
+    ("validate_function", ("f",), TypeError),
+    ("openapi_function_convert", (5,), TypeError),
+    ("openapi_function_convert", (b"openapi: 3.0.0",), TypeError),
+    ("get_batch", (None,), ValueError),
+    ("get_batch", ("",), ValueError),
+    ("threads.get_run", (None,), ValueError),
+    ("threads.get_messages", ("",), ValueError),
     ("threads.add_message", ("t-1", 7), TypeError),
     ("threads.run_messages", (None,), TypeError),
 ]

@@ -528,6 +528,13 @@ def test_properties_at_the_top_level(client, server, call, make, name):
     assert schema == before
 
 
+def test_schema_without_properties(client, server, call):
+    """The bare schema of a function without arguments becomes one, too: its type is the parameters'."""
+    found = {"name": "now", "parameters": {"type": "object"}}
+    assert sent(client, server, {"title": "now", "type": "object"}, call) == found
+    assert sent(client, server, Function(**{"title": "now", "type": "object"}), call) == found
+
+
 def test_name_beats_title(client, server, call):
     """With both a name and a title the name is the name; the title is not lost."""
     found = sent(client, server, {"name": "weather", "title": "Weather", "parameters": {"properties": {}}}, call)
