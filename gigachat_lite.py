@@ -4332,13 +4332,14 @@ def _make_parser() -> "argparse.ArgumentParser":
     )
     parser.set_defaults(json=False)
     parser.add_argument("-V", "--version", action="version", version=f"{_PROGRAM} {__version__}")
-    groups = {"": parser.add_subparsers(metavar="COMMAND", required=True)}
+    groups = {"": parser.add_subparsers(metavar="COMMAND", required=True, prog=_PROGRAM)}
     for words, (run, told, arguments) in _COMMANDS.items():
         path, _, word = words.rpartition(" ")
         if path not in groups:
             holder = groups[""].add_parser(path, help="list, upload, get, delete: stored files", allow_abbrev=False)
             groups[path] = holder.add_subparsers(metavar="COMMAND", required=True)
-        given = [name.upper() + ("..." if "nargs" in arguments[name] else "") for name in arguments if name[0] != "-"]
+        shape = {None: "{}", "+": "{}...", "*": "[{}...]"}
+        given = [shape[arguments[name].get("nargs")].format(name.upper()) for name in arguments if name[0] != "-"]
         usage = " ".join([_PROGRAM, words, "[options]", *given])
         command = groups[path].add_parser(
             word, usage=usage, help=told, description=told, parents=[common], allow_abbrev=False

@@ -303,7 +303,8 @@ def test_secrets_are_no_options(run, server, words):
     ("words", "code", "said"),
     [
         ([], 2, "COMMAND"),
-        (["files"], 2, "COMMAND"),
+        (["files"], 2, "(see gigachat-lite files --help)"),
+        (["files", "get"], 2, "(see gigachat-lite files get --help)"),
         (["nosuch"], 2, "nosuch"),
         (["chat", "--temperature", "warm", "hi"], 2, "--temperature"),
         (["chat", "--temp", "1", "hi"], 2, "--temp"),  # an abbreviation may mean another option tomorrow
@@ -325,6 +326,16 @@ def test_errors(run, words, code, said):
     assert said in result.err
     assert result.err.startswith("gigachat-lite: ")
     assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [("chat", "[PROMPT...]"), ("models", ""), ("files upload", "PATH..."), ("files get", "ID")],
+)
+def test_usage(run, command, usage):
+    """The help of a command begins with how to write it: what may be left out stands in brackets."""
+    first = run(*command.split(), "--help").out.partition("\n")[0]
+    assert first == f"usage: gigachat-lite {command} [options] {usage}".rstrip()
 
 
 def test_no_credentials(run, server, monkeypatch):
