@@ -532,7 +532,7 @@ def test_schema_without_properties(client, server, call):
     """The bare schema of a function without arguments becomes one, too: its type is the parameters'."""
     found = {"name": "now", "parameters": {"type": "object"}}
     assert sent(client, server, {"title": "now", "type": "object"}, call) == found
-    assert sent(client, server, Function(**{"title": "now", "type": "object"}), call) == found
+    assert sent(client, server, Function(title="now", type="object"), call) == found
 
 
 def test_name_beats_title(client, server, call):
