@@ -13,6 +13,7 @@ every cold start compiles the file. Measured for the import alone: 3.8: 70 ms, w
 import argparse
 import os
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -38,9 +39,8 @@ def compiled(python, module):
     for name in ("PYTHONPYCACHEPREFIX", "PYTHONOPTIMIZE"):
         surroundings.pop(name, None)
     command = [python, "-S", "-c", COMPILE, module, NAME]
-    name, _, content = subprocess.run(command, env=surroundings, stdout=subprocess.PIPE, check=True).stdout.partition(
-        b"\n"
-    )
+    done = subprocess.run(command, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=True)
+    name, _, content = done.stdout.partition(b"\n")
     return name.decode(), content
 
 
@@ -62,11 +62,16 @@ def main():
     parser.add_argument("--python", action="append", default=[], help="add the bytecode of this Python; repeatable")
     parser.add_argument("--module", default=str(ROOT / "gigachat_lite.py"), help="default: that of this repository")
     options = parser.parse_args()
-    files = {NAME: Path(options.module).read_bytes()}
-    files.update(compiled(python, options.module) for python in options.python)
-    if options.ca:
-        files["python/ca.pem"] = Path(options.ca).read_bytes()
-    write_layer(options.layer, files)
+    try:
+        files = {NAME: Path(options.module).read_bytes()}
+        files.update(compiled(python, options.module) for python in options.python)
+        if options.ca:
+            files["python/ca.pem"] = Path(options.ca).read_bytes()
+        write_layer(options.layer, files)
+    except OSError as error:
+        sys.exit(f"lambda_layer: {error}")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"lambda_layer: {error.cmd[0]} makes no bytecode: {error.stderr.decode(errors='replace').strip()}")
     print(f"{options.layer}: {', '.join(sorted(files))}")
 
 

@@ -123,3 +123,14 @@ def test_handler_gives_errors_back(monkeypatch, server):
     with lambda_handler.client:
         assert "GIGACHAT_API_CORP" in lambda_handler.handler({"question": "one"}, None)["error"]
     del sys.modules["lambda_handler"]
+
+
+@pytest.mark.parametrize("options", [["--ca", "nosuch"], ["--python", "nosuch"], ["--module", "nosuch"]], ids=str)
+def test_layer_that_cannot_be_made(options, tmp_path):
+    """What is missing is one line that names it, and no half layer is left."""
+    command = [sys.executable, "-B", str(EXAMPLES / "lambda_layer.py"), "--module", gigachat_lite.__file__, *options]
+    done = subprocess.run(command, cwd=str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"lambda_layer: ") and b"nosuch" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+    assert not (tmp_path / "layer.zip").exists()
