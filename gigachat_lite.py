@@ -23,7 +23,6 @@ License: MIT. Copyright (c) 2026 the gigachat_lite authors.
 
 import atexit
 import base64
-import binascii
 import collections
 import contextvars
 import copy
@@ -70,6 +69,7 @@ from typing import (
     Optional,
     Sequence,
     Set,
+    TextIO,
     Tuple,
     Type,
     TypeVar,
@@ -88,8 +88,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 # fmt: off
 __all__ = [
-    "AICheckResult", "APIConnectionError", "APITimeoutError", "AccessToken", "Assistant", "AssistantAttachment",
-    "AssistantDelete", "AssistantFileDelete", "Assistants", "AssistantsAsyncClient", "AssistantsSyncClient",
+    "AICheckResult", "APIConnectionError", "APIResponse", "APITimeoutError", "AccessToken", "Assistant",
+    "AssistantAttachment", "AssistantDelete",
+    "AssistantFileDelete", "Assistants", "AssistantsAsyncClient", "AssistantsSyncClient",
     "AsyncStream", "AuthenticationError", "BadRequestError", "Balance", "BalanceValue", "Batch",
     "BatchRequestCounts", "BatchResult", "Chat", "ChatCompletion", "ChatCompletionChunk", "ChatFunctionCall",
     "Choices", "ChoicesChunk", "ConfigurationError", "CreateAssistant", "DeletedFile", "Embedding", "Embeddings",
@@ -101,7 +102,7 @@ __all__ = [
     "Storage", "Stream", "StreamInterruptedError", "Thread", "ThreadCompletion", "ThreadCompletionChunk",
     "ThreadMessage", "ThreadMessageAttachment", "ThreadMessageResponse", "ThreadMessages", "ThreadMessagesResponse",
     "ThreadRunOptions", "ThreadRunResponse", "ThreadRunResult", "ThreadStatus", "Threads", "ThreadsAsyncClient",
-    "ThreadsSyncClient", "TokensCount", "UnprocessableEntityError", "UploadedFile", "UploadedFiles", "Usage",
+    "ThreadsSyncClient", "Token", "TokensCount", "UnprocessableEntityError", "UploadedFile", "UploadedFiles", "Usage",
     "agent_id_cvar", "authorization_cvar", "chat_url_cvar", "client_id_cvar", "custom_headers_cvar", "file_ids",
     "operation_id_cvar", "request_id_cvar", "service_id_cvar", "session_id_cvar", "trace_id_cvar",
 ]
@@ -427,6 +428,8 @@ class JSONObject:
         self.__dict__ = dict(state)
 
 
+APIResponse = JSONObject  # the official SDK's name for the base of all answers
+
 if TYPE_CHECKING:
     from dataclasses import dataclass as _model
 else:
@@ -559,6 +562,8 @@ def _encode(value: Any) -> bytes:
         text = _ENCODER.encode(value)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
+    except ValueError:
+        raise ValueError("the request holds NaN or an infinite number, which JSON has no form for") from None
     return _utf8(text)
 
 
@@ -627,6 +632,17 @@ class AccessToken(JSONObject):
 
     def __repr__(self) -> str:
         return f"AccessToken(access_token='***', expires_at={self.expires_at!r})"
+
+
+@_model
+class Token(JSONObject):
+    """What ``POST /token`` answers to user and password. ``exp``: Unix time, seconds."""
+
+    tok: str
+    exp: int = 0
+
+    def __repr__(self) -> str:
+        return f"Token(tok='***', exp={self.exp!r})"
 
 
 @_model
@@ -820,7 +836,7 @@ class ChatCompletion(JSONObject):
     model: str = ""
     thread_id: Optional[str] = None
     message_id: Optional[str] = None
-    usage: Optional[Usage] = None
+    usage: Usage = None  # type: ignore[assignment]  # always sent
     object: str = ""
 
     _essential = ("choices",)
@@ -899,7 +915,7 @@ class Embedding(JSONObject):
     """The vector of one text; ``index`` is the text's place in the request."""
 
     embedding: List[float]
-    usage: Optional[EmbeddingsUsage] = None
+    usage: EmbeddingsUsage = None  # type: ignore[assignment]  # always sent
     index: int = 0
     object: str = ""
 
@@ -1314,7 +1330,7 @@ class ThreadCompletion(JSONObject):
     thread_id: str = ""
     message_id: str = ""
     created: int = 0
-    usage: Optional[Usage] = None
+    usage: Usage = None  # type: ignore[assignment]  # always sent
     finish_reason: Optional[str] = None
 
     _essential = ("message",)
@@ -1429,21 +1445,25 @@ def _read_credentials(value: Any) -> str:
     """Read an authorization key, base64 of ``client_id:client_secret``; a "Basic " copied with it is left out."""
     text = re.sub(r"(?i)^(basic|bearer)\s+", "", _read_text(value).strip("\ufeff \t\r\n\"'"))
     key = _read_header_text(text)
-    try:
-        fits = b":" in base64.b64decode(key, validate=True)
-    except (binascii.Error, ValueError):
-        fits = False
-    if not fits:
+    if not _decoded_key(key):
         logger.warning(
             "credentials do not look like an authorization key: base64 of client_id:client_secret is expected"
         )
     return key
 
 
+def _decoded_key(key: Optional[str]) -> str:
+    """Give the ``client_id:client_secret`` of an authorization key; nothing where it holds none."""
+    try:
+        pair = base64.b64decode(key or "", validate=True).decode("utf-8", "replace")
+    except ValueError:
+        return ""
+    return pair if ":" in pair else ""
+
+
 def _read_url(value: Any) -> str:
     """Read the address of a server; a host name in Cyrillic becomes its ASCII form."""
-    text = _read_text(value).strip()
-    parts = urllib.parse.urlsplit(text)
+    parts = _split_url(_read_text(value).strip())
     if parts.scheme not in ("http", "https"):
         raise ValueError("must begin with https:// or http://")
     if not re.match(r"[\x21-\x7e]*\Z", parts.path) or re.search(r"[\x00-\x20\x7f\\]", parts.netloc):
@@ -1479,13 +1499,22 @@ def _read_proxy(value: Any) -> str:
     if not text:
         return ""
     url = text if "://" in text else "http://" + text
-    parts = urllib.parse.urlsplit(url)
+    parts = _split_url(url)
     if parts.scheme != "http":
         raise ValueError("must be the address of an http:// proxy; neither TLS to the proxy nor SOCKS is supported")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError("may end in nothing but host and port; in a password write %40, %2F, %3F, %23 for @, /, ?, #")
     _checked_host(parts)
     if re.search(r"[\x00-\x20\x7f]", url):
         raise ValueError("holds blanks or line ends")
     return url
+
+
+def _split_url(url: str) -> urllib.parse.SplitResult:
+    try:
+        return urllib.parse.urlsplit(url)
+    except ValueError:
+        raise ValueError("is no address: it has unpaired or misplaced brackets") from None
 
 
 def _checked_host(parts: urllib.parse.SplitResult) -> str:
@@ -2235,8 +2264,7 @@ class _Reply:
         try:
             return _decode(text)
         except ValueError as error:
-            hint = ". Check base_url (GIGACHAT_BASE_URL), which ends in /api/v1 or /v1" if text[:1] == b"<" else ""
-            raise InvalidResponseError(f"{self.what}: expected JSON, got {self.quote(text)}{hint}") from error
+            raise InvalidResponseError(f"{self.what}: expected JSON, got {self.quote(text)}") from error
 
     def as_model(self, result: Type[J], value: Any) -> J:
         """Make *value*, fresh from the wire, into a *result*."""
@@ -2287,7 +2315,9 @@ class _Reply:
             self.close()
 
     def quote(self, content: bytes) -> str:
-        """Quote the beginning of what the server sent."""
+        """Quote the beginning of what the server sent, and say what to do where it is a page."""
+        if content.lstrip().startswith(b"<"):
+            return f"a page. {_address_hint(self.call)}"
         if self.call.private:
             return "something else"
         text = _one_line(self._redacted(content[:4096].decode("utf-8", "replace")), 200)
@@ -2341,8 +2371,8 @@ _ADVICE = (
     (401, "oauth", "", "The authorization key is wrong or was replaced: copy it anew into credentials"
      " (GIGACHAT_CREDENTIALS)"),
     (401, "/token", "", "user or password (GIGACHAT_USER, GIGACHAT_PASSWORD) is wrong"),
-    (401, "", "expired", "An access token lives 30 minutes: with credentials (GIGACHAT_CREDENTIALS) the client renews"
-     " it by itself"),
+    (401, "", "", "The access token is wrong or has expired: it lives 30 minutes, and with credentials"
+     " (GIGACHAT_CREDENTIALS) the client renews it by itself"),
     (402, "", "", "The tokens for this model are used up: get_balance() tells what is left"),
     (403, "/balance", "", "Pay-as-you-go accounts have no balance"),
     (403, "/ai/check", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
@@ -2356,6 +2386,7 @@ _ADVICE = (
     (429, "oauth", "", "The token endpoint takes 10 requests a second: share one client"),
     (429, "", "", "Individuals have one stream at a time, legal entities ten: set max_connections"
      " (GIGACHAT_MAX_CONNECTIONS), or max_retries (GIGACHAT_MAX_RETRIES)"),
+    (3, "oauth", "", "Redirects are not followed: check auth_url (GIGACHAT_AUTH_URL) and the proxy"),
     (3, "", "", "Redirects are not followed: check base_url (GIGACHAT_BASE_URL) and the proxy"),
     (5, "", "", "The server failed: try again later, or give its support the request id"),
 )  # fmt: skip
@@ -2364,12 +2395,23 @@ _ADVICE = (
 def _advice(error: ResponseError, call: _Call) -> str:
     """Say what to do about an error, if we know."""
     if error.content.lstrip().startswith(b"<") and error.status_code in (403, 404, 405):
-        return "A page came back instead of JSON: check base_url (GIGACHAT_BASE_URL), which ends in /api/v1 or /v1"
+        return f"A page came back instead of JSON. {_address_hint(call)}"
     said = error.message.lower()
     for status, path, words, advice in _ADVICE:
         if status in (error.status_code, error.status_code // 100) and path in call.path and words in said:
             return advice.format(scope=_sent(call, "scope"), model=_sent(call, "model"))
-    return ""
+    base_url = call.url.partition("?")[0][: -len(call.path)]
+    return _address_hint(call) if error.status_code == 404 and not base_url.endswith("/v1") else ""
+
+
+_ADDRESS_HINTS = (
+    "Check base_url (GIGACHAT_BASE_URL), which ends in /api/v1 or /v1",
+    "Check auth_url (GIGACHAT_AUTH_URL), the address of the token endpoint",
+)
+
+
+def _address_hint(call: _Call) -> str:
+    return _ADDRESS_HINTS[call.private and call.path != "/token"]
 
 
 def _sent(call: _Call, name: str) -> str:
@@ -3288,6 +3330,7 @@ class _Client:
         """List what must not show in an error when the server echoes it."""
         settings = self._settings
         known = [settings.credentials, settings.password, settings.access_token, *(authorization or "").split()[-1:]]
+        known.append(_decoded_key(settings.credentials).partition(":")[2])
         for proxy in settings.proxies.values():
             user, _, password = urllib.parse.urlsplit(proxy).netloc.rpartition("@")[0].partition(":")
             pair = f"{urllib.parse.unquote(user)}:{urllib.parse.unquote(password)}"
@@ -4240,9 +4283,10 @@ _TEXTS_AT_ONCE = 50  # of one request for embeddings
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line. Exit code: 0; 1: API or file; 2: usage or settings; 130: Ctrl-C."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
+    # A terminal in cp1251 or ASCII shows a question mark; what it cannot read is looked at again.
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal in cp1251 or ASCII shows a question mark
+            stream.reconfigure(errors=errors)
     warnings = logging.StreamHandler()
     warnings.setLevel(logging.WARNING)
     warnings.setFormatter(logging.Formatter(f"{_PROGRAM}: %(message)s"))
@@ -4251,7 +4295,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         try:
             return _run_command(argv)
         finally:
-            _flush()
+            _flush(sys.stdout, 1)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -4262,11 +4306,18 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return _complain(error, 1)
     finally:
         logger.removeHandler(warnings)
+        try:
+            _flush(sys.stderr, 2)
+        except OSError:
+            pass  # there is nobody to tell
 
 
 def _run_command(argv: Optional[Sequence[str]]) -> int:
     try:
-        options = _make_parser().parse_args(argv)
+        parser = _make_parser()
+        options, unknown = parser.parse_known_args(argv, types.SimpleNamespace(json=False))
+        if unknown:  # the first, and not what follows it: it may be a secret
+            parser.error(f"unrecognized argument {unknown[0].partition('=')[0]}")
     except SystemExit as stop:  # --help, --version, or a mistake that argparse has told
         return stop.code if isinstance(stop.code, int) else 0
     settings = {name: value for name, value in vars(options).items() if name in _READERS}
@@ -4277,13 +4328,13 @@ def _run_command(argv: Optional[Sequence[str]]) -> int:
     return 0
 
 
-def _flush() -> None:
-    """Write out what stdout holds; where that fails, drop it, or the interpreter would try again as it exits."""
+def _flush(stream: Optional[TextIO], descriptor: int) -> None:
+    """Write out what a stream holds; where that fails, drop it, or the interpreter would try again as it exits."""
     try:
-        if sys.stdout is not None:  # as it is where the caller closed it
-            sys.stdout.flush()
+        if stream is not None:  # as it is where the caller closed it
+            stream.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
         raise
 
 
@@ -4291,8 +4342,17 @@ def _complain(error: Exception, code: int) -> int:
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
-    print(f"{_PROGRAM}: {_one_line(text, 1000)}", file=sys.stderr)
+    _say(f"{_PROGRAM}: {_one_line(text, 1000)}")
     return code
+
+
+def _say(text: str) -> None:
+    """Tell a person something on stderr, if there is one: what a program reads from stdout must not hold it."""
+    if sys.stderr is not None:
+        try:
+            print(text, file=sys.stderr)
+        except OSError:
+            pass  # there is nobody to tell
 
 
 def _make_parser() -> "argparse.ArgumentParser":
@@ -4330,13 +4390,13 @@ def _make_parser() -> "argparse.ArgumentParser":
         epilog="Exit code: 0; 1: API or file; 2: usage or settings; 130: Ctrl-C.",
         allow_abbrev=False,
     )
-    parser.set_defaults(json=False)
     parser.add_argument("-V", "--version", action="version", version=f"{_PROGRAM} {__version__}")
     groups = {"": parser.add_subparsers(metavar="COMMAND", required=True, prog=_PROGRAM)}
     for words, (run, told, arguments) in _COMMANDS.items():
         path, _, word = words.rpartition(" ")
         if path not in groups:
-            holder = groups[""].add_parser(path, help="list, upload, get, delete: stored files", allow_abbrev=False)
+            told_all = "list, upload, get, delete: stored files"
+            holder = groups[""].add_parser(path, help=told_all, parents=[common], allow_abbrev=False)
             groups[path] = holder.add_subparsers(metavar="COMMAND", required=True)
         shape = {None: "{}", "+": "{}...", "*": "[{}...]"}
         given = [shape[arguments[name].get("nargs")].format(name.upper()) for name in arguments if name[0] != "-"]
@@ -4366,6 +4426,13 @@ def _read_input() -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return data.decode(sys.stdin.encoding, "replace")
+
+
+def _person_text(text: str, encoding: str = sys.getfilesystemencoding()) -> str:
+    """Read as UTF-8 what a person typed and the machine's *encoding* has no characters for."""
+    if any("\udc80" <= character <= "\udcff" for character in text):
+        return text.encode(encoding, "surrogateescape").decode("utf-8", "replace")
+    return text
 
 
 def _read_prompt(words: Sequence[str]) -> str:
@@ -4481,19 +4548,22 @@ def _chat_command(client: GigaChat, options: Any) -> None:
 
 def _ask_person() -> Iterator[str]:
     """Give line after line that is typed in, until Ctrl-D."""
-    try:
-        import readline  # noqa: F401  # input() uses it to edit lines
-    except ImportError:
-        pass
-    print("Ctrl-D ends the conversation.", file=sys.stderr)
+    import locale
+
+    if locale.setlocale(locale.LC_CTYPE) not in ("C", "POSIX"):  # where it takes Cyrillic for commands
+        try:
+            import readline  # noqa: F401  # input() uses it to edit lines
+        except ImportError:
+            pass
+    _say("Ctrl-D ends the conversation.")
     while True:
         try:
             line = input("> " if _is_terminal(sys.stdout) else "")
         except EOFError:
-            print(file=sys.stderr)
+            _say("")
             return
         if line.strip():
-            yield line
+            yield _person_text(line, sys.stdin.encoding)
 
 
 def _answer(client: GigaChat, options: Any, messages: List[Messages]) -> str:
@@ -4520,7 +4590,7 @@ def _answer(client: GigaChat, options: Any, messages: List[Messages]) -> str:
                 if pieces:
                     print(flush=True)
     for reason in set(reasons) - {None, "stop"}:
-        print(f"{_PROGRAM}: finish reason {reason}", file=sys.stderr)  # length: cut off; blacklist: refused
+        _say(f"{_PROGRAM}: finish reason {reason}")  # length: cut off; blacklist: refused
     return "".join(pieces)
 
 
@@ -4570,12 +4640,14 @@ def _upload_command(client: GigaChat, options: Any) -> None:
         if options.json:
             _print_json(file.to_dict())
         else:
-            print(_shown(f"{file.id}\t{file.filename}"), flush=True)
+            _print_table(["id", "filename"], [[file.id, file.filename]])
 
 
 def _get_command(client: GigaChat, options: Any) -> None:
     if options.output is None and _is_terminal(sys.stdout):
         raise ValueError("a file's content does not belong on a terminal: name a file with -o, or -o - if it does")
+    if options.output in (None, "-") and sys.stdout is None:
+        raise ValueError("standard output is closed: name a file with -o")
     call = client._request("GET", _content_path(options.id), streamed=True)
     with _Bar(options.id) as bar:
 
@@ -4618,6 +4690,9 @@ class _Doctor:
     """Walks the way of a call step by step, on the client's own settings and connections, and tells what it finds."""
 
     _REMEDIES: ClassVar[Dict[str, str]] = {
+        "configuration": "Correct the variable or option that is named; README.md lists them all",
+        "credentials": "Get an authorization key at https://developers.sber.ru/studio and set GIGACHAT_CREDENTIALS to"
+        " it; or set GIGACHAT_USER and GIGACHAT_PASSWORD, or GIGACHAT_ACCESS_TOKEN",
         "dns": "Check the name in base_url (GIGACHAT_BASE_URL) or auth_url (GIGACHAT_AUTH_URL), and the DNS servers of"
         " this machine; where only a proxy knows the way out, set proxy (GIGACHAT_PROXY)",
         "proxy": "Check the proxy (GIGACHAT_PROXY, HTTPS_PROXY): address, user, password, and whom it lets through",
@@ -4663,7 +4738,7 @@ class _Doctor:
         settings = client._settings
         return f"base_url {settings.base_url}, model {settings.model}, Python {sys.version.split()[0]}"
 
-    def _check(self, step: str, look: Callable[[], str], worthwhile: bool = True) -> bool:
+    def _check(self, step: str, look: Callable[[], str], worthwhile: bool = True, suspect: str = "") -> bool:
         """Take one step and tell how it went; without the steps before it is not *worthwhile*."""
         started = time.monotonic()
         if not worthwhile:
@@ -4672,14 +4747,16 @@ class _Doctor:
         try:
             detail = look()
         except (GigaChatException, OSError, ValueError) as error:
-            self._tell_failure(step, started, error)
+            self._tell_failure(step, started, error, suspect=suspect)
             return False
         self._tell(step, True, started, detail)
         return True
 
-    def _tell_failure(self, step: str, started: float, error: Exception, more: str = "") -> None:
-        detail, advice = str(error), self._REMEDIES.get(step, "")
-        for known in (getattr(error, "hint", ""), TLS_HINT, STRICT_HINT):
+    def _tell_failure(self, step: str, started: float, error: Exception, more: str = "", suspect: str = "") -> None:
+        """Tell of a failure, with the error's own advice, else with that for the step or for the *suspect*."""
+        detail, advice = str(error), self._REMEDIES[suspect or step]
+        hints = (getattr(error, "hint", ""), *(hint for _, hint in _CERTIFICATE_HINTS), TLS_HINT, *_ADDRESS_HINTS)
+        for known in hints:
             if known and known in detail:
                 detail, advice = detail.replace(known, "").rstrip(". "), known
         self._tell(step, False, started, detail + more, advice)
@@ -4705,7 +4782,8 @@ class _Doctor:
         proxy = "none" if origin[1:] == (host, None) else origin[1]
         self._tell("proxy", True, time.monotonic(), f"{host}: {proxy}")
         name, _ = _host_and_port(origin[1], 443)
-        ready = self._check("dns", lambda: f"{name}: {_addresses(name)}")
+        suspect = "" if proxy == "none" else "proxy"
+        ready = self._check("dns", lambda: f"{name}: {_addresses(name)}", suspect=suspect)
         if ready:
             try:
                 ready = self._open(client, connection, proxy_authorization)
@@ -4731,7 +4809,8 @@ class _Doctor:
             if isinstance(error, ssl.SSLCertVerificationError):
                 sent = f"; the server sent {_untrusted_certificate(connection, proxy_authorization)}"
             store = f"; {_trust_store(client._settings)}" if step == "tls" else ""
-            self._tell_failure(step, halves[-1], _connection_error(error, connection), sent + store)
+            suspect = "proxy" if step == "tcp" and _goes_through_a_proxy(connection) else step
+            self._tell_failure(step, halves[-1], _connection_error(error, connection), sent + store, suspect)
             return False
         if connection.origin[0] == "https":
             detail = f"{_describe_tls(connection)}; {_trust_store(client._settings)}"
@@ -4751,6 +4830,10 @@ def _route(client: GigaChat, url: str) -> Tuple[_Origin, Optional[str]]:
     if proxy:
         urllib.request.ProxyHandler({}).proxy_open(request, proxy, request.type)
     return (request.type, request.host, request._tunnel_host), request.headers.get("Proxy-authorization")
+
+
+def _goes_through_a_proxy(connection: _Connection) -> bool:
+    return connection.where != connection.origin[1]
 
 
 def _addresses(host: str) -> str:
@@ -4790,7 +4873,7 @@ def _describe_models(client: GigaChat) -> str:
 def _describe_chat(client: GigaChat) -> str:
     completion = client.chat({"messages": [{"role": "user", "content": "2+2="}], "max_tokens": 10})
     said = completion.choices[0].message.content if completion.choices else ""
-    tokens = completion.usage.total_tokens if completion.usage is not None else 0
+    tokens = completion.to_dict().get("usage", {}).get("total_tokens", 0)
     return f"{completion.model} said {_one_line(said or '', 40)!r}, {tokens} tokens"
 
 
@@ -4861,7 +4944,9 @@ def _der_values(data: bytes) -> Iterator[Tuple[int, bytes]]:
         at += length
 
 
-_TEXTS: Dict[str, Dict[str, Any]] = {"text": {"nargs": "*", "help": "standard input where there is none, or for -"}}
+_TEXTS: Dict[str, Dict[str, Any]] = {
+    "text": {"nargs": "*", "type": _person_text, "help": "standard input where there is none, or for -"}
+}
 
 # Words: what runs (nothing: the doctor, who needs no client), what it does, what it takes.
 _COMMANDS: Dict[str, Tuple[Optional[Callable[[GigaChat, Any], None]], str, Dict[str, Dict[str, Any]]]] = {
@@ -4869,8 +4954,8 @@ _COMMANDS: Dict[str, Tuple[Optional[Callable[[GigaChat, Any], None]], str, Dict[
         _chat_command,
         "answer a question; on a terminal, without one, hold a conversation",
         {
-            "prompt": {"nargs": "*", "help": "what is piped in, or - stands for, comes after it"},
-            "--system": {"metavar": "TEXT", "help": "the system message"},
+            "prompt": {"nargs": "*", "type": _person_text, "help": "what is piped in, or - stands for, comes after it"},
+            "--system": {"type": _person_text, "metavar": "TEXT", "help": "the system message"},
             "--temperature": {"type": float, "metavar": "NUMBER"},
             "--max-tokens": {"type": int, "metavar": "NUMBER"},
             "--file": {"action": "append", "default": [], "metavar": "PATH", "help": "attach a file; repeatable"},

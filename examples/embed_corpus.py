@@ -4,9 +4,9 @@
     python examples/embed_corpus.py corpus.txt vectors.jsonl [--dask tcp://scheduler:8786]
 
 The text is UTF-8; lines without text are passed over. Each line of the result is {"line": 1, "embedding": [...]}, in
-the order of the text, or {"line": 2, "error": "..."} for a line that is too long for the model. After a kill, run the
-same command again: it goes on after the last whole line of the result. Requests run in threads, or on the workers of
-a Dask cluster; embed_corpus() takes any concurrent.futures.Executor.
+the order of the text, or {"line": 2, "error": "..."} for one that is no UTF-8 or too long for the model. After a kill,
+run the same command again: it goes on after the last whole line of the result. Requests run in threads, or on the
+workers of a Dask cluster; embed_corpus() takes any concurrent.futures.Executor.
 """
 
 import argparse
@@ -16,9 +16,15 @@ import json
 import mmap
 import os
 import pickle
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
 
 import gigachat_lite
 from gigachat_lite import GigaChat, GigaChatException, RequestEntityTooLargeError
@@ -34,12 +40,13 @@ def kept_client(pickled):
 
 
 def embed(pickled, model, batch):
-    """Embed the (line number, text) pairs of a batch, in a worker; give the lines of the result."""
+    """Embed the (number, line) pairs of a batch, in a worker; give the lines of the result."""
     try:
-        answer = kept_client(pickled).embeddings([text for _, text in batch], model)
+        texts = [line.decode("utf-8-sig").strip() for _, line in batch]
+        answer = kept_client(pickled).embeddings(texts, model)
         found = {item.index: {"embedding": item.embedding} for item in answer.data}
-    except RequestEntityTooLargeError as error:
-        if len(batch) > 1:  # one of them is too long: find it
+    except (UnicodeDecodeError, RequestEntityTooLargeError) as error:
+        if len(batch) > 1:  # find the one that it is about
             half = len(batch) // 2
             return embed(pickled, model, batch[:half]) + embed(pickled, model, batch[half:])
         found = {0: {"error": str(error)}}
@@ -49,34 +56,41 @@ def embed(pickled, model, batch):
 
 def resume(result):
     """Cut off a line that is not whole; give the number of the last line that is."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(result, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{result.name} is being written by another run") from None
     if not os.fstat(result.fileno()).st_size:
         return 0
     with mmap.mmap(result.fileno(), 0, access=mmap.ACCESS_READ) as content:
         end = content.rfind(b"\n") + 1
-        last = content[content.rfind(b"\n", 0, max(0, end - 1)) + 1 : end] or LINE_START + b"0}"
+        last = content[content.rfind(b"\n", 0, max(0, end - 1)) + 1 : end] or b'{"line": 0,'
         torn = content[end : end + len(LINE_START)]
-    if not (last.startswith(LINE_START) and LINE_START.startswith(torn)):
+    found = re.match(rb'{"line": (\d+),', last)
+    if not (found and LINE_START.startswith(torn)):
         raise ValueError(f"{result.name} holds something else already")
     result.truncate(end)
-    return json.loads(last)["line"]
+    return int(found.group(1))
 
 
 def lines_after(done, text):
-    """Yield number, text and end (in bytes) of each line after number *done*."""
+    """Yield number, content and end (in bytes) of each line after number *done* that is not empty."""
     number = end = 0
     for number, line in enumerate(text, 1):
         end += len(line)
         if number > done and line.strip():
-            try:
-                yield number, line.decode("utf-8-sig").strip(), end
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{text.name}, line {number}: {error}") from None
+            yield number, line, end
     if number < done:
         raise ValueError(f"{text.name} ends at line {number}, the result at {done}: it is of another text")
 
 
 def embed_corpus(client, text_path, result_path, executor, at_once=8, batch_size=32, model="Embeddings"):
-    """Embed the text on *executor*, with twice *at_once* batches in work or waiting, so that no worker runs idle."""
+    """Embed the text on *executor*; give how many lines could not be embedded.
+
+    Twice *at_once* batches are in work or waiting, so that no worker runs idle.
+    """
+    failures = 0
     if batch_size < 1:
         raise ValueError("a request takes one line or more")
     pickled = pickle.dumps(client)
@@ -90,22 +104,25 @@ def embed_corpus(client, text_path, result_path, executor, at_once=8, batch_size
                 pairs = [(number, line) for number, line, _ in batch]
                 waiting.append((executor.submit(embed, pickled, model, pairs), batch[-1]))
                 if len(waiting) >= 2 * at_once:
-                    write_first(waiting, text, result)
+                    failures += write_first(waiting, text, result)
             while waiting:
-                write_first(waiting, text, result)
+                failures += write_first(waiting, text, result)
         finally:
             for future, _ in waiting:
                 future.cancel()
+    return failures
 
 
 def write_first(waiting, text, result):
-    """Wait for the first of the batches, append what it gave, and tell how far we are."""
+    """Wait for the first of the batches, append what it gave, tell how far we are; give the number of failed lines."""
     future, (number, _, end) = waiting.popleft()
-    result.write(future.result())
+    lines = future.result()
+    result.write(lines)
     result.flush()
     if sys.stderr.isatty():
         done = end / os.fstat(text.fileno()).st_size
         print(f"\r[{'#' * int(40 * done):40}] {done:4.0%}, line {number:,}", end="", file=sys.stderr, flush=True)
+    return lines.count(b', "error": ')
 
 
 def main():
@@ -129,17 +146,17 @@ def main():
             else:
                 executor = opened.enter_context(ThreadPoolExecutor(options.at_once))
             client = opened.enter_context(GigaChat(max_retries=8))  # the first to be closed: that ends what runs
-            embed_corpus(
+            failures = embed_corpus(
                 client, options.text, options.result, executor, options.at_once, options.batch_size, options.model
             )
-        except (GigaChatException, OSError, ValueError) as error:
+            return failures and f"embed_corpus: {failures} lines failed: {options.result} tells why"
+        except (GigaChatException, OSError, ValueError, ImportError) as error:
             return f"embed_corpus: {error}"
         except KeyboardInterrupt:
             return 130
         finally:
             if sys.stderr.isatty():
                 print(file=sys.stderr)
-    return 0
 
 
 if __name__ == "__main__":

@@ -1815,6 +1815,8 @@ def main() -> None:
                 time.sleep(3600)  # KeyboardInterrupt ends it
     except KeyboardInterrupt:
         pass
+    except (OSError, OverflowError) as error:  # a port that is taken or is none, a certificate that is not there
+        sys.exit("local_server: %s" % error)
 
 
 if __name__ == "__main__":

@@ -240,6 +240,14 @@ def test_files(run, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.txt", "b.txt"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="names cannot hold these")
+def test_upload_of_an_odd_name(run, tmp_path):
+    """Whatever the name of a file holds, its line stays one line of two fields."""
+    (tmp_path / "a\tb\nc.txt").write_bytes(b"a")
+    ((_, name),) = run("files", "upload", tmp_path / "a\tb\nc.txt").rows
+    assert "a" in name and "c.txt" in name
+
+
 def test_upload_reports_at_once(run, tmp_path):
     """The id of a stored file is printed although the next file cannot be read."""
     (tmp_path / "a.txt").write_bytes(b"a")
@@ -311,6 +319,9 @@ def test_secrets_are_no_options(run, server, words):
         (["models", "--timeout", "soon"], 2, "GIGACHAT_TIMEOUT"),
         (["models", "--ca-bundle-file", "/nonexistent"], 2, "/nonexistent"),
         (["chat", "half a pair: \ud800"], 2, "surrogate"),
+        (["chat", "--temperature", "nan", "hi"], 2, "NaN"),
+        (["models", "nosuch"], 2, "unrecognized argument nosuch"),
+        (["models", "--base-url", "https://[::1/v1"], 2, "brackets"),
         (["chat", "--model", "nosuch", "hi"], 1, "There is no model 'nosuch'"),
         (["models", "--base-url", "https://localhost:1/api/v1"], 1, "localhost:1"),
         (["models", "--ca-bundle-file", str(CERTS / "other-ca.pem")], 1, "gosuslugi"),
@@ -326,6 +337,19 @@ def test_errors(run, words, code, said):
     assert said in result.err
     assert result.err.startswith("gigachat-lite: ")
     assert result.err.count("\n") == 1
+
+
+def test_unknown_option_is_not_repeated_with_its_value(run):
+    """Of an option that does not exist only the name is shown: what follows a mistyped one may be a secret."""
+    for words in (["--access_token", "S3CR3T"], ["--access_token=S3CR3T"]):
+        result = run("models", *words)
+        assert (result.code, "--access_token" in result.err, "S3CR3T" in result.err) == (2, True, False)
+
+
+@pytest.mark.parametrize("words", ["--json models", "models --json", "files --json list", "--json doctor"])
+def test_json_anywhere(run, words):
+    """--json counts before and behind the command."""
+    assert run(*words.split()).json
 
 
 @pytest.mark.parametrize(
@@ -402,6 +426,37 @@ def test_full_disk(environment):
         result = finish(start("models", stdout=full))
     assert result.code == 1
     assert result.err == "gigachat-lite: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="closing descriptors in the child")
+def test_closed_streams(environment):
+    """Without stdout a file has nowhere to go; without stderr nothing meant for people gets into the answer."""
+    result = finish(start("files", "get", "id", preexec_fn=lambda: os.close(1), stdout=None))
+    assert result.code == 2
+    assert "name a file with -o" in result.err
+    result = finish(start("chat", "--max-tokens", "1", "hello there", preexec_fn=lambda: os.close(2), stderr=None))
+    assert (result.code, "finish reason" in result.out) == (0, False)
+    result = finish(start("chat", "--model", "nosuch", "hi", preexec_fn=lambda: os.close(2), stderr=None))
+    assert (result.code, result.out) == (1, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_errors_that_cannot_be_told(environment):
+    """The exit code is right also where stderr takes nothing."""
+    with open("/dev/full", "wb") as full:
+        assert finish(start("chat", "--model", "nosuch", "hi", stderr=full)).code == 1
+        assert finish(start("models", env={"GIGACHAT_VERIFY_SSL_CERTS": "off"}, stderr=full)).code == 0  # it warns
+
+
+ASCII_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="arguments are Unicode there")
+def test_words_that_the_locale_has_no_characters_for(environment, server):
+    """In an ASCII locale arguments are taken for UTF-8, as what is piped in is."""
+    result = finish(start("chat", "--json", "--system", "Кратко", "привет", env=ASCII_LOCALE))
+    assert result.code == 0, result.err
+    assert [message["content"] for message in chat_body(server)["messages"]] == ["Кратко", "привет"]
 
 
 def talk_on(said, hold):
@@ -527,6 +582,19 @@ def test_conversation(environment, server):
     assert messages[1]["content"] == "first question"
     assert "first question" in messages[2]["content"]
     assert messages[3]["content"] == "second question"
+
+
+@needs_pty
+@pytest.mark.parametrize("env", [{"LC_ALL": "C"}, {**ASCII_LOCALE, "PYTHONIOENCODING": "ascii"}], ids=["C", "ascii"])
+def test_conversation_in_a_poor_locale(environment, server, env):
+    """What is typed in Russian reaches the server, though the locale knows nothing of it."""
+    with Terminal("chat", env=env) as terminal:
+        terminal.wait_for("> ")
+        terminal.type("привет, мир\n")
+        terminal.wait_for("> ")
+        terminal.type("\x04")
+        assert terminal.finish() == 0
+    assert chat_body(server)["messages"] == [{"role": "user", "content": "привет, мир"}]
 
 
 @needs_pty
@@ -664,13 +732,21 @@ def test_doctor_untrusted(run):
     assert [steps(result)[step] for step in ("token", "models", "chat")] == [None] * 3
 
 
-def test_doctor_expired(run):
-    """The expiry of an expired certificate is shown, and in words what to do."""
-    with LocalServer(tls=(str(CERTS / "expired.pem"), str(CERTS / "expired.key"))) as server:
-        result = run("doctor", "--base-url", server.base_url, "--auth-url", server.auth_url)
+@pytest.mark.parametrize(
+    ("certificate", "detail", "advice"),
+    [
+        ("expired", "expires 2021-01-01", "Check the clock of this machine"),
+        ("wronghost", "mismatch", "Another server answers"),
+    ],
+)
+def test_doctor_wrong_certificate(run, certificate, detail, advice):
+    """An expired certificate, and one of another host: what the server sent, and the advice for just that."""
+    with LocalServer(tls=(str(CERTS / f"{certificate}.pem"), str(CERTS / f"{certificate}.key"))) as server:
+        result = run("doctor", "--json", "--base-url", server.base_url, "--auth-url", server.auth_url)
     assert result.code == 1
-    assert "expires 2021-01-01" in result.out
-    assert "do this:" in result.out
+    assert detail in failure(result)["detail"]
+    assert failure(result)["advice"].startswith(advice)
+    assert advice not in failure(result)["detail"]
 
 
 def test_doctor_refused(run):
@@ -705,13 +781,34 @@ def test_doctor_wrong_credentials(run, monkeypatch, server):
     assert "eDpTM0NSM1Q=" not in result.out + result.err
 
 
+def test_doctor_wrong_token(run, monkeypatch):
+    """A refused access token is told of as such, not as a wrong base_url."""
+    monkeypatch.delenv("GIGACHAT_CREDENTIALS")
+    monkeypatch.setenv("GIGACHAT_ACCESS_TOKEN", "nonsense")
+    result = run("doctor", "--json")
+    assert (result.code, failure(result)["step"]) == (1, "models")
+    assert "token is wrong or has expired" in failure(result)["advice"]
+
+
+@pytest.mark.parametrize("status", [200, 403])
+def test_doctor_page_at_the_token_endpoint(run, server, status):
+    """A page in the place of a token is the fault of auth_url, not of base_url."""
+    server.answer_next("/oauth", status, b"<html>Welcome</html>", {"Content-Type": "text/html"})
+    result = run("doctor", "--json")
+    assert failure(result)["step"] == "token"
+    assert "auth_url (GIGACHAT_AUTH_URL)" in failure(result)["advice"]
+    assert "base_url" not in failure(result)["detail"] + failure(result)["advice"]
+
+
 def test_doctor_configuration(run, monkeypatch, server):
     """Without credentials the network is looked at all the same; with an unreadable file nothing is."""
     monkeypatch.delenv("GIGACHAT_CREDENTIALS")
     result = run("doctor", "--json")
     assert (result.code, failure(result)["step"], steps(result)["tls"]) == (1, "credentials", True)
+    assert "authorization key" in failure(result)["advice"]
     result = run("doctor", "--json", "--ca-bundle-file", "/nonexistent")
     assert (result.code, list(steps(result))) == (1, ["configuration"])
+    assert failure(result)["advice"]
 
 
 def test_doctor_chat(run):
@@ -739,6 +836,15 @@ def test_doctor_proxy(run, monkeypatch):
     assert "GIGACHAT_PROXY" in failure(result)["advice"]
     assert proxy.requests[0].headers["proxy-authorization"] == "Basic bWU6UzNDUjNU"
     assert "S3CR3T" not in result.out + result.err
+
+
+@pytest.mark.parametrize(("proxy", "step"), [("http://localhost:1", "tcp"), ("http://nosuch.invalid:3128", "dns")])
+def test_doctor_proxy_out_of_reach(run, monkeypatch, proxy, step):
+    """Where it is the proxy that cannot be reached, the advice is about the proxy."""
+    monkeypatch.setenv("GIGACHAT_PROXY", proxy)
+    result = run("doctor", "--json")
+    assert [(found["step"], found["ok"]) for found in result.json if found["ok"] is False] == [(step, False)]
+    assert failure(result)["advice"].startswith("Check the proxy")
 
 
 def test_doctor_without_tls(run, monkeypatch):

@@ -175,6 +175,8 @@ def test_line_that_is_too_long(client, server, tmp_path, result):
     [
         (b'{"line": 101, "embedding": []}\n', "ends at line 100, the result at 101"),
         (b"something\n", "holds something else"),
+        (b'{"line": "3", "embedding": []}\n', "holds something else"),
+        (b'{"line": null}\n', "holds something else"),
         (b"something", "holds something else"),
         (b'{"line": 1, "embedding": []}\nsomething', "holds something else"),
     ],
@@ -188,11 +190,37 @@ def test_result_of_something_else(client, server, text, result, content, telling
     assert not server.requests
 
 
-def test_text_that_is_no_utf8(client, tmp_path, result):
-    """A line that is no UTF-8 is named."""
-    (tmp_path / "text.txt").write_bytes(b"one\n\xff\n")
-    with pytest.raises(ValueError, match=r"text\.txt, line 2: .*0xff"):
-        embed(client, tmp_path / "text.txt", result)
+def test_line_that_is_no_utf8(server, tmp_path, result):
+    """A line that is no UTF-8 is noted with the reason; the others are embedded, and the end tells how many failed."""
+    (tmp_path / "text.txt").write_bytes(b"one\n\xff\nthree\n\xfe\n")
+    process = start(server, tmp_path / "text.txt", result, stderr=subprocess.PIPE)
+    errors = process.communicate(timeout=SECONDS)[1].decode()
+    assert process.returncode == 1
+    assert errors.splitlines() == [f"embed_corpus: 2 lines failed: {result} tells why"]
+    one, two, three, four = read(result)
+    assert "0xff" in two["error"] and "0xfe" in four["error"]
+    assert (one["line"], len(one["embedding"]), three["line"], len(three["embedding"])) == (1, 1024, 3, 1024)
+
+
+@needs_signals
+def test_two_runs_at_once(client, text, result):
+    """A result that another run is writing is left to it."""
+    import fcntl
+
+    with open(result, "ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another run"):
+            embed(client, text, result)
+    embed(client, text, result)
+    assert len(read(result)) == 86
+
+
+@pytest.mark.skipif(importlib.util.find_spec("distributed") is not None, reason="Dask distributed is installed")
+def test_dask_that_is_not_installed(server, text, result):
+    """Where Dask is missing, one line says so."""
+    process = start(server, text, result, "--dask", "tcp://localhost:1", stderr=subprocess.PIPE)
+    assert process.communicate(timeout=SECONDS)[1] == b"embed_corpus: No module named 'distributed'\n"
+    assert process.returncode == 1
 
 
 def test_batch_of_nothing(client, text, result):

@@ -273,6 +273,11 @@ ADVICE = [
     ("/oauth", 400, {"code": 4, "message": "Can't decode 'Authorization' header"}, "authorization key"),
     ("/oauth", 401, {"code": 6, "message": "credentials doesn't match db data"}, "GIGACHAT_CREDENTIALS"),
     ("/oauth", 429, {"message": "Too many requests"}, "share one client"),
+    ("/oauth", 302, b"", "GIGACHAT_AUTH_URL"),
+    ("/oauth", 403, b"<html></html>", "GIGACHAT_AUTH_URL"),
+    ("/oauth", 404, {"status": 404, "message": "Not Found"}, "GIGACHAT_AUTH_URL"),
+    ("/chat", 401, {"status": 401, "message": "Unauthorized"}, "wrong or has expired"),
+    ("/chat", 401, {"status": 401, "message": "Token has expired"}, "lives 30 minutes"),
     ("/chat", 402, {"status": 402, "message": "Payment Required"}, "get_balance()"),
     ("/chat", 404, {"status": 404, "message": "No such model"}, "get_models()"),
     ("/chat", 404, b"<html>nginx</html>", "base_url"),
@@ -519,3 +524,34 @@ def test_hint_for_a_page(client, server, call):
     server.answer_next("/chat", 200, b"<html>welcome</html>")
     with pytest.raises(InvalidResponseError, match="GIGACHAT_BASE_URL"):
         call(client, "chat", "Привет")
+
+
+def test_hint_for_a_page_in_place_of_a_stream(client, server, call):
+    """The same of a stream."""
+    server.answer_next("/chat", 200, b"<html>welcome</html>", {"Content-Type": "text/html"})
+    with pytest.raises(InvalidResponseError, match="GIGACHAT_BASE_URL"):
+        call(client, "stream", "Привет")
+
+
+def test_hint_for_a_page_in_place_of_a_token(client, server, call):
+    """A page that the token endpoint answers points to auth_url, and to it alone."""
+    server.answer_next("/oauth", 200, b"<html>welcome</html>")
+    with pytest.raises(InvalidResponseError, match="GIGACHAT_AUTH_URL") as caught:
+        call(client, "chat", "Привет")
+    assert "BASE_URL" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["", "/api", "/api/v1/chat/completions"])
+@pytest.mark.parametrize("method", ["chat", "stream", "get_models"])
+def test_hint_for_a_base_url_with_another_path(settings, server, call, path, method):
+    """Where base_url does not end in /v1, a 404 points to it."""
+    with GigaChat(**{**settings, "base_url": server.base_url.replace("/api/v1", path)}) as client:
+        with pytest.raises(NotFoundError, match="GIGACHAT_BASE_URL"):
+            call(client, method, *([] if method == "get_models" else ["Привет"]))
+
+
+def test_no_hint_where_base_url_is_right(client, call):
+    """A file that is not there is no fault of base_url."""
+    with pytest.raises(NotFoundError) as caught:
+        call(client, "get_file", "nosuch")
+    assert "BASE_URL" not in str(caught.value)

@@ -146,6 +146,19 @@ def test_echoed_credentials(call, caplog, case):
                 provoke(client, call, caplog)
 
 
+def test_echoed_client_secret(call):
+    """The same of what the credentials are the base64 of."""
+    pair = "client-id:t0p-client-SECRET"
+    said = json.dumps({"code": 4, "message": f"cannot read {pair}"}).encode()
+    with RawServer(closing(b"HTTP/1.1 400 No\r\nContent-Length: %d\r\n\r\n%b" % (len(said), said))) as server:
+        credentials = base64.b64encode(pair.encode()).decode()
+        with raw_client(server, access_token=None, auth_url=server.auth_url, credentials=credentials) as client:
+            with pytest.raises(GigaChatException) as caught:
+                call(client, "chat", "x")
+    assert "cannot read client-id:***" in str(caught.value)
+    assert "t0p-client-SECRET" not in everything_of(caught.value)
+
+
 @pytest.mark.parametrize(
     "case", ["json", "page", "header", "header twice", "no json", "no json, bad utf-8", "status line"]
 )
