@@ -4,9 +4,12 @@ import contextvars
 import dataclasses
 import inspect
 import logging
+import os
 import re
 import shutil
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -292,3 +295,75 @@ def test_table_of_groups(group, kind):
     (cell,) = [row[0] for row in rows("Everything else") if row[0].startswith(group + ".")]
     old = {"get_threads", "create_thread"}
     assert set(re.findall(r"\.(\w+)", cell)) == {name for name in vars(kind) if not name.startswith("_")} - old
+
+
+# Blocks for a shell that this file does not run, by a part of them, and who does.
+RUN_ELSEWHERE = {
+    "pip ": ".ci/run: they need a package index",
+    "--dask": "test_embed_corpus.py, where Dask is installed",
+    "local_server.py": "the next test: it runs until it is stopped",
+    "benchmarks": "nobody: it needs the official SDK",
+}
+SHELL_BLOCKS = [block for block in blocks("sh") if not any(part in block for part in RUN_ELSEWHERE)]
+needs_shell = pytest.mark.skipif(shutil.which("bash") is None or os.name == "nt", reason="there is no shell")
+
+
+@pytest.fixture
+def shell(server, tmp_path):
+    """Run commands in a copy of the project, with what a newcomer has, the local server's variables and no others."""
+    for name in ("examples", "tests/certs"):
+        shutil.copytree(str(ROOT / name), str(tmp_path / name))
+    (tmp_path / "app").mkdir()
+    for name in ("gigachat_lite.py", "app/gigachat_lite.py"):
+        shutil.copy(gigachat_lite.__file__, str(tmp_path / name))
+    (tmp_path / "app" / "__main__.py").write_text("import gigachat_lite\n", encoding="utf-8")
+    (tmp_path / "corpus.txt").write_text("one\ntwo\n", encoding="utf-8")
+    shutil.copy(str(CERTS / "ca.pem"), str(tmp_path / "Russian_Trusted_Root_CA.crt"))
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, words in {
+        "python3": f'exec "{sys.executable}" -B "$@"',
+        "gigachat-lite": f'exec "{sys.executable}" -B gigachat_lite.py "$@"',
+        "ssh": 'shift; exec "$@"',
+        "git": "echo a change",
+    }.items():
+        (commands / name).write_text(f"#!/bin/sh\n{words}\n", encoding="utf-8")
+        (commands / name).chmod(0o755)
+    path = os.pathsep.join([str(commands), *os.environ.get("PATH", "/usr/bin:/bin").split(os.pathsep)])
+    environment = {**server.environment(), "PATH": path, "PYTHONIOENCODING": "utf-8"}
+
+    def start(command):
+        command = command.replace("<authorization key>", server.credentials).replace("8443", "0")
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(["bash", "-e", "-c", command], cwd=str(tmp_path), env=environment, **pipes)
+
+    return start
+
+
+@needs_shell
+@pytest.mark.parametrize("block", SHELL_BLOCKS, ids=lambda block: block.splitlines()[0][:50])
+def test_shell_block(shell, block):
+    """Every block for the shell works as it stands."""
+    for command in [block] if "export" in block else block.splitlines():
+        process = shell(command)
+        _, errors = process.communicate(b"a question\n", timeout=60)
+        assert (process.returncode, errors.decode()) == (0, ""), command
+
+
+@needs_shell
+def test_shell_block_of_the_local_server(shell):
+    """The local server prints the variables that the README speaks of."""
+    (block,) = [block for block in blocks("sh") if "local_server.py" in block]
+    with shell("exec " + block) as process:
+        assert process.stdout.readline().startswith(b"export GIGACHAT_BASE_URL=https://localhost:")
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def test_shell_blocks_that_are_run_elsewhere():
+    """No block is left out that .ci/run does not name."""
+    checks = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for block in blocks("sh"):
+        if "pip " in block:
+            assert f'="{block.strip()}"' in checks
+    assert len(SHELL_BLOCKS) >= 10
