@@ -47,7 +47,7 @@ def converse(client: GigaChat, question: str) -> None:
 
     print(f"\n--- client.stream({question!r})")
     # update_interval: seconds between two pieces, at least; a str alone would do.
-    for chunk in client.stream({"messages": [question], "update_interval": 0.05}):
+    for chunk in client.stream({"messages": [question], "update_interval": 0.02}):
         print(chunk.choices[0].delta.content or "", end="", flush=True)
     print()
 

@@ -70,12 +70,13 @@ def run(monkeypatch, environment):
     return run
 
 
-def start(*argv, file=FILE, env=(), **options):
-    """Start a process; its streams are pipes unless told otherwise."""
+def start(*argv, way=("-m", "gigachat_lite"), env=(), **options):
+    """Start a process; its streams are pipes unless told otherwise. As a module: a script is compiled each time."""
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    words = [sys.executable, file, *map(str, argv)]
+    words = [sys.executable, *way, *map(str, argv)]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return subprocess.Popen(words, env={**inherited, "PYTHONUTF8": "1", **dict(env)}, **{**streams, **options})
+    given = {"PYTHONUTF8": "1", "PYTHONPATH": str(Path(FILE).parent), **dict(env)}
+    return subprocess.Popen(words, env={**inherited, **given}, **{**streams, **options})
 
 
 def finish(process, stdin=b""):
@@ -389,7 +390,7 @@ def test_ways_to_start(environment, server, tmp_path):
     env = {"PYTHONPATH": os.pathsep.join([str(Path(FILE).parent), str(tmp_path)])}
     script = "import sys; from gigachat_lite import main; sys.exit(main())"
     ways = [[FILE], ["-m", "gigachat_lite"], ["-m", "mypkg._vendor.giga"], ["-c", script]]
-    processes = [start(*way[1:], "tokens", "a b", file=way[0], env=env) for way in ways]
+    processes = [start("tokens", "a b", way=way, env=env) for way in ways]
     assert [finish(process) for process in processes] == [Result(0, "2\t3\ta b\n", "")] * 4
 
 
@@ -495,7 +496,7 @@ def test_cut_off_stream(run):
 def test_lazy():
     """Importing the module does not import what only the command line needs."""
     script = "import sys; before = set(sys.modules); import gigachat_lite; print(*set(sys.modules) - before)"
-    result = finish(start("-c", script, file="-S", cwd=str(Path(FILE).parent)))
+    result = finish(start(way=("-S", "-c", script)))
     assert result.code == 0
     assert not {"argparse", "readline", "getpass", "shutil"} & set(result.out.split())
 
