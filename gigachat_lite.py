@@ -89,22 +89,21 @@ __version__ = "0.1.0"
 # fmt: off
 __all__ = [
     "AICheckResult", "APIConnectionError", "APIResponse", "APITimeoutError", "AccessToken", "Assistant",
-    "AssistantAttachment", "AssistantDelete",
-    "AssistantFileDelete", "Assistants", "AssistantsAsyncClient", "AssistantsSyncClient",
-    "AsyncStream", "AuthenticationError", "BadRequestError", "Balance", "BalanceValue", "Batch",
-    "BatchRequestCounts", "BatchResult", "Chat", "ChatCompletion", "ChatCompletionChunk", "ChatFunctionCall",
+    "AssistantAttachment", "AssistantDelete", "AssistantFileDelete", "Assistants", "AssistantsAsyncClient",
+    "AssistantsSyncClient", "AsyncStream", "AuthenticationError", "BadRequestError", "Balance", "BalanceValue",
+    "Batch", "BatchRequestCounts", "BatchResult", "Chat", "ChatCompletion", "ChatCompletionChunk", "ChatFunctionCall",
     "Choices", "ChoicesChunk", "ConfigurationError", "CreateAssistant", "DeletedFile", "Embedding", "Embeddings",
     "EmbeddingsUsage", "FewShotExample", "FilterCheck", "FilterUsage", "ForbiddenError", "Function", "FunctionCall",
     "FunctionParameters", "FunctionParametersProperty", "FunctionRemark", "FunctionValidation", "GigaChat",
     "GigaChatAsyncClient", "GigaChatException", "GigaChatSyncClient", "Image", "InvalidResponseError", "JSONObject",
     "Messages", "MessagesChunk", "MessagesRole", "Model", "Models", "NotFoundError", "OpenApiFunctions",
-    "PaymentRequiredError", "RateLimitError", "RequestEntityTooLargeError", "ResponseError", "ServerError",
-    "Storage", "Stream", "StreamInterruptedError", "Thread", "ThreadCompletion", "ThreadCompletionChunk",
-    "ThreadMessage", "ThreadMessageAttachment", "ThreadMessageResponse", "ThreadMessages", "ThreadMessagesResponse",
-    "ThreadRunOptions", "ThreadRunResponse", "ThreadRunResult", "ThreadStatus", "Threads", "ThreadsAsyncClient",
-    "ThreadsSyncClient", "Token", "TokensCount", "UnprocessableEntityError", "UploadedFile", "UploadedFiles", "Usage",
-    "agent_id_cvar", "authorization_cvar", "chat_url_cvar", "client_id_cvar", "custom_headers_cvar", "file_ids",
-    "operation_id_cvar", "request_id_cvar", "service_id_cvar", "session_id_cvar", "trace_id_cvar",
+    "PaymentRequiredError", "RateLimitError", "RequestEntityTooLargeError", "ResponseError", "ServerError", "Storage",
+    "Stream", "StreamInterruptedError", "Thread", "ThreadCompletion", "ThreadCompletionChunk", "ThreadMessage",
+    "ThreadMessageAttachment", "ThreadMessageResponse", "ThreadMessages", "ThreadMessagesResponse", "ThreadRunOptions",
+    "ThreadRunResponse", "ThreadRunResult", "ThreadStatus", "Threads", "ThreadsAsyncClient", "ThreadsSyncClient",
+    "Token", "TokensCount", "UnprocessableEntityError", "UploadedFile", "UploadedFiles", "Usage", "agent_id_cvar",
+    "authorization_cvar", "chat_url_cvar", "client_id_cvar", "custom_headers_cvar", "file_ids", "operation_id_cvar",
+    "request_id_cvar", "service_id_cvar", "session_id_cvar", "trace_id_cvar",
 ]
 # fmt: on
 
@@ -4782,17 +4781,19 @@ class _Doctor:
         proxy = "none" if origin[1:] == (host, None) else origin[1]
         self._tell("proxy", True, time.monotonic(), f"{host}: {proxy}")
         name, _ = _host_and_port(origin[1], 443)
-        suspect = "" if proxy == "none" else "proxy"
+        suspect = "" if proxy == "none" else "proxy"  # of what keeps us from the first hop
         ready = self._check("dns", lambda: f"{name}: {_addresses(name)}", suspect=suspect)
         if ready:
             try:
-                ready = self._open(client, connection, proxy_authorization)
+                ready = self._open(client, connection, proxy_authorization, suspect)
             finally:
                 connection.close()
         self._reached[origin] = ready
         return ready
 
-    def _open(self, client: GigaChat, connection: _Connection, proxy_authorization: Optional[str]) -> bool:
+    def _open(
+        self, client: GigaChat, connection: _Connection, proxy_authorization: Optional[str], suspect: str
+    ) -> bool:
         """Open a connection and tell of its two halves: what comes before TLS is agreed on, and TLS."""
         halves = [time.monotonic()]
 
@@ -4809,8 +4810,8 @@ class _Doctor:
             if isinstance(error, ssl.SSLCertVerificationError):
                 sent = f"; the server sent {_untrusted_certificate(connection, proxy_authorization)}"
             store = f"; {_trust_store(client._settings)}" if step == "tls" else ""
-            suspect = "proxy" if step == "tcp" and _goes_through_a_proxy(connection) else step
-            self._tell_failure(step, halves[-1], _connection_error(error, connection), sent + store, suspect)
+            failure = _connection_error(error, connection)
+            self._tell_failure(step, halves[-1], failure, sent + store, suspect if step == "tcp" else "")
             return False
         if connection.origin[0] == "https":
             detail = f"{_describe_tls(connection)}; {_trust_store(client._settings)}"
@@ -4830,10 +4831,6 @@ def _route(client: GigaChat, url: str) -> Tuple[_Origin, Optional[str]]:
     if proxy:
         urllib.request.ProxyHandler({}).proxy_open(request, proxy, request.type)
     return (request.type, request.host, request._tunnel_host), request.headers.get("Proxy-authorization")
-
-
-def _goes_through_a_proxy(connection: _Connection) -> bool:
-    return connection.where != connection.origin[1]
 
 
 def _addresses(host: str) -> str:
@@ -4873,7 +4870,7 @@ def _describe_models(client: GigaChat) -> str:
 def _describe_chat(client: GigaChat) -> str:
     completion = client.chat({"messages": [{"role": "user", "content": "2+2="}], "max_tokens": 10})
     said = completion.choices[0].message.content if completion.choices else ""
-    tokens = completion.to_dict().get("usage", {}).get("total_tokens", 0)
+    tokens = completion.usage.total_tokens if completion.usage is not None else 0
     return f"{completion.model} said {_one_line(said or '', 40)!r}, {tokens} tokens"
 
 

@@ -839,11 +839,14 @@ def test_doctor_proxy(run, monkeypatch):
     assert "S3CR3T" not in result.out + result.err
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize(("proxy", "step"), [("http://localhost:1", "tcp"), ("http://nosuch.invalid:3128", "dns")])
-def test_doctor_proxy_out_of_reach(run, monkeypatch, proxy, step):
+def test_doctor_proxy_out_of_reach(run, monkeypatch, proxy, step, scheme):
     """Where it is the proxy that cannot be reached, the advice is about the proxy."""
     monkeypatch.setenv("GIGACHAT_PROXY", proxy)
-    result = run("doctor", "--json")
+    monkeypatch.setenv("GIGACHAT_ACCESS_TOKEN", "token")
+    monkeypatch.delenv("GIGACHAT_CREDENTIALS")
+    result = run("doctor", "--json", "--base-url", f"{scheme}://api.invalid/v1")
     assert [(found["step"], found["ok"]) for found in result.json if found["ok"] is False] == [(step, False)]
     assert failure(result)["advice"].startswith("Check the proxy")
 
