@@ -173,7 +173,7 @@ def answers(answer: ChatCompletion, model: Model, file: UploadedFile) -> None:
     assert_type(message.content, str)
     assert_type(message.function_call, Optional[FunctionCall])
     assert_type(answer.choices[0].finish_reason, Optional[str])
-    assert_type(answer.usage, Optional[Usage])
+    assert_type(answer.usage, Usage)  # as in the official SDK
     assert_type(answer.x_headers, Optional[Dict[str, Optional[str]]])
     assert_type(answer.to_dict(), Dict[str, Any])
     assert_type(ChatCompletion.from_dict({}), ChatCompletion)
@@ -182,7 +182,7 @@ def answers(answer: ChatCompletion, model: Model, file: UploadedFile) -> None:
     assert_type(file.id, str)
     assert_type(gigachat_lite.file_ids(answer), List[str])
     print(answer.choices[0].text)  # type: ignore[attr-defined]
-    print(answer.usage.total_tokens)  # type: ignore[union-attr]
+    assert_type(answer.usage.total_tokens, int)
     Messages(content="no role")  # type: ignore[call-arg]
     Chat(messages="Hello")  # type: ignore[arg-type]
 
