@@ -2169,7 +2169,7 @@ class _Reply:
         self.x_headers = {name: self.headers.get(name) for name in ("x-request-id", "x-session-id", "x-client-id")}
         self.content = b""  # the body, where it was read whole
         self.call = _Call("", "", "")
-        self.secrets: List[str] = []  # what must not show in an error when the server echoes it
+        self.secrets: Callable[[], List[str]] = list  # what must not show in an error when the server echoes it
         self._connection = connection
         self._incoming = incoming
         self._give_back: Optional[Callable[[_Connection, bool], None]] = give_back
@@ -2323,7 +2323,7 @@ class _Reply:
         return repr(text) if text else "an empty body"
 
     def _redacted(self, text: str) -> str:
-        for secret in self.secrets:
+        for secret in self.secrets():
             text = text.replace(secret, "***")
         return re.sub(r'("(?:access_token|tok)"\s*:\s*")[^"]*', r"\1***", text)
 
@@ -3311,7 +3311,7 @@ class _Client:
         reply: _Reply = self._opener.open(request, timeout=self._settings.timeout)
         logger.debug("%s %s: %d, %.0f ms", call.method, call.url, reply.status, (time.monotonic() - started) * 1000)
         reply.call = call
-        reply.secrets = self._secrets(headers.get("Authorization"))
+        reply.secrets = functools.partial(self._secrets, headers.get("Authorization"))
         try:
             if not 200 <= reply.status < 300:
                 raise reply.error()

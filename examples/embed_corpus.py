@@ -54,20 +54,24 @@ def embed(pickled, model, batch):
     return "".join(lines).encode("ascii")
 
 
-def resume(result):
-    """Cut off a line that is not whole; give the number of the last line that is."""
+def lock(result):
+    """Keep other runs from the result until it is closed, or this process is no more."""
     if fcntl is not None:
         try:
             fcntl.flock(result, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{result.name} is being written by another run") from None
+
+
+def resume(result):
+    """Cut off a line that is not whole; give the number of the last line that is."""
     if not os.fstat(result.fileno()).st_size:
         return 0
     with mmap.mmap(result.fileno(), 0, access=mmap.ACCESS_READ) as content:
         end = content.rfind(b"\n") + 1
-        last = content[content.rfind(b"\n", 0, max(0, end - 1)) + 1 : end] or b'{"line": 0,'
+        last = content[content.rfind(b"\n", 0, max(0, end - 1)) + 1 : end] or LINE_START + b"0,"
         torn = content[end : end + len(LINE_START)]
-    found = re.match(rb'{"line": (\d+),', last)
+    found = re.match(re.escape(LINE_START) + rb"(\d+),", last)
     if not (found and LINE_START.startswith(torn)):
         raise ValueError(f"{result.name} holds something else already")
     result.truncate(end)
@@ -96,6 +100,7 @@ def embed_corpus(client, text_path, result_path, executor, at_once=8, batch_size
     pickled = pickle.dumps(client)
     clients[pickled] = client  # for workers that are threads here
     with open(text_path, "rb") as text, open(result_path, "a+b") as result:
+        lock(result)
         lines = lines_after(resume(result), text)
         batches = iter(lambda: list(itertools.islice(lines, batch_size)), [])
         waiting = collections.deque()

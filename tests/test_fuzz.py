@@ -188,7 +188,7 @@ def reply_of(parts=(), headers=(), status=200):
     pipe = Pipe(parts)
     reply = gigachat_lite._Reply(pipe, Response, pipe, lambda connection, reusable: None)
     reply.call = gigachat_lite._Call("POST", "http://fuzz/x", "/x")
-    reply.secrets = ["quux7"]
+    reply.secrets = lambda: ["quux7"]
     return reply
 
 
