@@ -4275,701 +4275,487 @@ def file_ids(answer: Union[str, ChatCompletion, Messages]) -> List[str]:
 
 
 # ---------- command line
-
-_PROGRAM = "gigachat-lite"
-_TEXTS_AT_ONCE = 50  # of one request for embeddings
+#
+# Three verbs: ``chat``, ``doctor``, and each public method of the blocking client, whose result is printed as JSON.
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line. Exit code: 0; 1: API or file; 2: usage or settings; 130: Ctrl-C."""
-    # A terminal in cp1251 or ASCII shows a question mark; what it cannot read is looked at again.
-    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=errors)
-    warnings = logging.StreamHandler()
-    warnings.setLevel(logging.WARNING)
-    warnings.setFormatter(logging.Formatter(f"{_PROGRAM}: %(message)s"))
+            stream.reconfigure(errors="backslashreplace")  # a character that the encoding lacks is spelt out, not lost
+    warnings = logging.Handler(logging.WARNING)
+    warnings.emit = lambda record: _say(record.getMessage())  # type: ignore[method-assign]  # one line, as errors
     logger.addHandler(warnings)
     try:
-        try:
-            return _run_command(argv)
-        finally:
-            _flush(sys.stdout, 1)
+        return _run_command(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        return 0  # whoever reads us has seen enough
-    except ValueError as error:  # ConfigurationError too
-        return _complain(error, 2)
-    except (GigaChatException, OSError) as error:
-        return _complain(error, 1)
+        return 0  # whoever reads the output has seen enough
+    except (GigaChatException, OSError, TypeError, ValueError) as error:
+        _say(f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error))
+        return 2 if isinstance(error, (TypeError, ValueError)) else 1  # ConfigurationError is a ValueError
     finally:
         logger.removeHandler(warnings)
-        try:
-            _flush(sys.stderr, 2)
-        except OSError:
-            pass  # there is nobody to tell
+        for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+            try:
+                if stream is not None:  # as it is where the caller closed it
+                    stream.flush()
+            except OSError:  # drop what is left, or the interpreter tries again as it exits
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
-def _run_command(argv: Optional[Sequence[str]]) -> int:
-    try:
-        parser = _make_parser()
-        options, unknown = parser.parse_known_args(argv, types.SimpleNamespace(json=False))
-        if unknown:  # the first, and not what follows it: it may be a secret
-            parser.error(f"unrecognized argument {unknown[0].partition('=')[0]}")
-    except SystemExit as stop:  # --help, --version, or a mistake that argparse has told
-        return stop.code if isinstance(stop.code, int) else 0
-    settings = {name: value for name, value in vars(options).items() if name in _READERS}
-    if options.run is None:
-        return _Doctor(settings, options.json).examine()
-    with GigaChat(**settings) as client:
-        options.run(client, options)
+def _run_command(argv: Sequence[str]) -> int:
+    words, options = _split_line(argv)
+    commands = _commands()
+    name = words.pop(0).replace("-", "_") if words else ""
+    settings: Dict[str, Any] = {option: values[-1] for option, values in options.items() if option in _SETTINGS}
+    if "version" in options:
+        print(f"gigachat-lite {__version__}", flush=True)
+    elif "help" in options and (not name or name in commands):
+        print(_help(name, commands), flush=True)
+    elif name not in commands:
+        import difflib
+
+        near = " or ".join(difflib.get_close_matches(name, commands, 2))
+        problem = f"there is no command {name}" if name else "a COMMAND is missing"
+        raise ValueError(f"{problem}: {f'did you mean {near}?' if near else '--help lists them'}")
+    elif name != "chat" and len(settings) < len(options):
+        raise ValueError(f"{name} takes neither --system nor --file")
+    elif name == "doctor":
+        return _Doctor(settings).examine()
+    else:
+        with GigaChat(**settings) as client:
+            if name == "chat":
+                _chat(client, words, options)
+            else:
+                _call_method(client, name, words)
     return 0
 
 
-def _flush(stream: Optional[TextIO], descriptor: int) -> None:
-    """Write out what a stream holds; where that fails, drop it, or the interpreter would try again as it exits."""
-    try:
-        if stream is not None:  # as it is where the caller closed it
-            stream.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
-        raise
+# Each is a variable, GIGACHAT_ and the name in capital letters, and an option unless it is secret.
+_SETTINGS = {
+    "credentials": "authorization key",
+    "scope": "what the key is for: GIGACHAT_API_PERS, _B2B or _CORP",
+    "model": "model of requests that name none",
+    "base_url": "address of the API",
+    "auth_url": "address of the token endpoint",
+    "access_token": "a token that you already have",
+    "user": "user name",
+    "password": "password of the user",
+    "verify_ssl_certs": "off: trust any certificate, as --no-verify does",
+    "ca_bundle_file": "roots to trust in place of the system's",
+    "cert_file": "client certificate, PEM",
+    "key_file": "its key, PEM, where it is not in cert_file",
+    "key_file_password": "password of an encrypted key",
+    "proxy": "http://host:port; a variable where it has a password",
+    "timeout": "seconds",
+    "max_connections": "open connections at most",
+    "max_retries": "retries of one call",
+    "retry_backoff_factor": "seconds before the first retry, then doubled",
+    "retry_on_status_codes": "statuses that are retried, with commas",
+    "token_expiry_buffer_ms": "milliseconds by which a token is renewed early",
+    "profanity_check": "on or off; sent with chats that do not set it",
+    "flags": "sent with chats that do not set them, with commas",
+}
+_SWITCHES = {"-h": "help", "--help": "help", "-V": "version", "--version": "version", "--no-verify": "verify_ssl_certs"}
 
 
-def _complain(error: Exception, code: int) -> int:
-    text = str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}"
-    _say(f"{_PROGRAM}: {_one_line(text, 1000)}")
-    return code
+def _split_line(argv: Sequence[str]) -> Tuple[List[str], Dict[str, List[str]]]:
+    """Part a line into words and options, each with all the values that were given to it."""
+    words: List[str] = []
+    options: Dict[str, List[str]] = {}
+    # What the locale has no characters for is read as UTF-8.
+    rest = iter([os.fsencode(word).decode() if re.search("[\udc80-\udcff]", word) else word for word in argv])
+    for word in rest:
+        option, equals, value = word.partition("=")
+        name = option[2:].replace("-", "_")
+        if word == "--":
+            words += rest
+        elif word == "-" or not word.startswith("-"):
+            words.append(word)
+        elif word in _SWITCHES:
+            options[_SWITCHES[word]] = ["off"]  # what --no-verify sets
+        elif name not in (*_SETTINGS, "system", "file"):  # its value is not shown: it may be a secret
+            raise ValueError(f"there is no option {option}: --help lists them; behind -- everything is text")
+        else:
+            given = value if equals else next(rest, None)
+            if name in _SECRET_SETTINGS and (name != "proxy" or "@" in (given or "")):
+                raise ValueError(f"others can see a command line: set the variable GIGACHAT_{name.upper()} instead")
+            if given is None:
+                raise ValueError(f"{option} needs a value")
+            options.setdefault(name, []).append(given)
+    return words, options
+
+
+def _commands() -> Dict[str, Callable[..., object]]:
+    commands: Dict[str, Callable[..., object]] = {"chat": _chat, "doctor": _Doctor}
+    groups = {"": GigaChatSyncClient, "assistants.": AssistantsSyncClient, "threads.": ThreadsSyncClient}
+    for group, owner in groups.items():
+        for name, method in vars(owner).items():
+            if isinstance(method, types.FunctionType) and name[0] != "_" and name not in ("chat", "close"):
+                commands[group + name] = method
+    return commands
+
+
+def _help(name: str, commands: Mapping[str, Callable[..., object]]) -> str:
+    """Explain a command, or list them all."""
+    import inspect
+
+    if name:
+        takes = f"{inspect.signature(functools.partial(commands[name], None))}"  # None stands for self
+        takes = {"chat": " [--system TEXT] [--file PATH]... [TEXT]...", "doctor": ""}.get(name, takes)
+        return f"usage: {_program()} [--SETTING VALUE]... {name}{takes}\n\n{inspect.getdoc(commands[name]) or ''}"
+    lines = [
+        f"usage: {_program()} [--SETTING VALUE]... COMMAND [TEXT | NAME=VALUE]...",
+        "- is the text on standard input; a VALUE is JSON or text; COMMAND --help tells more.\n\nCommands:",
+        *(f"  {name:<30} {(command.__doc__ or '').partition(chr(10))[0]}" for name, command in commands.items()),
+        "\nSettings, each a variable too (--model is GIGACHAT_MODEL), secrets variables only:",
+    ]
+    for name, meaning in _SETTINGS.items():
+        secret = name in _SECRET_SETTINGS and name != "proxy"
+        lines.append(f"  {'GIGACHAT_' + name.upper() if secret else '--' + name.replace('_', '-'):<30} {meaning}")
+    return "\n".join([*lines, "\nExit code: 0; 1: API or file; 2: usage or settings; 130: Ctrl-C."])
+
+
+def _program() -> str:
+    """Return the name by which this program was started."""
+    if __name__ != "__main__":
+        return "gigachat-lite"  # the installed script
+    module = globals()["__spec__"]
+    return f"python -m {module.name}" if module else os.path.basename(sys.argv[0])
 
 
 def _say(text: str) -> None:
-    """Tell a person something on stderr, if there is one: what a program reads from stdout must not hold it."""
-    if sys.stderr is not None:
-        try:
-            print(text, file=sys.stderr)
-        except OSError:
-            pass  # there is nobody to tell
+    """Tell a person something, if there is one: what a program reads from stdout must not hold it."""
+    try:
+        if sys.stderr is not None:
+            print(f"{_program()}: {_one_line(text, 1000)}", file=sys.stderr, flush=True)
+    except OSError:
+        pass  # nobody listens
 
 
-def _make_parser() -> "argparse.ArgumentParser":
-    import argparse
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            self.exit(2, f"{_PROGRAM}: {message} (see {self.prog} --help)\n")
-
-    def no_secret(value: str) -> str:
-        if "@" in value:  # of a proxy
-            refuse(value)
-        return value
-
-    def refuse(value: str) -> NoReturn:
-        raise argparse.ArgumentTypeError("others see what a command line holds: set the GIGACHAT_ variable instead")
-
-    common = Parser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument("--json", action="store_true", help="print JSON")
-    told = "Each is a variable too, GIGACHAT_ and its name; those that are secret are variables only."
-    group = common.add_argument_group("settings", told)
-    group.add_argument("--no-verify", dest="verify_ssl_certs", action="store_false", help="trust any certificate")
-    for name in _READERS:
-        option = "--" + name.replace("_", "-")
-        if name in _SECRET_SETTINGS and name != "proxy":
-            group.add_argument(option, type=refuse, help=argparse.SUPPRESS)
-        elif name != "ssl_context":
-            default = getattr(_Settings, name)
-            group.add_argument(option, type=no_secret, help=None if default is None else f"default: {default}")
-    parser = Parser(
-        prog=_PROGRAM,
-        usage=f"{_PROGRAM} [options] COMMAND ...",
-        parents=[common],
-        description="Talk to GigaChat. GIGACHAT_CREDENTIALS holds the authorization key; `doctor` finds what is wrong.",
-        epilog="Exit code: 0; 1: API or file; 2: usage or settings; 130: Ctrl-C.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("-V", "--version", action="version", version=f"{_PROGRAM} {__version__}")
-    groups = {"": parser.add_subparsers(metavar="COMMAND", required=True, prog=_PROGRAM)}
-    for words, (run, told, arguments) in _COMMANDS.items():
-        path, _, word = words.rpartition(" ")
-        if path not in groups:
-            told_all = "list, upload, get, delete: stored files"
-            holder = groups[""].add_parser(path, help=told_all, parents=[common], allow_abbrev=False)
-            groups[path] = holder.add_subparsers(metavar="COMMAND", required=True)
-        shape = {None: "{}", "+": "{}...", "*": "[{}...]"}
-        given = [shape[arguments[name].get("nargs")].format(name.upper()) for name in arguments if name[0] != "-"]
-        usage = " ".join([_PROGRAM, words, "[options]", *given])
-        command = groups[path].add_parser(
-            word, usage=usage, help=told, description=told, parents=[common], allow_abbrev=False
-        )
-        command.set_defaults(run=run)
-        for names, specification in arguments.items():
-            command.add_argument(*names.split(), **specification)
-    return parser
-
-
-# What the commands read and write.
-
-
-def _is_terminal(stream: Any) -> bool:
-    return stream is not None and bool(stream.isatty())
+def _is_terminal(stream: Optional[TextIO]) -> bool:
+    return stream is not None and stream.isatty()
 
 
 def _read_input() -> str:
-    """Read standard input: UTF-8, else in the encoding of the machine."""
-    if sys.stdin is None:
-        return ""
-    data = sys.stdin.buffer.read()
+    """Read standard input, without the line ends behind it, as a shell's ``$(...)`` does."""
     try:
-        return data.decode("utf-8-sig")
+        return sys.stdin.buffer.read().decode("utf-8-sig").rstrip("\r\n") if sys.stdin is not None else ""
     except UnicodeDecodeError:
-        return data.decode(sys.stdin.encoding, "replace")
+        raise ValueError("standard input must be text in UTF-8: convert it, for example with iconv") from None
 
 
-def _person_text(text: str, encoding: str = sys.getfilesystemencoding()) -> str:
-    """Read as UTF-8 what a person typed and the machine's *encoding* has no characters for."""
-    if any("\udc80" <= character <= "\udcff" for character in text):
-        return text.encode(encoding, "surrogateescape").decode("utf-8", "replace")
-    return text
+# What is not for a terminal: control characters but tab and line feed, and formats that turn a line around.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
-def _read_prompt(words: Sequence[str]) -> str:
-    """Join the words of the command line and what is piped in, which comes last."""
+def _print_text(text: str, end: str = "") -> None:
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # joins the halves of an emoji
+    print(_STEERING.sub("", text) if _is_terminal(sys.stdout) else text, end=end, flush=True)
+
+
+def _print_json(value: object, indent: Optional[int] = None) -> None:
+    """Print JSON; what steers a terminal, or a narrow encoding may lack, is escaped, which changes no value."""
+    unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    text = json.dumps(value, ensure_ascii=not unicode, indent=indent, default=lambda model: model.to_dict())
+    print(_STEERING.sub(lambda found: f"\\u{ord(found.group()):04x}", text), flush=True)
+
+
+def _chat(client: GigaChat, words: Sequence[str], options: Mapping[str, Sequence[str]]) -> None:
+    """Answer a question, bit by bit as the answer arrives.
+
+    The question is the arguments and what is piped in, which comes last. Attached files are deleted afterwards.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")  # a file or pipe gets every character, whatever the locale
+    typed = _is_terminal(sys.stdin)
+    if typed and not words:
+        client.get_models()  # fails now, and not when the question is typed, where the server does not let us in
+        _say("type the question, then Ctrl-D on a line of its own (on Windows Ctrl-Z and Enter)")
     parts = [" ".join(word for word in words if word != "-")]
-    if "-" in words or not words or not _is_terminal(sys.stdin):
-        parts.append(_read_input().rstrip())
-    text = "\n\n".join(part for part in parts if part)
-    if not text:
+    parts += [_read_input()] if "-" in words or not words or not typed else []
+    question = "\n\n".join(part for part in parts if part.strip())
+    if not question:
         raise ValueError("there is no text, neither in the arguments nor on standard input")
-    return text
-
-
-def _shown(value: object) -> str:
-    """Make text fit for the terminal, if it goes there: what others wrote must not move its cursor."""
-    text = str(value)
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text) if _is_terminal(sys.stdout) else text
-
-
-def _print_json(value: Any, indent: Optional[int] = None) -> None:
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    messages = [Messages(role=MessagesRole.SYSTEM, content=text) for text in options.get("system", ())]
+    stored: List[str] = []
     try:
-        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:
-        text = json.dumps(value, indent=indent)  # a question mark in its place would be another value
-    print(text, flush=True)
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print columns for people on a terminal, and fields between tabs, without header, for cut and awk elsewhere."""
-    lines = [[_one_line(str(cell), 200) for cell in row] for row in rows]
-    if not _is_terminal(sys.stdout):
-        print("".join("\t".join(line) + "\n" for line in lines), end="")
-        return
-    lines.insert(0, [name.upper() for name in header])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
-
-
-def _print_list(options: Any, answer: Dict[str, Any], items: Iterable[JSONObject], fields: Sequence[str]) -> None:
-    """Print an answer whole, as JSON, or some fields of its items."""
-    if options.json:
-        _print_json(answer, indent=2)
-    else:
-        _print_table(fields, [[getattr(item, field) for field in fields] for item in items])
-
-
-class _Bar:
-    """Shows on stderr, if that is a terminal, how far a transfer is that takes more than a moment."""
-
-    _MOMENT_SECONDS = 0.5
-    _WIDTH = 30
-
-    def __init__(self, name: str, size: int = 0) -> None:
-        self.size = size  # 0: not known
-        self._name = os.path.basename(name)[-_Bar._WIDTH :]
-        self._next = time.monotonic() + self._MOMENT_SECONDS if _is_terminal(sys.stderr) else math.inf
-        self._drawn = False
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._drawn:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-    def show(self, done: int) -> None:
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + self._MOMENT_SECONDS / 5
-        self._drawn = True
-        text = f"{_one_line(self._name, self._WIDTH)}  {done / 1e6:.1f} MB"
-        if self.size:
-            text += f" of {self.size / 1e6:.1f} MB [{'#' * (self._WIDTH * done // self.size):<{self._WIDTH}}]"
-        print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-class _WatchedFile(io.FileIO):
-    """A file that is read under a bar."""
-
-    bar: Optional[_Bar] = None
-
-    def read(self, size: Optional[int] = -1) -> bytes:
-        data = super().read(-1 if size is None else size)
-        if self.bar is not None:
-            self.bar.show(self.tell() if self.seekable() else 0)
-        return data
-
-
-# The commands, one function each.
-
-
-def _chat_command(client: GigaChat, options: Any) -> None:
-    history = [Messages(role=MessagesRole.SYSTEM, content=options.system)] if options.system is not None else []
-    talking = not options.prompt and _is_terminal(sys.stdin)
-    prompt = "" if talking else _read_prompt(options.prompt)
-    attachments = [_store(client, path).id for path in options.file] or None
-    if not talking:
-        _answer(client, options, [*history, Messages(role=MessagesRole.USER, content=prompt, attachments=attachments)])
-        return
-    for prompt in _ask_person():
-        question = Messages(role=MessagesRole.USER, content=prompt, attachments=attachments)
-        try:
-            answer = _answer(client, options, [*history, question])
-        except (ResponseError, APIConnectionError, InvalidResponseError) as error:
-            _complain(error, 1)
-            continue
-        history += [question, Messages(role=MessagesRole.ASSISTANT, content=answer)]
-        attachments = None
-
-
-def _ask_person() -> Iterator[str]:
-    """Give line after line that is typed in, until Ctrl-D."""
-    import locale
-
-    if locale.setlocale(locale.LC_CTYPE) not in ("C", "POSIX"):  # where it takes Cyrillic for commands
-        try:
-            import readline  # noqa: F401  # input() uses it to edit lines
-        except ImportError:
-            pass
-    _say("Ctrl-D ends the conversation.")
-    while True:
-        try:
-            line = input("> " if _is_terminal(sys.stdout) else "")
-        except EOFError:
-            _say("")
-            return
-        if line.strip():
-            yield _person_text(line, sys.stdin.encoding)
-
-
-def _answer(client: GigaChat, options: Any, messages: List[Messages]) -> str:
-    """Print the answer, as it arrives unless told otherwise, and give it."""
-    chat = Chat(messages=messages, temperature=options.temperature, max_tokens=options.max_tokens)
-    pieces: List[str] = []
-    reasons: List[Optional[str]] = []
-    if options.json or options.no_stream:
-        completion = client.chat(chat)
-        pieces += [choice.message.content or "" for choice in completion.choices]
-        reasons += [choice.finish_reason for choice in completion.choices]
-        if options.json:
-            _print_json(completion.to_dict(), indent=2)
-            return "".join(pieces)
-        print(_shown("".join(pieces)))
-    else:
-        with client.stream(chat) as chunks:
+        for path in options.get("file", ()):
+            stored.append(client.upload_file(path).id)
+        messages.append(Messages(role=MessagesRole.USER, content=question, attachments=stored or None))
+        _print_answer(client.stream(messages))
+    finally:
+        for file_id in stored:
             try:
-                for choice in (choice for chunk in chunks for choice in chunk.choices):
-                    pieces.append(choice.delta.content or "")
-                    reasons.append(choice.finish_reason)
-                    print(_shown(pieces[-1]), end="", flush=True)
-            finally:
-                if pieces:
-                    print(flush=True)
-    for reason in set(reasons) - {None, "stop"}:
-        _say(f"{_PROGRAM}: finish reason {reason}")  # length: cut off; blacklist: refused
-    return "".join(pieces)
+                client.delete_file(file_id)
+            except GigaChatException as error:
+                _say(f"the attached file {file_id} stays in the storage: {error}")
 
 
-def _store(client: GigaChat, path: str) -> UploadedFile:
-    with _WatchedFile(path) as file, _Bar(path, os.fstat(file.fileno()).st_size) as file.bar:
-        return client.upload_file(file)
+def _print_answer(chunks: Stream[ChatCompletionChunk]) -> None:
+    held = ""  # half an emoji, which waits for the other half
+    reasons: Set[Optional[str]] = set()
+    with chunks:
+        try:
+            for choice in (choice for chunk in chunks for choice in chunk.choices):
+                text = held + (choice.delta.content or "")
+                held = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+                _print_text(text[: len(text) - len(held)])
+                reasons.add(choice.finish_reason)
+        finally:
+            if reasons:
+                _print_text(held, end="\n")
+    for reason in reasons - {None, "stop"}:
+        _say(f"finish reason {reason}")  # length: cut off; blacklist: refused
 
 
-def _models_command(client: GigaChat, options: Any) -> None:
-    models = client.get_models()
-    _print_list(options, models.to_dict(), models.data, ["id", "type", "owned_by"])
+def _call_method(client: GigaChat, name: str, words: Sequence[str]) -> None:
+    """Call a method with the words of a line, and print what it returns."""
+    import inspect
 
-
-def _tokens_command(client: GigaChat, options: Any) -> None:
-    texts = [_read_prompt([text]) if text == "-" else text for text in options.text or ["-"]]
-    counts = client.tokens_count(texts)
-    if options.json:
-        _print_json([count.to_dict() for count in counts], indent=2)
-    else:
-        rows = [(count.tokens, count.characters, text) for count, text in zip(counts, texts)]
-        _print_table(["tokens", "characters", "text"], rows)
-
-
-def _embed_command(client: GigaChat, options: Any) -> None:
-    texts = [text for text in options.text if text != "-"]
-    if "-" in options.text or not texts:
-        texts += [line.strip() for line in _read_prompt(["-"]).split("\n") if line.strip()]
-    for first in range(0, len(texts), _TEXTS_AT_ONCE):
-        made = client.embeddings(texts[first : first + _TEXTS_AT_ONCE], getattr(options, "model", "Embeddings"))
-        for embedding in sorted(made.data, key=lambda embedding: embedding.index):
-            _print_json({**embedding.to_dict(), "index": first + embedding.index})
-
-
-def _balance_command(client: GigaChat, options: Any) -> None:
-    balance = client.get_balance()
-    _print_list(options, balance.to_dict(), balance.balance, ["usage", "value"])
-
-
-def _list_command(client: GigaChat, options: Any) -> None:
-    files = client.get_files()
-    _print_list(options, files.to_dict(), files.data, ["id", "bytes", "purpose", "filename"])
-
-
-def _upload_command(client: GigaChat, options: Any) -> None:
-    for path in options.path:
-        file = _store(client, path)  # printed at once: the next may fail
-        if options.json:
-            _print_json(file.to_dict())
-        else:
-            _print_table(["id", "filename"], [[file.id, file.filename]])
-
-
-def _get_command(client: GigaChat, options: Any) -> None:
-    if options.output is None and _is_terminal(sys.stdout):
-        raise ValueError("a file's content does not belong on a terminal: name a file with -o, or -o - if it does")
-    if options.output in (None, "-") and sys.stdout is None:
-        raise ValueError("standard output is closed: name a file with -o")
-    call = client._request("GET", _content_path(options.id), streamed=True)
-    with _Bar(options.id) as bar:
-
-        def opened() -> _Reply:
-            reply, received = client._send(call), 0
-            bar.size = int(reply.headers.get("content-length") or 0)
-            read_some = reply.read_some
-
-            def watched() -> bytes:
-                nonlocal received
-                block = read_some()
-                received += len(block)
-                bar.show(received)
-                return block
-
-            reply.read_some = watched  # type: ignore[method-assign]
-            return reply
-
-        _download(opened, sys.stdout.buffer if options.output in (None, "-") else options.output)
-
-
-def _delete_command(client: GigaChat, options: Any) -> None:
-    for file_id in options.id:
-        file = client.delete_file(file_id)
-        if options.json:
-            _print_json(file.to_dict())
-        elif not file.deleted:
-            raise GigaChatException(f"{file_id} was not deleted")
-
-
-def _check_ai_command(client: GigaChat, options: Any) -> None:
-    result = client.check_ai(_read_prompt(options.text or ["-"]), getattr(options, "model", "GigaCheckClassification"))
-    _print_list(options, result.to_dict(), [result], ["category", "characters", "tokens", "ai_intervals"])
-
-
-# ``doctor``.
+    method: Any = functools.reduce(getattr, name.split("."), client)
+    signature, kinds = inspect.signature(method), get_type_hints(method)
+    texts: List[str] = []
+    named: Dict[str, Any] = {}
+    for word in words:
+        parameter, equals, value = word.partition("=")
+        if not equals or parameter not in signature.parameters:
+            texts.append(_read_input() if word == "-" else word)
+            continue
+        try:
+            named[parameter] = value if kinds.get(parameter) in (str, Optional[str]) else json.loads(value)
+        except ValueError:
+            named[parameter] = value
+    try:
+        arguments = signature.bind(*texts, **named).arguments
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}; {name} --help tells what it takes") from None
+    if "to" in signature.parameters and "to" not in arguments:
+        if sys.stdout is None or sys.stdout.isatty():
+            raise ValueError("a file's content is not for a terminal: name a file, to=FILE")
+        arguments["to"] = sys.stdout.buffer
+    if kinds.get("batch") is Batch:
+        arguments["batch"] = client.get_batch(arguments["batch"])
+    if name == "get_token":
+        _say("the token is a secret: whoever has it can use GigaChat in your name until it expires")
+    result = method(**arguments)
+    if isinstance(result, Stream):
+        with result:
+            for item in result:
+                _print_json(item)
+    elif "to" not in arguments:  # where a download has gone
+        _print_json(result, indent=2)
 
 
 class _Doctor:
-    """Walks the way of a call step by step, on the client's own settings and connections, and tells what it finds."""
+    """Find what is wrong: settings, network, certificates, clock, token, models and a chat.
 
-    _REMEDIES: ClassVar[Dict[str, str]] = {
-        "configuration": "Correct the variable or option that is named; README.md lists them all",
-        "credentials": "Get an authorization key at https://developers.sber.ru/studio and set GIGACHAT_CREDENTIALS to"
-        " it; or set GIGACHAT_USER and GIGACHAT_PASSWORD, or GIGACHAT_ACCESS_TOKEN",
-        "dns": "Check the name in base_url (GIGACHAT_BASE_URL) or auth_url (GIGACHAT_AUTH_URL), and the DNS servers of"
-        " this machine; where only a proxy knows the way out, set proxy (GIGACHAT_PROXY)",
-        "proxy": "Check the proxy (GIGACHAT_PROXY, HTTPS_PROXY): address, user, password, and whom it lets through",
-        "tcp": "Check address and port, and whether a firewall lets this machine out; where only a proxy knows the way"
-        " out, set proxy (GIGACHAT_PROXY)",
-        "tls": "Check address and port, and whether something on the way takes TLS apart",
-        "token": "Check auth_url (GIGACHAT_AUTH_URL) and credentials (GIGACHAT_CREDENTIALS)",
-        "models": "Check base_url (GIGACHAT_BASE_URL)",
-        "chat": "Check model (GIGACHAT_MODEL): the command models lists those that there are",
-    }
+    Each step of a call is a line, with the time that it took. The exit code is 1 if one failed. The chat costs a few
+    tokens. No secret is shown.
+    """
 
-    def __init__(self, settings: Dict[str, Any], as_json: bool) -> None:
-        self._arguments = settings
-        self._as_json = as_json
-        self._findings: List[Dict[str, Any]] = []
-        self._reached: Dict[_Origin, bool] = {}
+    def __init__(self, arguments: Dict[str, Any]) -> None:
+        self._arguments = arguments
+        self._failed = False
 
     def examine(self) -> int:
-        made: List[GigaChat] = []
-        if self._check("configuration", lambda: self._configure(made)):
-            with made[0] as client:
-                self._examine_calls(client)
-        if self._as_json:
-            _print_json(self._findings, indent=2)
-        return 1 if any(finding["ok"] is False for finding in self._findings) else 0
+        if self._check("settings", self._make_client):
+            with self._client:
+                self._examine_calls()
+        return int(self._failed)
 
-    def _examine_calls(self, client: GigaChat) -> None:
-        settings = client._settings
-        ready = self._check("credentials", lambda: _authentication(client))
-        if settings.credentials:
-            ready = self._reach(client, settings.auth_url) and ready
-        reached = self._reach(client, settings.base_url)
-        if not settings.credentials:  # the token comes from the API's host
-            ready = ready and reached
-        ready = self._check("token", lambda: _describe_token(client.get_token()), ready)
-        ready = self._check("models", lambda: _describe_models(client), ready and reached)
-        self._check("chat", lambda: _describe_chat(client), ready)
+    def _check(self, step: str, look: Callable[[], str], ready: bool = True, advice: str = "") -> bool:
+        """Take a step, unless one failed that it needs; print how it went and return whether it went well."""
+        import textwrap
 
-    def _configure(self, made: List[GigaChat]) -> str:
-        client = GigaChat(**self._arguments)
-        client._pool._tls_context()  # reads the files of certificates
-        made.append(client)
-        settings = client._settings
-        return f"base_url {settings.base_url}, model {settings.model}, Python {sys.version.split()[0]}"
-
-    def _check(self, step: str, look: Callable[[], str], worthwhile: bool = True, suspect: str = "") -> bool:
-        """Take one step and tell how it went; without the steps before it is not *worthwhile*."""
-        started = time.monotonic()
-        if not worthwhile:
-            self._tell(step, None, started, "skipped")
-            return False
-        try:
-            detail = look()
-        except (GigaChatException, OSError, ValueError) as error:
-            self._tell_failure(step, started, error, suspect=suspect)
-            return False
-        self._tell(step, True, started, detail)
-        return True
-
-    def _tell_failure(self, step: str, started: float, error: Exception, more: str = "", suspect: str = "") -> None:
-        """Tell of a failure, with the error's own advice, else with that for the step or for the *suspect*."""
-        detail, advice = str(error), self._REMEDIES[suspect or step]
-        hints = (getattr(error, "hint", ""), *(hint for _, hint in _CERTIFICATE_HINTS), TLS_HINT, *_ADDRESS_HINTS)
-        for known in hints:
-            if known and known in detail:
-                detail, advice = detail.replace(known, "").rstrip(". "), known
-        self._tell(step, False, started, detail + more, advice)
-
-    def _tell(self, step: str, ok: Optional[bool], started: float, detail: str, advice: str = "") -> None:
-        milliseconds = round((time.monotonic() - started) * 1000, 1)
-        finding = {"step": step, "ok": ok, "ms": milliseconds, "detail": _one_line(detail, 1000), "advice": advice}
-        self._findings.append(finding)
-        if self._as_json:
-            return
-        mark = {True: "ok", False: "FAIL", None: "-"}[ok]
-        print(f"{mark:<4}  {step:<13}  {milliseconds:>8.1f} ms  {finding['detail']}", flush=True)
-        if advice:
-            print(f"{'':<4}  {'do this:':<13}  {'':>11}  {advice}", flush=True)
-
-    def _reach(self, client: GigaChat, url: str) -> bool:
-        """Connect to the server of *url* the way that a call would."""
-        origin, proxy_authorization = _route(client, url)
-        if origin in self._reached:
-            return self._reached[origin]
-        connection = _Connection(origin, client._settings.timeout)
-        host = urllib.parse.urlsplit(url).netloc
-        proxy = "none" if origin[1:] == (host, None) else origin[1]
-        self._tell("proxy", True, time.monotonic(), f"{host}: {proxy}")
-        name, _ = _host_and_port(origin[1], 443)
-        suspect = "" if proxy == "none" else "proxy"  # of what keeps us from the first hop
-        ready = self._check("dns", lambda: f"{name}: {_addresses(name)}", suspect=suspect)
+        mark, detail, started = "-", "skipped", time.monotonic()
         if ready:
             try:
-                ready = self._open(client, connection, proxy_authorization, suspect)
-            finally:
-                connection.close()
-        self._reached[origin] = ready
+                mark, detail = "ok", look()
+            except (GigaChatException, OSError, ValueError) as error:
+                mark, detail, self._failed = "FAIL", f"{error}{advice}", True
+        head = f"{mark:<4}  {step:<11}  {(time.monotonic() - started) * 1000:>7.1f} ms  "
+        layout = textwrap.TextWrapper(79, head, " " * 6, break_long_words=False, break_on_hyphens=False)
+        print(layout.fill(_one_line(detail, 2000)), flush=True)
+        return mark == "ok"
+
+    def _make_client(self) -> str:
+        self._client = GigaChat(**self._arguments)
+        self._client._pool._tls_context()  # reads the files of certificates
+        self._settings = settings = self._client._settings
+        return f"base_url {settings.base_url}, model {settings.model}, Python {sys.version.split()[0]}"
+
+    def _examine_calls(self) -> None:
+        settings = self._settings
+        ready = self._check("credentials", self._credentials)
+        urls = [settings.auth_url, settings.base_url] if settings.credentials else [settings.base_url]
+        servers = ["://".join(urllib.parse.urlsplit(url)[:2]) for url in urls]
+        reached = {server: self._reach(server) for server in dict.fromkeys(servers)}
+        ready = self._check("token", self._token, ready and reached[servers[0]])
+        ready = self._check("models", self._models, ready and reached[servers[-1]])
+        self._check("chat", self._chat, ready)
+
+    def _credentials(self) -> str:
+        settings, can_log_in = self._settings, self._client._can_log_in()
+        if settings.access_token is not None:
+            return "an access token" + ("; credentials renew it" if can_log_in else "")
+        if can_log_in:
+            key = f"an authorization key, scope {settings.scope}, for {settings.auth_url}"
+            return key if settings.credentials else "user and password"
+        if settings.cert_file:
+            return f"the client certificate {settings.cert_file}"
+        raise ConfigurationError(
+            "there is nothing to authenticate with: get an authorization key at https://developers.sber.ru/studio and"
+            " set GIGACHAT_CREDENTIALS to it; or set GIGACHAT_USER and GIGACHAT_PASSWORD, or GIGACHAT_ACCESS_TOKEN"
+        )
+
+    def _token(self) -> str:
+        token = self._client.get_token()
+        if token is None or not token.expires_at:
+            return "none is needed" if token is None else "received; how long it is valid is not known"
+        return f"received; valid for {(token.expires_at / 1000 - time.time()) / 60:.0f} min"
+
+    def _models(self) -> str:
+        names = [model.id for model in self._client.get_models().data]
+        absent = "" if self._settings.model in names else f"; {self._settings.model} is not among them"
+        return f"{len(names)} models{absent}"
+
+    def _chat(self) -> str:
+        completion = self._client.chat({"messages": [{"role": "user", "content": "2+2="}], "max_tokens": 10})
+        said = completion.choices[0].message.content if completion.choices else ""
+        tokens = completion.usage.total_tokens if completion.usage is not None else 0
+        return f"{completion.model} said {_one_line(said or '', 40)!r}, {tokens} tokens"
+
+    def _reach(self, server: str) -> bool:
+        """Connect to a server as a call does, with each step one hop further."""
+        import urllib.request
+
+        scheme, _, host = server.partition("://")
+        request: Any = urllib.request.Request(server)
+        if self._settings.proxies.get(scheme):  # proxy_open() does nothing where no_proxy covers the host
+            urllib.request.ProxyHandler({}).proxy_open(request, self._settings.proxies[scheme], scheme)
+        self._authorization = request.headers.get("Proxy-authorization")
+        first, tunnel = request.host, request._tunnel_host
+        name, port = _host_and_port(first, 443 if scheme == "https" and not tunnel else 80)
+        address = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+        advice = (
+            f". Check the name {name}, this machine's DNS servers and its firewall; where only a proxy knows the way"
+        )
+        advice += " out, set proxy (GIGACHAT_PROXY)"
+        told = "none"
+        if first != host:
+            names = ("GIGACHAT_PROXY", f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY")
+            source = next((name for name in names if os.environ.get(name)), "the settings of the system")
+            told = f"{first}, from {'--proxy' if 'proxy' in self._arguments else source}"
+            advice = f". Check the proxy {told}"
+        self._check("proxy", lambda: f"{host}: {told}")
+        addresses = lambda: {str(found[4][0]) for found in socket.getaddrinfo(name, None)}
+        ready = self._check("dns", lambda: f"{name}: {', '.join(sorted(addresses()))}", advice=advice)
+        connected = f"{first}: connected" + (", not encrypted" if scheme == "http" else "")
+        ready = self._check("tcp", lambda: self._look(("http", address, None), lambda sock: connected), ready, advice)
+        if tunnel:
+            ready = self._check("proxy", lambda: self._tunnel(address, tunnel), ready)
+        origin: _Origin = (scheme, first, tunnel)
+        if scheme == "https":
+            ready = self._check("tls", lambda: f"{host}: {self._tls(origin)}", ready)
+        self._check("clock", lambda: self._clock(origin, host), ready)
         return ready
 
-    def _open(
-        self, client: GigaChat, connection: _Connection, proxy_authorization: Optional[str], suspect: str
-    ) -> bool:
-        """Open a connection and tell of its two halves: what comes before TLS is agreed on, and TLS."""
-        halves = [time.monotonic()]
-
-        def tls() -> ssl.SSLContext:
-            self._tell("tcp", True, halves[0], f"{connection.origin[1]}: connected")
-            halves.append(time.monotonic())
-            return client._pool._tls_context()
-
+    def _look(
+        self, origin: _Origin, look: Callable[[Any], str], tls: Optional[Callable[[], ssl.SSLContext]] = None
+    ) -> str:
+        """Open a connection of the client's kind, look at its socket and close it."""
+        connection = _Connection(origin, self._settings.timeout)
         try:
-            connection.open(tls, proxy_authorization)
+            connection.open(tls or self._client._pool._tls_context, self._authorization)
+            return look(connection._open_sock())
         except (OSError, http.client.HTTPException, UnicodeError) as error:
-            step = "tls" if len(halves) > 1 else "tcp" if connection.doing == "connecting" else "proxy"
-            sent = ""
-            if isinstance(error, ssl.SSLCertVerificationError):
-                sent = f"; the server sent {_untrusted_certificate(connection, proxy_authorization)}"
-            store = f"; {_trust_store(client._settings)}" if step == "tls" else ""
-            failure = _connection_error(error, connection)
-            self._tell_failure(step, halves[-1], failure, sent + store, suspect if step == "tcp" else "")
-            return False
-        if connection.origin[0] == "https":
-            detail = f"{_describe_tls(connection)}; {_trust_store(client._settings)}"
-            self._tell("tls", True, halves[-1], f"{connection.where}: {detail}")
-        else:
-            self._tell("tcp", True, halves[0], f"{connection.origin[1]}: connected")
-            self._tell("tls", None, time.monotonic(), f"{connection.where}: plain http, not encrypted")
-        return True
+            raise _connection_error(error, connection) from error
+        finally:
+            connection.close()
+
+    def _tunnel(self, proxy: str, target: str) -> str:
+        try:
+            return self._look(("http", proxy, target), lambda sock: f"{proxy} lets us through to {target}")
+        except APIConnectionError as error:
+            if " 407 " not in str(error):
+                raise
+            headers = {"Proxy-Authorization": self._authorization} if self._authorization else {}
+            asked = self._look(
+                ("http", proxy, None), lambda sock: _ask(sock, "CONNECT", target, headers, "Proxy-Authenticate")
+            )
+            raise APIConnectionError(
+                f"{error}. It asks for {asked or 'nothing that it names'}; only Basic is supported: set GIGACHAT_PROXY"
+                " to http://user:password@host:port, with %40, %3A, %2F for @, :, / in the password. For NTLM or"
+                " Negotiate put a local proxy in between"
+            ) from error
+
+    def _tls(self, origin: _Origin) -> str:
+        try:
+            return f"{self._look(origin, _describe_tls)}; {self._trust()}"
+        except APIConnectionError as error:
+            sent = "Check address and port, and whether something on the way takes TLS apart"
+            if isinstance(error.__cause__, ssl.SSLCertVerificationError):  # look again, at what the server sends
+                sent = f"The server sent {self._look(origin, _describe_tls, ssl._create_unverified_context)}"
+            raise APIConnectionError(f"{error}. {sent}; {self._trust()}") from error
+
+    def _trust(self) -> str:
+        settings, paths = self._settings, ssl.get_default_verify_paths()
+        if settings.ca_bundle_file or not settings.verify_ssl_certs:
+            roots = f"the roots in {settings.ca_bundle_file} only"
+            return f"trusting {roots if settings.verify_ssl_certs else 'anybody (verify_ssl_certs is off)'}"
+        place = "of Windows" if os.name == "nt" else f"in {paths.cafile or paths.capath or 'no file: there are none'}"
+        for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+            if not os.path.exists(os.environ.get(variable) or os.curdir):
+                place += f"; {variable} names {os.environ[variable]}, which is not there"
+        return f"trusting the system's roots {place}"
+
+    def _clock(self, origin: _Origin, host: str) -> str:
+        try:
+            date = self._look(origin, lambda sock: _ask(sock, "GET", "/", {"Host": host}, "Date"))
+        except APIConnectionError:
+            date = ""  # the next steps tell why
+        ahead = -_seconds_until(date, "") / 60
+        if abs(ahead) < 5:
+            return "agrees with the server's" if date else "the server does not tell the time"
+        raise GigaChatException(
+            f"{abs(ahead):.0f} min {'ahead of' if ahead > 0 else 'behind'} the server's: set it, for certificates and"
+            " tokens are judged by it"
+        )
 
 
-def _route(client: GigaChat, url: str) -> Tuple[_Origin, Optional[str]]:
-    """Say where a request to *url* connects to, and how it introduces itself to a proxy."""
-    import urllib.request
-
-    request: Any = urllib.request.Request(url)
-    proxy = client._settings.proxies.get(request.type)
-    if proxy:
-        urllib.request.ProxyHandler({}).proxy_open(request, proxy, request.type)
-    return (request.type, request.host, request._tunnel_host), request.headers.get("Proxy-authorization")
+def _ask(sock: socket.socket, method: str, target: str, headers: Dict[str, str], wanted: str) -> str:
+    """Ask on an open socket for a header of the answer, whatever the answer is."""
+    connection = http.client.HTTPConnection("")
+    connection.sock = sock
+    connection.request(method, target, headers=headers)
+    return ", ".join(connection.getresponse().headers.get_all(wanted, ()))
 
 
-def _addresses(host: str) -> str:
-    try:
-        return ", ".join(sorted({str(found[4][0]) for found in socket.getaddrinfo(host, None)}))
-    except (OSError, UnicodeError) as error:
-        raise APIConnectionError(f"{host}: the name cannot be resolved: {error}") from error
+# RFC 5280, section 4.1: the issuer, a SEQUENCE of two dates, the subject, and the key, which begins with two SEQUENCEs
+# and an OID.
+_CERTIFICATE = re.compile(
+    rb"(.*)\x30.[\x17\x18].\d+Z[\x17\x18].(\d*)(\d\d)(\d\d)(\d\d)\d{6}Z(.*?)\x30(?:.|\x81.|\x82..)\x30.\x06", re.DOTALL
+)
 
 
-def _authentication(client: GigaChat) -> str:
-    settings = client._settings
-    if settings.access_token is not None:
-        return "an access token" + ("; credentials renew it" if client._can_log_in() else "")
-    if settings.credentials:
-        return f"an authorization key, scope {settings.scope}, for {settings.auth_url}"
-    if client._can_log_in():
-        return "user and password"
-    if client._needs_no_token():
-        return f"the client certificate {settings.cert_file}"
-    raise ConfigurationError("there is nothing to authenticate with: set GIGACHAT_CREDENTIALS to the authorization key")
+def _describe_tls(sock: ssl.SSLSocket) -> str:
+    """Tell version and certificate; of a certificate that is not trusted ssl itself gives nothing but bytes."""
 
+    def names(der: bytes) -> str:  # each is an OID, 2.5.4.3 or 2.5.4.10, a type, a length and a text
+        found = re.finditer(rb"\x55\x04([\x03\x0a]).\x81?(.)", der, re.DOTALL)
+        texts = [("CN=" if one[1] == b"\x03" else "O=", der[one.end() :][: one[2][0]]) for one in found]
+        return ", ".join(kind + text.decode("utf-8", "replace") for kind, text in texts)
 
-def _describe_token(token: Optional[AccessToken]) -> str:
-    if token is None:
-        return "none is needed"
-    if not token.expires_at:
-        return "here; until when it is good is not known"
-    return f"here; good for {(token.expires_at / 1000 - time.time()) / 60:.0f} min"
-
-
-def _describe_models(client: GigaChat) -> str:
-    names = [model.id for model in client.get_models().data]
-    known = "" if client._settings.model in names else f"; {client._settings.model} is not among them"
-    return f"{len(names)} models{known}"
-
-
-def _describe_chat(client: GigaChat) -> str:
-    completion = client.chat({"messages": [{"role": "user", "content": "2+2="}], "max_tokens": 10})
-    said = completion.choices[0].message.content if completion.choices else ""
-    tokens = completion.usage.total_tokens if completion.usage is not None else 0
-    return f"{completion.model} said {_one_line(said or '', 40)!r}, {tokens} tokens"
-
-
-def _trust_store(settings: _Settings) -> str:
-    if not settings.verify_ssl_certs:
-        return "trusting anybody (verify_ssl_certs is off)"
-    if settings.ca_bundle_file:
-        return f"trusting the roots in {settings.ca_bundle_file} only"
-    paths = ssl.get_default_verify_paths()
-    place = "of Windows" if os.name == "nt" else f"in {paths.cafile or paths.capath or 'no file: there are none'}"
-    return f"trusting the system's roots {place}"
-
-
-def _describe_tls(connection: _Connection) -> str:
-    sock = connection._sock
-    assert isinstance(sock, ssl.SSLSocket)
-    return f"{sock.version()}, {_describe_certificate(sock.getpeercert(True) or b'')}"
-
-
-def _untrusted_certificate(refused: _Connection, proxy_authorization: Optional[str]) -> str:
-    """Fetch the certificate that was refused, on a connection that carries nothing else."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    connection = _Connection(refused.origin, refused.timeout)
-    try:
-        connection.open(lambda: context, proxy_authorization)
-        return _describe_tls(connection)
-    except (OSError, http.client.HTTPException) as error:
-        return f"no certificate the second time ({error})"
-    finally:
-        connection.close()
-
-
-_NAME_PARTS = {b"\x55\x04\x03": "CN", b"\x55\x04\x06": "C", b"\x55\x04\x0a": "O", b"\x55\x04\x0b": "OU"}  # X.520
-
-
-def _describe_certificate(der: bytes) -> str:
-    """Read subject, issuer and expiry (RFC 5280, section 4.1), which ssl tells of trusted certificates only."""
-    try:
-        _, certificate = next(_der_values(der))
-        _, signed = next(_der_values(certificate))
-        fields = [content for tag, content in _der_values(signed) if tag != 0xA0]  # the version, which may lack
-        _, _, issuer, validity, subject = fields[:5]
-        _, (kind, until) = _der_values(validity)
-    except (IndexError, ValueError, StopIteration):
-        return "a certificate that cannot be read"
-    date = ("20" if kind == 0x17 else "") + until.decode("latin-1")  # UTCTime has two digits of the year
-    return f"subject {_der_name(subject)}, issuer {_der_name(issuer)}, expires {date[:4]}-{date[4:6]}-{date[6:8]}"
-
-
-def _der_name(name: bytes) -> str:
-    pairs = [list(_der_values(pair)) for _, group in _der_values(name) for _, pair in _der_values(group)]
-    known = [(_NAME_PARTS.get(pair[0][1]), pair[1]) for pair in pairs]
-    texts = [f"{part}={text.decode('utf-16-be' if tag == 0x1E else 'utf-8', 'replace')}" for part, (tag, text) in known]
-    return ", ".join(text for text in texts if not text.startswith("None="))
-
-
-def _der_values(data: bytes) -> Iterator[Tuple[int, bytes]]:
-    """Split DER (X.690) into tags and contents."""
-    at = 0
-    while at < len(data):
-        tag, length, at = data[at], data[at + 1], at + 2
-        if length & 0x80:
-            at += length & 0x7F
-            length = int.from_bytes(data[at - (length & 0x7F) : at], "big")
-        yield tag, data[at : at + length]
-        at += length
-
-
-_TEXTS: Dict[str, Dict[str, Any]] = {
-    "text": {"nargs": "*", "type": _person_text, "help": "standard input where there is none, or for -"}
-}
-
-# Words: what runs (nothing: the doctor, who needs no client), what it does, what it takes.
-_COMMANDS: Dict[str, Tuple[Optional[Callable[[GigaChat, Any], None]], str, Dict[str, Dict[str, Any]]]] = {
-    "chat": (
-        _chat_command,
-        "answer a question; on a terminal, without one, hold a conversation",
-        {
-            "prompt": {"nargs": "*", "type": _person_text, "help": "what is piped in, or - stands for, comes after it"},
-            "--system": {"type": _person_text, "metavar": "TEXT", "help": "the system message"},
-            "--temperature": {"type": float, "metavar": "NUMBER"},
-            "--max-tokens": {"type": int, "metavar": "NUMBER"},
-            "--file": {"action": "append", "default": [], "metavar": "PATH", "help": "attach a file; repeatable"},
-            "--no-stream": {"action": "store_true", "help": "print the answer when it is whole"},
-        },
-    ),
-    "models": (_models_command, "list the models", {}),
-    "tokens": (_tokens_command, "count the tokens of each text", _TEXTS),
-    "embed": (_embed_command, "turn texts, or each line of standard input, into vectors: JSON lines", _TEXTS),
-    "balance": (_balance_command, "tell how many tokens are left", {}),
-    "files list": (_list_command, "list the stored files", {}),
-    "files upload": (_upload_command, "store files; print their ids", {"path": {"nargs": "+"}}),
-    "files get": (_get_command, "fetch a file", {"id": {}, "-o --output": {"metavar": "PATH", "help": "else stdout"}}),
-    "files delete": (_delete_command, "delete files", {"id": {"nargs": "+"}}),
-    "check-ai": (_check_ai_command, "tell whether a model wrote a text of at least 20 words", _TEXTS),
-    "doctor": (None, "examine settings, network, certificates, token, models and a chat", {}),
-}
+    parts = _CERTIFICATE.match(sock.getpeercert(True) or b"")
+    if parts is None:
+        return f"{sock.version()}, a certificate that cannot be read"
+    century, year, month, day = (part.decode() for part in parts.groups()[1:5])
+    expiry = f"{century or '20'}{year}-{month}-{day}"
+    return f"{sock.version()}, subject {names(parts[6])}, issuer {names(parts[1])}, expires {expiry}"
 
 
 if __name__ == "__main__":
