@@ -4503,8 +4503,8 @@ def _print_answer(chunks: Stream[ChatCompletionChunk]) -> None:
             for choice in (choice for chunk in chunks for choice in chunk.choices):
                 text = held + (choice.delta.content or "")
                 held = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
-                _print_text(text[: len(text) - len(held)])
                 reasons.add(choice.finish_reason)
+                _print_text(text[: len(text) - len(held)])
         finally:
             if reasons:
                 _print_text(held, end="\n")
