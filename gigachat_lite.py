@@ -4321,10 +4321,10 @@ def _run_command(argv: Sequence[str]) -> int:
         near = " or ".join(difflib.get_close_matches(name, commands, 2))
         problem = f"there is no command {name}" if name else "a COMMAND is missing"
         raise ValueError(f"{problem}: {f'did you mean {near}?' if near else '--help lists them'}")
-    elif name != "chat" and len(settings) < len(options):
-        raise ValueError(f"{name} takes neither --system nor --file")
+    elif (name != "chat" and len(settings) < len(options)) or (name == "doctor" and words):
+        raise ValueError(f"{name} takes less than that; {name} --help tells what it takes")
     elif name == "doctor":
-        return _Doctor(settings).examine()
+        return _Doctor().examine(settings)
     else:
         with GigaChat(**settings) as client:
             if name == "chat":
@@ -4380,7 +4380,9 @@ def _split_line(argv: Sequence[str]) -> Tuple[List[str], Dict[str, List[str]]]:
         elif name not in (*_SETTINGS, "system", "file"):  # its value is not shown: it may be a secret
             raise ValueError(f"there is no option {option}: --help lists them; behind -- everything is text")
         else:
-            given = value if equals else next(rest, None)
+            given: Optional[str] = value
+            if not equals:
+                given = next(rest, None)
             if name in _SECRET_SETTINGS and (name != "proxy" or "@" in (given or "")):
                 raise ValueError(f"others can see a command line: set the variable GIGACHAT_{name.upper()} instead")
             if given is None:
@@ -4404,8 +4406,9 @@ def _help(name: str, commands: Mapping[str, Callable[..., object]]) -> str:
     import inspect
 
     if name:
-        takes = f"{inspect.signature(functools.partial(commands[name], None))}"  # None stands for self
-        takes = {"chat": " [--system TEXT] [--file PATH]... [TEXT]...", "doctor": ""}.get(name, takes)
+        takes = {"chat": " [--system TEXT] [--file PATH]... [TEXT]...", "doctor": ""}.get(name)
+        if takes is None:
+            takes = str(inspect.signature(functools.partial(commands[name], None)))  # None stands for self
         return f"usage: {_program()} [--SETTING VALUE]... {name}{takes}\n\n{inspect.getdoc(commands[name]) or ''}"
     lines = [
         f"usage: {_program()} [--SETTING VALUE]... COMMAND [TEXT | NAME=VALUE]...",
@@ -4436,10 +4439,6 @@ def _say(text: str) -> None:
         pass  # nobody listens
 
 
-def _is_terminal(stream: Optional[TextIO]) -> bool:
-    return stream is not None and stream.isatty()
-
-
 def _read_input() -> str:
     """Read standard input, without the line ends behind it, as a shell's ``$(...)`` does."""
     try:
@@ -4454,7 +4453,9 @@ _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u2
 
 def _print_text(text: str, end: str = "") -> None:
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # joins the halves of an emoji
-    print(_STEERING.sub("", text) if _is_terminal(sys.stdout) else text, end=end, flush=True)
+    if sys.stdout is not None and sys.stdout.isatty():
+        text = _STEERING.sub("", text)
+    print(text, end=end, flush=True)
 
 
 def _print_json(value: object, indent: Optional[int] = None) -> None:
@@ -4471,7 +4472,7 @@ def _chat(client: GigaChat, words: Sequence[str], options: Mapping[str, Sequence
     """
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
         sys.stdout.reconfigure(encoding="utf-8")  # a file or pipe gets every character, whatever the locale
-    typed = _is_terminal(sys.stdin)
+    typed = sys.stdin is not None and sys.stdin.isatty()
     if typed and not words:
         client.get_models()  # fails now, and not when the question is typed, where the server does not let us in
         _say("type the question, then Ctrl-D on a line of its own (on Windows Ctrl-Z and Enter)")
@@ -4483,8 +4484,7 @@ def _chat(client: GigaChat, words: Sequence[str], options: Mapping[str, Sequence
     messages = [Messages(role=MessagesRole.SYSTEM, content=text) for text in options.get("system", ())]
     stored: List[str] = []
     try:
-        for path in options.get("file", ()):
-            stored.append(client.upload_file(path).id)
+        stored.extend(client.upload_file(path).id for path in options.get("file", ()))
         messages.append(Messages(role=MessagesRole.USER, content=question, attachments=stored or None))
         _print_answer(client.stream(messages))
     finally:
@@ -4557,11 +4557,10 @@ class _Doctor:
     tokens. No secret is shown.
     """
 
-    def __init__(self, arguments: Dict[str, Any]) -> None:
-        self._arguments = arguments
-        self._failed = False
+    _failed = False
 
-    def examine(self) -> int:
+    def examine(self, arguments: Dict[str, Any]) -> int:
+        self._arguments = arguments
         if self._check("settings", self._make_client):
             with self._client:
                 self._examine_calls()
@@ -4641,23 +4640,20 @@ class _Doctor:
         first, tunnel = request.host, request._tunnel_host
         name, port = _host_and_port(first, 443 if scheme == "https" and not tunnel else 80)
         address = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
-        advice = (
-            f". Check the name {name}, this machine's DNS servers and its firewall; where only a proxy knows the way"
-        )
-        advice += " out, set proxy (GIGACHAT_PROXY)"
-        told = "none"
+        proxy = "none"
+        advice = ". Check the name, DNS and firewall; where only a proxy knows the way out, set proxy (GIGACHAT_PROXY)"
         if first != host:
-            names = ("GIGACHAT_PROXY", f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY")
-            source = next((name for name in names if os.environ.get(name)), "the settings of the system")
-            told = f"{first}, from {'--proxy' if 'proxy' in self._arguments else source}"
-            advice = f". Check the proxy {told}"
-        self._check("proxy", lambda: f"{host}: {told}")
-        addresses = lambda: {str(found[4][0]) for found in socket.getaddrinfo(name, None)}
-        ready = self._check("dns", lambda: f"{name}: {', '.join(sorted(addresses()))}", advice=advice)
-        connected = f"{first}: connected" + (", not encrypted" if scheme == "http" else "")
+            variables = ("GIGACHAT_PROXY", f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY")
+            source = next((variable for variable in variables if os.environ.get(variable)), "the system's settings")
+            proxy = f"{first}, from {'--proxy' if 'proxy' in self._arguments else source}"
+            advice = f". Check the proxy {proxy}"
+        self._check("proxy", lambda: f"{host}: {proxy}")
+        ready = self._check("dns", lambda: f"{name}: {_addresses(name)}", True, advice)
+        connected = f"{address}: connected" + (", not encrypted" if scheme == "http" else "")
         ready = self._check("tcp", lambda: self._look(("http", address, None), lambda sock: connected), ready, advice)
         if tunnel:
-            ready = self._check("proxy", lambda: self._tunnel(address, tunnel), ready)
+            target = tunnel if re.search(r":\d+\Z", tunnel) else f"{tunnel}:443"
+            ready = self._check("proxy", lambda: self._tunnel(address, target), ready)
         origin: _Origin = (scheme, first, tunnel)
         if scheme == "https":
             ready = self._check("tls", lambda: f"{host}: {self._tls(origin)}", ready)
@@ -4683,10 +4679,9 @@ class _Doctor:
         except APIConnectionError as error:
             if " 407 " not in str(error):
                 raise
-            headers = {"Proxy-Authorization": self._authorization} if self._authorization else {}
-            asked = self._look(
-                ("http", proxy, None), lambda sock: _ask(sock, "CONNECT", target, headers, "Proxy-Authenticate")
-            )
+            headers = {"Host": target, "Proxy-Authorization": self._authorization or "Basic"}
+            ask = functools.partial(_ask, method="CONNECT", target=target, headers=headers, wanted="Proxy-Authenticate")
+            asked = self._look(("http", proxy, None), ask)
             raise APIConnectionError(
                 f"{error}. It asks for {asked or 'nothing that it names'}; only Basic is supported: set GIGACHAT_PROXY"
                 " to http://user:password@host:port, with %40, %3A, %2F for @, :, / in the password. For NTLM or"
@@ -4725,6 +4720,10 @@ class _Doctor:
             f"{abs(ahead):.0f} min {'ahead of' if ahead > 0 else 'behind'} the server's: set it, for certificates and"
             " tokens are judged by it"
         )
+
+
+def _addresses(name: str) -> str:
+    return ", ".join(sorted({str(found[4][0]) for found in socket.getaddrinfo(name, None)}))
 
 
 def _ask(sock: socket.socket, method: str, target: str, headers: Dict[str, str], wanted: str) -> str:

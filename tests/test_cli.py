@@ -413,7 +413,8 @@ def test_secrets_are_no_options(run, server, words):
         (["--model"], 2, "--model needs a value"),
         (["chat", "--mod", "GigaChat", "hi"], 2, "no option --mod"),  # an abbreviation may mean another tomorrow
         (["chat", "-x", "hi"], 2, "no option -x"),
-        (["get_models", "--file", "x"], 2, "--file"),
+        (["get_models", "--file", "x"], 2, "get_models --help"),
+        (["doctor", "chat"], 2, "doctor --help"),
         (["get_models", "--timeout", "soon"], 2, "GIGACHAT_TIMEOUT"),
         (["get_models", "--ca-bundle-file", "/nonexistent"], 2, "/nonexistent"),
         (["chat", "half a pair: \ud800"], 2, "surrogate"),
