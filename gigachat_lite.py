@@ -21,6 +21,8 @@ To update: copy the newer file over this one; no other file belongs to it.
 License: MIT. Copyright (c) 2026 the gigachat_lite authors.
 """
 
+from __future__ import annotations
+
 import atexit
 import base64
 import collections
@@ -58,6 +60,7 @@ from typing import (
     Coroutine,
     Deque,
     Dict,
+    FrozenSet,
     Generator,
     Generic,
     Iterable,
@@ -67,6 +70,7 @@ from typing import (
     NamedTuple,
     NoReturn,
     Optional,
+    Protocol,
     Sequence,
     Set,
     TextIO,
@@ -81,9 +85,14 @@ if TYPE_CHECKING:
     import argparse
     from urllib.request import OpenerDirector, Request
 
-    from typing_extensions import Concatenate, ParamSpec
+    from typing_extensions import Concatenate, ParamSpec, dataclass_transform
 
     P = ParamSpec("P")
+else:
+
+    def dataclass_transform(**_: Any) -> Callable[[T], T]:
+        return lambda kind: kind
+
 
 __version__ = "0.1.0"
 # fmt: off
@@ -108,6 +117,7 @@ __all__ = [
 # fmt: on
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 J = TypeVar("J", bound="JSONObject")
 
 logger = logging.getLogger("gigachat_lite")
@@ -153,7 +163,7 @@ class ResponseError(GigaChatException):
         url: str,
         status_code: int,
         content: bytes,
-        headers: Optional["http.client.HTTPMessage"] = None,
+        headers: Optional[http.client.HTTPMessage] = None,
         *,
         request: str = "",
         hint: str = "",
@@ -257,7 +267,7 @@ def _one_line(text: str, most: int) -> str:
     return " ".join(printable.split())[:most]
 
 
-def _retry_after(headers: Optional["http.client.HTTPMessage"]) -> float:
+def _retry_after(headers: Optional[http.client.HTTPMessage]) -> float:
     """Read Retry-After, seconds or an HTTP date (RFC 9110, section 10.2.3), as seconds from now."""
     value = (headers.get("retry-after") or "") if headers is not None else ""
     try:
@@ -281,18 +291,18 @@ def _seconds_until(date: str, server_now: str) -> float:
 
 # ---------- context variables
 
-authorization_cvar: "contextvars.ContextVar[Optional[str]]" = contextvars.ContextVar("authorization_cvar", default=None)
-session_id_cvar: "contextvars.ContextVar[Optional[str]]" = contextvars.ContextVar("session_id_cvar", default=None)
-request_id_cvar: "contextvars.ContextVar[Optional[str]]" = contextvars.ContextVar("request_id_cvar", default=None)
-client_id_cvar: "contextvars.ContextVar[Optional[str]]" = contextvars.ContextVar("client_id_cvar", default=None)
-service_id_cvar: "contextvars.ContextVar[Optional[str]]" = contextvars.ContextVar("service_id_cvar", default=None)
-operation_id_cvar: "contextvars.ContextVar[Optional[str]]" = contextvars.ContextVar("operation_id_cvar", default=None)
-trace_id_cvar: "contextvars.ContextVar[Optional[str]]" = contextvars.ContextVar("trace_id_cvar", default=None)
-agent_id_cvar: "contextvars.ContextVar[Optional[str]]" = contextvars.ContextVar("agent_id_cvar", default=None)
-custom_headers_cvar: "contextvars.ContextVar[Optional[Dict[str, str]]]" = contextvars.ContextVar(
+authorization_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("authorization_cvar", default=None)
+session_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("session_id_cvar", default=None)
+request_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("request_id_cvar", default=None)
+client_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("client_id_cvar", default=None)
+service_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("service_id_cvar", default=None)
+operation_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("operation_id_cvar", default=None)
+trace_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("trace_id_cvar", default=None)
+agent_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("agent_id_cvar", default=None)
+custom_headers_cvar: contextvars.ContextVar[Optional[Dict[str, str]]] = contextvars.ContextVar(
     "custom_headers_cvar", default=None
 )
-chat_url_cvar: "contextvars.ContextVar[str]" = contextvars.ContextVar("chat_url_cvar", default="/chat/completions")
+chat_url_cvar: contextvars.ContextVar[str] = contextvars.ContextVar("chat_url_cvar", default="/chat/completions")
 
 # In the order of precedence: the later wins; custom_headers_cvar comes after all of them.
 _HEADER_CVARS = (
@@ -348,6 +358,29 @@ def _checked_header(name: str, value: str) -> str:
 # ---------- JSON objects: models and codec
 
 
+if TYPE_CHECKING:
+
+    class _HasId(Protocol[T_co]):
+        @property
+        def id(self) -> T_co: ...
+
+    class _HasObject(Protocol[T_co]):
+        @property
+        def object(self) -> T_co: ...
+
+    class _HasType(Protocol[T_co]):
+        @property
+        def type(self) -> T_co: ...
+
+    class _HasBytes(Protocol[T_co]):
+        @property
+        def bytes(self) -> T_co: ...
+
+
+_Nest = Callable[[Any], Any]
+
+
+@dataclass_transform(eq_default=False)
 class JSONObject:
     """Base of the models: a JSON object whose keys are attributes.
 
@@ -357,26 +390,38 @@ class JSONObject:
 
     x_headers: Optional[Dict[str, Optional[str]]] = None
 
-    # What an answer is useless without; everything else may be missing.
-    _essential: ClassVar[Tuple[str, ...]] = ()
-    # Which field takes the items where the API answers with a bare array.
-    _array_field: ClassVar[Optional[str]] = None
-    # Whether a None that was given is meant, as in the "default" of a JSON schema.
-    _sends_nulls: ClassVar[bool] = False
+    _array_field: ClassVar[Optional[str]] = None  # which field takes the items where the API answers with a bare array
+    _sends_nulls: ClassVar[bool] = False  # whether a None that was given is meant, as in the "default" of a JSON schema
+    _lenient: ClassVar[bool] = False  # whether it may lack fields that have no default, once it is made
+    # What __init_subclass__() works out for each class: what its constructor takes, and what it must be given.
+    _defaults: ClassVar[Dict[str, Any]] = {}
+    _required: ClassVar[FrozenSet[str]] = frozenset()
+    # What _nests_of() works out when it is first needed: the fields that hold models, and how to make these.
+    _nests: ClassVar[Optional[List[Tuple[str, _Nest]]]] = []
 
-    if not TYPE_CHECKING:  # which gets each class's own __init__ from dataclass()
+    def __init_subclass__(cls) -> None:
+        # Where annotations are text, dataclass() looks into sys.modules[cls.__module__], which not every loader fills.
+        # An __init__ compiled for each of the models would take half of the time that importing takes.
+        module, cls.__module__ = cls.__module__, "typing"
+        dataclass(init=False, repr=False, eq=False)(cls)
+        cls.__module__ = module
+        missing = dataclasses.MISSING
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # a dataclass since three lines
+        cls._defaults = {field.name: None if field.default is missing else field.default for field in fields}
+        cls._required = frozenset(field.name for field in fields if field.default is field.default_factory is missing)
+        cls._nests = None
+
+    if not TYPE_CHECKING:  # which gets each class's own __init__ from dataclass_transform()
 
         def __init__(self, *values: Any, **named: Any) -> None:
-            defaults, required, standing = _defaults(type(self))
-            given = {**dict(zip(defaults, values)), **named} if values else named
-            if len(given) < len(values) + len(named) or not required <= given.keys() <= defaults.keys():
-                odd = [name for name in named if name not in defaults or name in list(defaults)[: len(values)]]
-                missing = [name for name in defaults if name in required and name not in given]
-                problem = f"not {odd}" if odd else f"and lacks {missing}" if missing else "no more"
-                raise TypeError(f"{type(self).__name__} takes {', '.join(defaults)}: {problem}")
+            kind = type(self)
+            given = {**dict(zip(kind._defaults, values)), **named} if values else named
+            if len(given) < len(values) + len(named) or not kind._required <= given.keys() <= kind._defaults.keys():
+                raise TypeError(_wrong_arguments(kind, values, named))
             fields = {name: v if type(v) is str else _copied(v) for name, v in given.items() if v is not None}
-            for name, default in standing:
-                fields.setdefault(name, default)
+            for name, default in kind._defaults.items():
+                if default is not None:
+                    fields.setdefault(name, default)
             self._adopt(fields)
 
     @classmethod
@@ -384,33 +429,57 @@ class JSONObject:
         """Make an object of a JSON object; unknown keys are kept. ValueError where it lacks what it must have."""
         if not isinstance(fields, Mapping):
             raise TypeError(f"{cls.__name__} needs a dict, not {type(fields).__name__}")
+        return cls._of(_copied(dict(fields)))
+
+    @classmethod
+    def _of(cls: Type[J], fields: Dict[str, Any]) -> J:
+        """Make an object of a JSON object that nobody else holds."""
         self = cls.__new__(cls)
-        self._adopt(_copied(dict(fields)))
+        self._adopt(fields)
         return self
+
+    def _adopt(self, fields: Dict[str, Any]) -> None:
+        """Become *fields*: no copy and no work per field but for the nested models."""
+        kind = type(self)
+        if not kind._lenient:
+            for name in kind._required:
+                if fields.get(name) is None:
+                    raise ValueError(f"{kind.__name__} lacks {name!r}")
+        nests = kind._nests
+        for name, nest in nests if nests is not None else _nests_of(kind):
+            value = fields.get(name)
+            if value is not None:
+                fields[name] = nest(value)
+        self.__dict__ = fields
 
     def to_dict(self) -> Dict[str, Any]:
         """Give the JSON object back, without ``x_headers``; plain values inside it are shared, not copied."""
         return {name: _plain(value) for name, value in vars(self).items() if name != "x_headers"}
 
-    def _adopt(self, fields: Dict[str, Any]) -> None:
-        """Become *fields*: no copy and no work per field but for the nested models."""
-        for name in self._essential:
-            if fields.get(name) is None:
-                raise ValueError(f"{type(self).__name__} lacks {name!r}")
-        for name, nest in _nested_fields(type(self)):
-            value = fields.get(name)
-            if value is not None:
-                fields[name] = nest(value, name in self._essential)
-        self.__dict__ = fields
+    @property
+    def id_(self: _HasId[T]) -> T:
+        return self.id
+
+    @property
+    def object_(self: _HasObject[T]) -> T:
+        return self.object
+
+    @property
+    def type_(self: _HasType[T]) -> T:
+        return self.type
+
+    @property
+    def bytes_(self: _HasBytes[T]) -> T:
+        return self.bytes
 
     if not TYPE_CHECKING:  # or type checkers would take any misspelt attribute
 
         def __getattr__(self, name: str) -> Any:
-            """Read a known field that the object lacks and whose default is made, or that has none."""
-            for field in getattr(type(self), "__dataclass_fields__", {}).values():
-                if field.name == name:
-                    return None if field.default_factory is dataclasses.MISSING else field.default_factory()
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            """Read a known field that the object lacks and that has no default, or whose default is made."""
+            if name not in type(self)._defaults:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            make = type(self).__dataclass_fields__[name].default_factory
+            return None if make is dataclasses.MISSING else make()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, JSONObject) and type(self) is type(other) and _plain(self) == _plain(other)
@@ -429,88 +498,56 @@ class JSONObject:
 
 APIResponse = JSONObject  # the official SDK's name for the base of all answers
 
-if TYPE_CHECKING:
-    from dataclasses import dataclass as _model
-else:
-    # dataclass() would compile an __init__ for each of 55 models, half of the time that importing takes.
-    _model = functools.partial(dataclass, init=False, repr=False, eq=False)
+
+def _wrong_arguments(kind: Type[JSONObject], values: Sequence[Any], named: Mapping[str, Any]) -> str:
+    """Say what is wrong with the arguments of a model's constructor."""
+    names = list(kind._defaults)
+    odd = [name for name in named if name not in names or name in names[: len(values)]]
+    missing = [name for name in names if name in kind._required and name not in [*named, *names[: len(values)]]]
+    problem = f"not {odd}" if odd else f"and lacks {missing}" if missing else "no more"
+    return f"{kind.__name__} takes {', '.join(names)}: {problem}"
 
 
-@functools.lru_cache(maxsize=None)
-def _defaults(kind: Type[JSONObject]) -> Tuple[Dict[str, Any], Set[str], List[Tuple[str, Any]]]:
-    """Work out, once for a class, what its constructor takes, what it needs, and the defaults that are not None."""
-    defaults: Dict[str, Any] = {}
-    required: Set[str] = set()
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]  # all models are dataclasses
-        defaults[field.name] = None if field.default is dataclasses.MISSING else field.default
-        if field.default is field.default_factory:  # both MISSING
-            required.add(field.name)
-    return defaults, required, [(name, value) for name, value in defaults.items() if value is not None]
-
-
-class _Alias(Generic[T]):
-    """The official SDK's spelling of a field: ``model.id_`` reads ``model.id``."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __get__(self, owner: Any, kind: Optional[type] = None) -> T:
-        value: T = getattr(owner, self.name)
-        return value
-
-    def __set__(self, owner: Any, value: NoReturn) -> None:
-        raise AttributeError(f"set {self.name!r}: {self.name}_ only reads it")
-
-
-_Nest = Callable[[Any, bool], Any]
-
-
-@functools.lru_cache(maxsize=None)
-def _nested_fields(kind: Type[JSONObject]) -> Tuple[Tuple[str, _Nest], ...]:
-    """Work out, once for a class, which fields hold models and how they are nested."""
-    nested: List[Tuple[str, _Nest]] = []
+def _nests_of(kind: Type[JSONObject]) -> List[Tuple[str, _Nest]]:
+    """Work out, once for a class, which fields hold models and how these are made of JSON."""
+    nests: List[Tuple[str, _Nest]] = []
     # Before 3.10 get_type_hints() fails for a module that its loader did not put into sys.modules.
     registered = all(base.__module__ in sys.modules for base in kind.__mro__)
     for name, hint in get_type_hints(kind, None if registered else globals()).items():
-        for choice in (hint, *getattr(hint, "__args__", ())):  # Optional and Union: one level down
+        choices = hint.__args__ if getattr(hint, "__origin__", None) is Union else (hint,)
+        for choice in choices:
             container = getattr(choice, "__origin__", None)
-            inner = getattr(choice, "__args__", (choice,))[-1] if container in (list, dict) else choice
+            inner = choice.__args__[-1] if container in (list, dict) else choice
             if isinstance(inner, type) and issubclass(inner, JSONObject):
-                nest = _nest_list if container is list else _nest_values if container is dict else _nest_one
-                nested.append((name, functools.partial(nest, inner)))
-                break
-    return tuple(nested)
+                single = _nest_text_or_one if str in choices else _nest_one
+                nest = _nest_list if container is list else _nest_values if container is dict else single
+                nests.append((name, functools.partial(nest, inner)))
+    kind._nests = nests
+    return nests
 
 
-def _nest_one(kind: Type[J], value: Any, essential: bool) -> Any:
+def _nest_one(kind: Type[J], value: Any) -> J:
     if type(value) is dict:
-        nested = kind.__new__(kind)
-        nested._adopt(value)
-        return nested
-    if essential and not isinstance(value, JSONObject):
-        raise ValueError(f"{kind.__name__} must be an object, not {type(value).__name__}")
-    return value
+        return kind._of(value)
+    if isinstance(value, JSONObject):
+        return value  # type: ignore[return-value]  # whatever model it is
+    raise ValueError(f"{kind.__name__} must be an object, not {type(value).__name__}")
 
 
-def _nest_list(kind: Type[J], value: Any, essential: bool) -> Any:
+def _nest_text_or_one(kind: Type[J], value: Any) -> Union[str, J]:
+    return value if isinstance(value, str) else _nest_one(kind, value)
+
+
+def _nest_list(kind: Type[J], value: Any) -> List[J]:
     if isinstance(value, (list, tuple)):
-        nested: List[Any] = []
-        for item in value:
-            if type(item) is dict:
-                model = kind.__new__(kind)
-                model._adopt(item)
-                nested.append(model)
-            else:
-                nested.append(_nest_one(kind, item, essential))
-        return nested
-    if essential:
-        raise ValueError(f"expected a list of {kind.__name__}, not {type(value).__name__}")
-    return value
+        return [kind._of(item) if type(item) is dict else _nest_one(kind, item) for item in value]
+    raise ValueError(f"expected a list of {kind.__name__}, not {type(value).__name__}")
 
 
-def _nest_values(kind: Type[J], value: Any, essential: bool) -> Any:
+def _nest_values(kind: Type[J], value: Any) -> Any:
+    """Make models of those values that are objects: a JSON schema may be true or false as well."""
     if isinstance(value, dict):
-        return {name: _nest_one(kind, item, essential) for name, item in value.items()}
+        return {name: kind._of(item) if type(item) is dict else item for name, item in value.items()}
     return value
 
 
@@ -599,8 +636,10 @@ def _decode(text: bytes) -> Any:
 
 # ---------- models
 #
-# Field names are the wire's; id_, object_, type_ and bytes_ read the same as in the official SDK.
+# Field names are the wire's; JSONObject gives them the official SDK's spellings too: id_, object_, type_, bytes_.
+# A field without a default must be there, in an answer too.
 
+# fmt: off
 
 class MessagesRole(str, enum.Enum):
     """Who speaks. Answers may have roles that are not here: they are plain strings."""
@@ -612,7 +651,6 @@ class MessagesRole(str, enum.Enum):
     SEARCH_RESULT = "search_result"
     FUNCTION_IN_PROGRESS = "function_in_progress"
 
-
 class ThreadStatus(str, enum.Enum):
     """State of a thread; the status in an answer is a string that compares equal to a member."""
 
@@ -621,79 +659,56 @@ class ThreadStatus(str, enum.Enum):
     FAILED = "failed"
     DELETED = "deleted"
 
-
-@_model
 class AccessToken(JSONObject):
     """A token for API calls. ``expires_at``: Unix time, milliseconds; 0 where that is not known."""
-
     access_token: str
     expires_at: int = 0
 
     def __repr__(self) -> str:
         return f"AccessToken(access_token='***', expires_at={self.expires_at!r})"
 
-
-@_model
 class Token(JSONObject):
     """What ``POST /token`` answers to user and password. ``exp``: Unix time, seconds."""
-
     tok: str
     exp: int = 0
 
     def __repr__(self) -> str:
         return f"Token(tok='***', exp={self.exp!r})"
 
-
-@_model
 class FunctionParametersProperty(JSONObject):
     """JSON schema of one argument; pass a dict for keywords that are not here."""
-
     type: str = "object"
     description: Optional[str] = None
     items: Optional[Dict[str, Any]] = None
     enum: Optional[List[Any]] = None
     properties: Optional[Dict[str, Any]] = None
     required: Optional[List[str]] = None
-
     _sends_nulls = True
-    type_ = _Alias[str]("type")
 
-
-@_model
 class FunctionParameters(JSONObject):
     """JSON schema of a function's arguments; pass a dict for keywords that are not here."""
-
     type: str = "object"
     properties: Optional[Dict[str, FunctionParametersProperty]] = None
     required: Optional[List[str]] = None
-
     _sends_nulls = True
-    type_ = _Alias[str]("type")
 
-
-@_model
 class FewShotExample(JSONObject):
     """An example of a request and the arguments to make of it."""
-
     request: str
     params: Dict[str, Any]
+    _lenient = True
 
-
-@_model
 class Function(JSONObject):
     """A function that the model may call.
 
     Takes a JSON schema too, as ``Function(**schema)`` or as a dict in a payload: ``title`` serves as the name, and
     ``properties`` and the other keywords at the top level become the parameters.
     """
-
     name: str
     description: Optional[str] = None
     parameters: Optional[FunctionParameters] = None
     few_shot_examples: Optional[List[FewShotExample]] = None
     return_parameters: Optional[Dict[str, Any]] = None
-
-    _essential = ("name",)
 
     def __init__(
         self,
@@ -722,27 +737,19 @@ class Function(JSONObject):
             fields["parameters"] = {"type": "object", **schema}
         super()._adopt(fields)
 
-
-@_model
 class FunctionCall(JSONObject):
     """A call that the model wants made; ``arguments`` is an object."""
-
     name: str
     arguments: Optional[Dict[str, Any]] = None
+    _lenient = True
 
-
-@_model
 class ChatFunctionCall(JSONObject):
     """Forces a call of one function; the model fills in what ``partial_arguments`` leaves open."""
-
     name: str
     partial_arguments: Optional[Dict[str, Any]] = None
 
-
-@_model
 class Messages(JSONObject):
     """One message. ``attachments`` are ids of uploaded files; ``data_for_context`` is deprecated by the API."""
-
     role: str
     content: str = ""
     function_call: Optional[FunctionCall] = None
@@ -752,29 +759,23 @@ class Messages(JSONObject):
     functions_state_id: Optional[str] = None
     reasoning_content: Optional[str] = None
     id: Optional[Any] = None
+    _lenient = True
 
-    id_ = _Alias[Optional[Any]]("id")
-
-
-@_model
 class Storage(JSONObject):
     """Where the server keeps the history of a conversation."""
-
     is_stateful: bool
     limit: Optional[int] = None
     assistant_id: Optional[str] = None
     thread_id: Optional[str] = None
     metadata: Optional[Dict[str, Any]] = None
+    _lenient = True
 
-
-@_model
 class Chat(JSONObject):
     """A request for an answer: the messages and how to answer them. What is None is not sent.
 
     ``response_format`` is ``{"type": "json_schema", "schema": {...}, "strict": True}`` or the like, ``function_ranker``
     ``{"enabled": True, "top_n": 3}``. ``additional_fields`` go to the top level of the request; explicit fields win.
     """
-
     messages: List[Messages]
     model: Optional[str] = None
     temperature: Optional[float] = None
@@ -794,8 +795,6 @@ class Chat(JSONObject):
     response_format: Optional[Dict[str, Any]] = None
     function_ranker: Optional[Dict[str, Any]] = None
 
-    _essential = ("messages",)
-
     def _adopt(self, fields: Dict[str, Any]) -> None:
         messages = fields.get("messages")
         if not isinstance(messages, (list, tuple)):
@@ -804,32 +803,21 @@ class Chat(JSONObject):
         fields["messages"] = [message if type(message) is dict else _as_message(message) for message in messages]
         super()._adopt(fields)
 
-
-@_model
 class Usage(JSONObject):
     """Tokens that an answer took."""
-
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
     precached_prompt_tokens: Optional[int] = None
 
-
-@_model
 class Choices(JSONObject):
     """One alternative. ``finish_reason``: stop, length, function_call, blacklist, error."""
-
     message: Messages
     index: int = 0
     finish_reason: Optional[str] = None
 
-    _essential = ("message",)
-
-
-@_model
 class ChatCompletion(JSONObject):
     """A whole answer. ``created``: Unix time, seconds."""
-
     choices: List[Choices]
     created: int = 0
     model: str = ""
@@ -838,127 +826,70 @@ class ChatCompletion(JSONObject):
     usage: Usage = None  # type: ignore[assignment]  # always sent
     object: str = ""
 
-    _essential = ("choices",)
-    object_ = _Alias[str]("object")
-
-
-@_model
 class MessagesChunk(JSONObject):
     """What one chunk adds to a message."""
-
     role: Optional[str] = None
     content: Optional[str] = None
     reasoning_content: Optional[str] = None
     function_call: Optional[FunctionCall] = None
     functions_state_id: Optional[str] = None
 
-
-@_model
 class ChoicesChunk(JSONObject):
     """One alternative's share of a chunk; ``finish_reason`` comes with the last."""
-
     delta: MessagesChunk = dataclasses.field(default_factory=MessagesChunk)
     index: int = 0
     finish_reason: Optional[str] = None
 
-
-@_model
 class ChatCompletionChunk(JSONObject):
     """A part of an answer; the last one has ``usage``. ``created``: Unix time, seconds."""
-
     choices: List[ChoicesChunk]
     created: int = 0
     model: str = ""
     object: str = ""
     usage: Optional[Usage] = None
 
-    _essential = ("choices",)
-    object_ = _Alias[str]("object")
-
-
-@_model
 class Model(JSONObject):
     """A model. ``type``: chat, embedder, aicheck, filter."""
-
     id: str
     object: str = ""
     owned_by: str = ""
     type: Optional[str] = None
 
-    _essential = ("id",)
-    id_ = _Alias[str]("id")
-    object_ = _Alias[str]("object")
-    type_ = _Alias[Optional[str]]("type")
-
-
-@_model
 class Models(JSONObject):
     """The models that there are."""
-
     data: List[Model]
     object: str = ""
 
-    _essential = ("data",)
-    object_ = _Alias[str]("object")
-
-
-@_model
 class EmbeddingsUsage(JSONObject):
     """Tokens of one text."""
-
     prompt_tokens: int = 0
 
-
-@_model
 class Embedding(JSONObject):
     """The vector of one text; ``index`` is the text's place in the request."""
-
     embedding: List[float]
     usage: EmbeddingsUsage = None  # type: ignore[assignment]  # always sent
     index: int = 0
     object: str = ""
 
-    _essential = ("embedding",)
-    object_ = _Alias[str]("object")
-
-
-@_model
 class Embeddings(JSONObject):
     """Vectors of texts."""
-
     data: List[Embedding]
     model: Optional[str] = None
     object: str = ""
 
-    _essential = ("data",)
-    object_ = _Alias[str]("object")
-
-
-@_model
 class TokensCount(JSONObject):
     """Size of one text in tokens and in Unicode characters."""
-
     tokens: int = 0
     characters: int = 0
     object: str = ""
 
-    object_ = _Alias[str]("object")
-
-
-@_model
 class _TokensCounts(JSONObject):
     """What /tokens/count answers, a bare array."""
-
     data: List[TokensCount]
-
-    _essential = ("data",)
     _array_field = "data"
 
-
-@_model
 class UploadedFile(JSONObject):
     """A file in the storage. ``bytes``: its size; ``created_at``: Unix time, seconds."""
-
     id: str
     object: str = ""
     bytes: int = 0
@@ -968,133 +899,74 @@ class UploadedFile(JSONObject):
     access_policy: Optional[str] = None
     modalities: Optional[List[str]] = None
 
-    _essential = ("id",)
-    id_ = _Alias[str]("id")
-    object_ = _Alias[str]("object")
-    bytes_ = _Alias[int]("bytes")
-
-
-@_model
 class UploadedFiles(JSONObject):
     """The files in the storage."""
-
     data: List[UploadedFile]
 
-    _essential = ("data",)
-
-
-@_model
 class DeletedFile(JSONObject):
     """A file that is no more."""
-
     id: str
     deleted: bool = False
     access_policy: Optional[str] = None
 
-    _essential = ("id",)
-    id_ = _Alias[str]("id")
-
-
-@_model
 class Image(JSONObject):
     """A file's content in base64."""
-
     content: str
 
-
-@_model
 class BalanceValue(JSONObject):
     """Tokens left for one model or service."""
-
     usage: str = ""
     value: float = 0
 
-
-@_model
 class Balance(JSONObject):
     """Tokens left in the packages."""
-
     balance: List[BalanceValue]
 
-    _essential = ("balance",)
-
-
-@_model
 class AICheckResult(JSONObject):
     """Who wrote a text: ``category`` is ai, human or mixed; ``ai_intervals`` are offsets in characters."""
-
     category: str
     characters: int = 0
     tokens: int = 0
     ai_intervals: Optional[List[List[int]]] = None
 
-    _essential = ("category",)
-
-
-@_model
 class OpenApiFunctions(JSONObject):
     """Functions made of an OpenAPI document."""
-
     functions: List[Function]
 
-    _essential = ("functions",)
-
-
-@_model
 class FunctionRemark(JSONObject):
     """One fault of a function's description and its place in the schema."""
-
     description: str = ""
     schema_location: str = ""
 
-
-@_model
 class FunctionValidation(JSONObject):
     """Verdict on a function's description; HTTP is 200 also where there are ``errors``."""
-
     message: str
     status: int = 0
     json_ai_rules_version: Optional[str] = None
     errors: List[FunctionRemark] = dataclasses.field(default_factory=list)
     warnings: List[FunctionRemark] = dataclasses.field(default_factory=list)
 
-    _essential = ("message",)
-
     @property
     def valid(self) -> bool:
         return not self.errors and self.message == "Function is valid"
 
-
-@_model
 class FilterUsage(JSONObject):
     """Tokens that the content filter took."""
-
     filter_tokens: int = 0
 
-
-@_model
 class FilterCheck(JSONObject):
     """Verdict of the content filter."""
-
     is_profane: bool
     usage: Optional[FilterUsage] = None
 
-    _essential = ("is_profane",)
-
-
-@_model
 class BatchRequestCounts(JSONObject):
     """How many requests a batch has, and what became of them."""
-
     total: int = 0
     completed: int = 0
     failed: int = 0
 
-
-@_model
 class Batch(JSONObject):
     """A batch: created, in_progress, then completed, with an ``output_file_id``. Times are Unix times."""
-
     id: str
     method: str = ""
     request_counts: Optional[BatchRequestCounts] = None
@@ -1103,17 +975,9 @@ class Batch(JSONObject):
     created_at: int = 0
     updated_at: int = 0
 
-    _essential = ("id",)
-    id_ = _Alias[str]("id")
-
-
-@_model
 class _Batches(JSONObject):
     """What GET /batches answers: an envelope in the documentation, a bare array or one batch elsewhere."""
-
     batches: List[Batch]
-
-    _essential = ("batches",)
     _array_field = "batches"
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
@@ -1125,31 +989,19 @@ class _Batches(JSONObject):
                 return batch
         raise InvalidResponseError(f"GET /batches: the answer has no batch {batch_id!r}")
 
-
-@_model
 class BatchResult(JSONObject):
     """What became of the request with this ``id``: ``result`` is the body of its answer, or there is an ``error``."""
-
     id: str
     result: Optional[Dict[str, Any]] = None
     error: Optional[Dict[str, Any]] = None
 
-    _essential = ("id",)
-    id_ = _Alias[str]("id")
-
-
-@_model
 class AssistantAttachment(JSONObject):
     """A file of an assistant."""
-
     file_id: str
     name: str = ""
 
-
-@_model
 class Assistant(JSONObject):
     """An assistant. Times are Unix times, seconds."""
-
     assistant_id: str
     model: str = ""
     name: Optional[str] = None
@@ -1163,52 +1015,27 @@ class Assistant(JSONObject):
     threads_count: Optional[int] = None
     functions: Optional[List[Function]] = None
 
-    _essential = ("assistant_id",)
-
-
-@_model
 class Assistants(JSONObject):
     """The assistants that there are."""
-
     data: List[Assistant]
 
-    _essential = ("data",)
-
-
-@_model
 class CreateAssistant(JSONObject):
     """A new assistant's id. ``created_at``: Unix time, seconds."""
-
     assistant_id: str
     created_at: int = 0
 
-    _essential = ("assistant_id",)
-
-
-@_model
 class AssistantDelete(JSONObject):
     """An assistant that is no more."""
-
     assistant_id: str
     deleted: bool = False
 
-    _essential = ("assistant_id",)
-
-
-@_model
 class AssistantFileDelete(JSONObject):
     """A file that an assistant no longer has."""
-
     file_id: str
     deleted: bool = False
 
-    _essential = ("file_id",)
-
-
-@_model
 class Thread(JSONObject):
     """A conversation kept by the server. Times are Unix times, seconds."""
-
     id: str
     assistant_id: Optional[str] = None
     model: str = ""
@@ -1217,31 +1044,17 @@ class Thread(JSONObject):
     run_lock: bool = False
     status: str = ""
 
-    _essential = ("id",)
-    id_ = _Alias[str]("id")
-
-
-@_model
 class Threads(JSONObject):
     """Conversations kept by the server."""
-
     threads: List[Thread]
 
-    _essential = ("threads",)
-
-
-@_model
 class ThreadMessageAttachment(JSONObject):
     """A file of a message."""
-
     file_id: str
     name: str = ""
 
-
-@_model
 class ThreadMessage(JSONObject):
     """A message of a thread. ``created_at``: Unix time, seconds."""
-
     message_id: str
     role: str = ""
     content: str = ""
@@ -1251,39 +1064,23 @@ class ThreadMessage(JSONObject):
     finish_reason: Optional[str] = None
     model: Optional[str] = None
 
-
-@_model
 class ThreadMessages(JSONObject):
     """Messages of a thread."""
-
     messages: List[ThreadMessage]
     thread_id: str = ""
 
-    _essential = ("messages",)
-
-
-@_model
 class ThreadMessageResponse(JSONObject):
     """A message that was added. ``created_at``: Unix time, seconds."""
-
     message_id: str
     created_at: int = 0
 
-
-@_model
 class ThreadMessagesResponse(JSONObject):
     """Messages that were added to a thread."""
-
     messages: List[ThreadMessageResponse]
     thread_id: str = ""
 
-    _essential = ("messages",)
-
-
-@_model
 class ThreadRunOptions(JSONObject):
     """How to answer in a thread. What is None is not sent."""
-
     temperature: Optional[float] = None
     top_p: Optional[float] = None
     limit: Optional[int] = None
@@ -1294,35 +1091,22 @@ class ThreadRunOptions(JSONObject):
     function_call: Union[str, ChatFunctionCall, None] = None
     functions: Optional[List[Function]] = None
 
-
-@_model
 class ThreadRunResponse(JSONObject):
     """A run that has begun. ``created_at``: Unix time, seconds."""
-
     thread_id: str
     status: str = ""
     created_at: int = 0
 
-    _essential = ("thread_id",)
-
-
-@_model
 class ThreadRunResult(JSONObject):
     """State of a thread's run, and its messages. ``updated_at``: Unix time, seconds."""
-
     thread_id: str
     status: str = ""
     updated_at: int = 0
     model: str = ""
     messages: Optional[List[ThreadMessage]] = None
 
-    _essential = ("thread_id",)
-
-
-@_model
 class ThreadCompletion(JSONObject):
     """A whole answer in a thread. ``created``: Unix time, seconds."""
-
     message: Messages
     object: str = ""
     model: str = ""
@@ -1332,96 +1116,15 @@ class ThreadCompletion(JSONObject):
     usage: Usage = None  # type: ignore[assignment]  # always sent
     finish_reason: Optional[str] = None
 
-    _essential = ("message",)
-    object_ = _Alias[str]("object")
-
-
-@_model
 class ThreadCompletionChunk(ChatCompletionChunk):
     """A part of an answer in a thread; each has a ``usage`` of its own."""
-
     thread_id: str = ""
     message_id: str = ""
 
+# fmt: on
+
 
 # ---------- settings
-
-
-@dataclass(frozen=True, repr=False)
-class _Settings:
-    """What a client was told: an argument beats GIGACHAT_<NAME> in the environment, which beats the default here."""
-
-    credentials: Optional[str] = None
-    scope: str = "GIGACHAT_API_PERS"
-    model: str = "GigaChat"
-    base_url: str = "https://gigachat.devices.sberbank.ru/api/v1"
-    auth_url: str = "https://ngw.devices.sberbank.ru:9443/api/v2/oauth"
-    access_token: Optional[str] = None
-    user: Optional[str] = None
-    password: Optional[str] = None
-    verify_ssl_certs: bool = True
-    ca_bundle_file: Optional[str] = None
-    cert_file: Optional[str] = None
-    key_file: Optional[str] = None
-    key_file_password: Optional[str] = None
-    ssl_context: Optional[ssl.SSLContext] = None
-    proxy: Optional[str] = None
-    timeout: float = 30.0
-    max_connections: Optional[int] = None
-    max_retries: int = 0
-    retry_backoff_factor: float = 0.5
-    retry_on_status_codes: Tuple[int, ...] = (429, 500, 502, 503, 504)
-    token_expiry_buffer_ms: int = 60_000
-    profanity_check: Optional[bool] = None
-    flags: Optional[List[str]] = None
-    proxies: Dict[str, str] = dataclasses.field(default_factory=dict)  # by scheme: from proxy or the environment
-
-    def __repr__(self) -> str:
-        return f"_Settings(base_url={self.base_url!r}, model={self.model!r}, scope={self.scope!r})"
-
-
-_SECRET_SETTINGS = frozenset({"credentials", "access_token", "user", "password", "key_file_password", "proxy"})
-_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-
-
-def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> _Settings:
-    """Put the settings together; ConfigurationError, naming parameter and variable, for what cannot work."""
-    found: Dict[str, Any] = {}
-    for name, read in _READERS.items():
-        variable = "GIGACHAT_" + name.upper()
-        value, source = arguments.get(name), name
-        if value is None and name != "ssl_context":
-            value, source = environment.get(variable) or None, variable
-        if value is None:
-            continue
-        try:
-            found[name] = read(value)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            shown = "the value" if name in _SECRET_SETTINGS or name.endswith("_url") else repr(value)
-            other = variable if source == name else name
-            raise ConfigurationError(f"{source} (also {other}): {shown} {error}") from None
-    settings = _Settings(**found, proxies=_proxies(found.get("proxy"), environment))
-    _check_together(settings)
-    return settings
-
-
-def _check_together(settings: _Settings) -> None:
-    """Refuse settings that contradict each other."""
-    if settings.key_file and not settings.cert_file:
-        raise ConfigurationError(
-            "key_file (GIGACHAT_KEY_FILE) needs cert_file (GIGACHAT_CERT_FILE): a key is not enough"
-        )
-    if settings.ssl_context is not None:
-        for name in ("ca_bundle_file", "cert_file", "key_file", "key_file_password"):
-            if getattr(settings, name):
-                raise ConfigurationError(
-                    f"ssl_context is used as it is: load {name} (GIGACHAT_{name.upper()}) into it, or leave one out"
-                )
-        if not settings.verify_ssl_certs:
-            raise ConfigurationError(
-                "ssl_context is used as it is: set its verify_mode, or leave out verify_ssl_certs"
-                " (GIGACHAT_VERIFY_SSL_CERTS)"
-            )
 
 
 def _read_text(value: Any) -> str:
@@ -1533,6 +1236,9 @@ def _read_path(value: Any) -> str:
     return path
 
 
+_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
 def _read_boolean(value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -1603,49 +1309,125 @@ def _read_ssl_context(value: Any) -> ssl.SSLContext:
     return value
 
 
-_READERS: Dict[str, Callable[[Any], Any]] = {
-    "credentials": _read_credentials,
-    "scope": _read_text,
-    "model": _read_text,
-    "base_url": _read_base_url,
-    "auth_url": _read_auth_url,
-    "access_token": _read_header_text,
-    "user": _read_text,
-    "password": _read_text,
-    "verify_ssl_certs": _read_boolean,
-    "ca_bundle_file": _read_path,
-    "cert_file": _read_path,
-    "key_file": _read_path,
-    "key_file_password": _read_text,
-    "ssl_context": _read_ssl_context,
-    "proxy": _read_proxy,
-    "timeout": _read_seconds,
-    "max_connections": functools.partial(_read_whole, least=1),
-    "max_retries": _read_whole,
-    "retry_backoff_factor": _read_number,
-    "retry_on_status_codes": _read_status_codes,
-    "token_expiry_buffer_ms": _read_whole,
-    "profanity_check": _read_boolean,
-    "flags": _read_flags,
-}
+class _Setting(NamedTuple):
+    default: Any
+    read: Callable[[Any], Any]
+    meaning: str
+    secret: bool = False
 
 
-def _proxies(setting: Optional[str], environment: Mapping[str, str]) -> Dict[str, str]:
+def _setting(default: Any, read: Callable[[Any], Any], meaning: str, *, secret: bool = False) -> Any:
+    """Declare a setting, whose value each object of the class then has under its name."""
+    return _Setting(default, read, meaning, secret)
+
+
+# fmt: off
+class _Settings:
+    """What a client was told: an argument beats GIGACHAT_<NAME> in the environment, which beats the default here."""
+
+    credentials: Optional[str] = _setting(None, _read_credentials, "the authorization key", secret=True)
+    scope: str = _setting("GIGACHAT_API_PERS", _read_text, "whom the key belongs to: ..._PERS, ..._B2B or ..._CORP")
+    model: str = _setting("GigaChat", _read_text, "model of chats, where the request names none")
+    base_url: str = _setting("https://gigachat.devices.sberbank.ru/api/v1", _read_base_url, "address of the API")
+    auth_url: str = _setting(
+        "https://ngw.devices.sberbank.ru:9443/api/v2/oauth", _read_auth_url, "address of the token endpoint"
+    )
+    access_token: Optional[str] = _setting(None, _read_header_text, "a token that is there already", secret=True)
+    user: Optional[str] = _setting(None, _read_text, "user, for services that give tokens at /token", secret=True)
+    password: Optional[str] = _setting(None, _read_text, "the user's password", secret=True)
+    verify_ssl_certs: bool = _setting(True, _read_boolean, "off: anyone in between can read your key")
+    ca_bundle_file: Optional[str] = _setting(None, _read_path, "root certificates, PEM or DER: a file or a directory")
+    cert_file: Optional[str] = _setting(None, _read_path, "client certificate, PEM")
+    key_file: Optional[str] = _setting(None, _read_path, "its private key, where cert_file does not hold it")
+    key_file_password: Optional[str] = _setting(None, _read_text, "password of the private key", secret=True)
+    ssl_context: Optional[ssl.SSLContext] = _setting(None, _read_ssl_context, "a TLS context of your own")
+    proxy: Optional[str] = _setting(None, _read_proxy, "http://[user:password@]host:port; empty: none", secret=True)
+    timeout: float = _setting(30.0, _read_seconds, "seconds to wait for the server each time")
+    max_connections: Optional[int] = _setting(None, functools.partial(_read_whole, least=1), "most connections at once")
+    max_retries: int = _setting(0, _read_whole, "how often a failed call is tried again")
+    retry_backoff_factor: float = _setting(0.5, _read_number, "seconds before the first retry; doubles each time")
+    retry_on_status_codes: Tuple[int, ...] = _setting(
+        (429, 500, 502, 503, 504), _read_status_codes, "statuses that are tried again"
+    )
+    token_expiry_buffer_ms: int = _setting(60_000, _read_whole, "how long before its end a token is renewed")
+    profanity_check: Optional[bool] = _setting(None, _read_boolean, "whether the service filters profanity")
+    flags: Optional[List[str]] = _setting(None, _read_flags, "flags of chats, JSON or separated by commas")
+    # fmt: on
+
+    def __init__(self, values: Mapping[str, Any], proxies: Dict[str, str]) -> None:
+        self.__dict__.update({name: setting.default for name, setting in _SETTINGS.items()}, **values)
+        self.proxies = proxies  # by scheme, from proxy or the environment
+
+    def __repr__(self) -> str:
+        return f"_Settings(base_url={self.base_url!r}, model={self.model!r}, scope={self.scope!r})"
+
+
+_SETTINGS: Dict[str, _Setting] = {name: it for name, it in vars(_Settings).items() if isinstance(it, _Setting)}
+
+
+def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> _Settings:
+    """Put the settings together; ConfigurationError, naming parameter and variable, for what cannot work."""
+    found: Dict[str, Any] = {}
+    for name, setting in _SETTINGS.items():
+        variable = "GIGACHAT_" + name.upper()
+        value, source = arguments.get(name), name
+        if value is None and name != "ssl_context":
+            value, source = environment.get(variable) or None, variable
+        if value is None:
+            continue
+        try:
+            found[name] = setting.read(value)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            shown = "the value" if setting.secret or name.endswith("_url") else repr(value)
+            other = variable if source == name else name
+            raise ConfigurationError(f"{source} (also {other}): {shown} {error}") from None
+    settings = _Settings(found, _proxies(found.get("proxy")))
+    _check_together(settings)
+    return settings
+
+
+def _check_together(settings: _Settings) -> None:
+    """Refuse settings that contradict each other."""
+    if settings.key_file and not settings.cert_file:
+        raise ConfigurationError(
+            "key_file (GIGACHAT_KEY_FILE) needs cert_file (GIGACHAT_CERT_FILE): a key is not enough"
+        )
+    if settings.ssl_context is None:
+        return
+    for name in ("ca_bundle_file", "cert_file", "key_file", "key_file_password"):
+        if getattr(settings, name):
+            raise ConfigurationError(
+                f"ssl_context is used as it is: load {name} (GIGACHAT_{name.upper()}) into it, or leave one out"
+            )
+    if not settings.verify_ssl_certs:
+        raise ConfigurationError(
+            "ssl_context is used as it is: set its verify_mode, or leave out verify_ssl_certs"
+            " (GIGACHAT_VERIFY_SSL_CERTS)"
+        )
+
+
+def _proxies(setting: Optional[str]) -> Dict[str, str]:
     """Say which proxy serves which scheme: from the setting, else from the environment, read once for a client."""
+    import urllib.request
+
     if setting is not None:
         return {"http": setting, "https": setting} if setting else {}
+    environment = urllib.request.getproxies_environment()
     found: Dict[str, str] = {}
-    # http_proxy is left alone under CGI, where the header "Proxy:" of a stranger sets HTTP_PROXY (httpoxy).
-    for scheme, names in (("https", ("https_proxy", "HTTPS_PROXY")), ("http", ("http_proxy", "HTTP_PROXY"))):
-        for name in (*names, "all_proxy", "ALL_PROXY"):
-            value = environment.get(name)
-            if value and not (name == "HTTP_PROXY" and "REQUEST_METHOD" in environment):
-                try:
-                    found[scheme] = _read_proxy(value)
-                except ValueError as error:
-                    raise ConfigurationError(f"proxy (from {name}): the value {error}") from None
-                break
+    for scheme in ("https", "http"):
+        value = environment.get(scheme) or environment.get("all")
+        if value:
+            try:
+                found[scheme] = _read_proxy(value)
+            except ValueError as error:
+                raise ConfigurationError(f"proxy (from {_proxy_variable(value)}): the value {error}") from None
     return found
+
+
+def _proxy_variable(value: str) -> str:
+    """Name the environment variable that a proxy comes from."""
+    names = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+    return next((name for name in names if os.environ.get(name) == value), "the environment")
 
 
 # ---------- transport: one exchange
@@ -1752,7 +1534,7 @@ class _Call(NamedTuple):
     method: str
     url: str
     path: str  # the url without its base, for people
-    body: Union[bytes, "_Upload", None] = None
+    body: Union[bytes, _Upload, None] = None
     headers: Mapping[str, str] = {}
     streamed: bool = False  # the body is left to be read bit by bit
     private: bool = False  # the answer is a secret
@@ -1795,7 +1577,7 @@ class _Flight:
 
 
 # Set in the context that a worker or a stream runs in; a simple blocking call has none.
-_flight_cvar: "contextvars.ContextVar[Optional[_Flight]]" = contextvars.ContextVar("_flight_cvar", default=None)
+_flight_cvar: contextvars.ContextVar[Optional[_Flight]] = contextvars.ContextVar("_flight_cvar", default=None)
 
 
 def _blocked_in(stop: Callable[[], object]) -> Optional[_Flight]:
@@ -1928,7 +1710,7 @@ class _Connection:
             )
         self._tunnelled = True
 
-    def send(self, head: bytes, body: Union[bytes, "_Upload", None]) -> None:
+    def send(self, head: bytes, body: Union[bytes, _Upload, None]) -> None:
         """Send a request. What the server says before it has read all of it is its answer, not a failure."""
         self.doing = "sending the request"
         self.sent_whole = False
@@ -2271,9 +2053,8 @@ class _Reply:
             value = {result._array_field: value}
         if not isinstance(value, dict):
             raise InvalidResponseError(f"{self.what}: expected a JSON object, got {type(value).__name__}")
-        model = result.__new__(result)
         try:
-            model._adopt(value)
+            model = result._of(value)
         except (TypeError, ValueError) as error:
             raise InvalidResponseError(f"{self.what}: not what the API documents: {error}") from error
         return self.stamp(model)
@@ -2495,13 +2276,13 @@ class KeepAlive:
     def _idle_connections(self) -> List[_Connection]:
         return [connection for idle in self._idle.values() for connection in idle]
 
-    def add_parent(self, parent: "OpenerDirector") -> None:
+    def add_parent(self, parent: OpenerDirector) -> None:
         """Satisfy OpenerDirector.add_handler(), which takes whatever has this."""
 
     def __lt__(self, other: Any) -> bool:
         return self.handler_order < int(other.handler_order)
 
-    def https_open(self, request: "Request") -> _Reply:
+    def https_open(self, request: Request) -> _Reply:
         # A request that fails on a reused connection before any byte of its answer met a server that had just closed
         # it, and is sent once more on a fresh one. On a fresh one it may have been carried out: that is a failure.
         tunnel: Optional[str] = getattr(request, "_tunnel_host", None)
@@ -2530,7 +2311,7 @@ class KeepAlive:
 
     http_open = https_open
 
-    def _ask(self, connection: _Connection, request: "Request") -> _Reply:
+    def _ask(self, connection: _Connection, request: Request) -> _Reply:
         """Send the request on *connection*, opening it first if it is new, and wait for the head of the answer."""
         connection.flight = _blocked_in(connection.cut)
         headers = dict(request.headers)
@@ -2661,7 +2442,7 @@ class KeepAlive:
                 event.set()
 
 
-def _request_head(request: "Request", headers: Dict[str, str]) -> bytes:
+def _request_head(request: Request, headers: Dict[str, str]) -> bytes:
     """Write request line and headers, with what tells the server where the body ends."""
     body: Any = request.data
     length = len(body) if isinstance(body, bytes) else body.length if body is not None else 0
@@ -2673,7 +2454,7 @@ def _request_head(request: "Request", headers: Dict[str, str]) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-def _blocks(body: Union[bytes, "_Upload", None]) -> Iterator[Union[bytes, memoryview]]:
+def _blocks(body: Union[bytes, _Upload, None]) -> Iterator[Union[bytes, memoryview]]:
     """Cut a body into what one send takes; one whose length nobody knows goes out in chunks."""
     if body is None:
         return
@@ -2873,7 +2654,7 @@ class Stream(Generic[T]):
         self._batches = _batches(open_reply, read, self._flight)
         self._chunks = _chunks_of(self._batches)
 
-    def __iter__(self) -> "Stream[T]":
+    def __iter__(self) -> Stream[T]:
         return self
 
     def __next__(self) -> T:
@@ -2882,7 +2663,7 @@ class Stream(Generic[T]):
             self._chunks.close()
         return chunk
 
-    def __enter__(self) -> "Stream[T]":
+    def __enter__(self) -> Stream[T]:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -3026,24 +2807,24 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight) -
 
 
 def _twin(
-    method: "Callable[Concatenate[Any, P], T]",
-) -> "Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]":
+    method: Callable[Concatenate[Any, P], T],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
     """Give the async form of a blocking *method*: same arguments, run in a worker thread."""
 
     @functools.wraps(method)
-    async def call(self: Any, /, *args: "P.args", **kwargs: "P.kwargs") -> T:
+    async def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await _in_worker(self._workers, functools.partial(method, self, *args, **kwargs), _Flight())
 
     return call
 
 
 def _stream_twin(
-    method: "Callable[Concatenate[Any, P], Stream[T]]",
-) -> "Callable[Concatenate[Any, P], AsyncStream[T]]":
+    method: Callable[Concatenate[Any, P], Stream[T]],
+) -> Callable[Concatenate[Any, P], AsyncStream[T]]:
     """Give the async form of a *method* that streams: same arguments, read in worker threads."""
 
     @functools.wraps(method)
-    def call(self: Any, /, *args: "P.args", **kwargs: "P.kwargs") -> "AsyncStream[T]":
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[T]:
         return AsyncStream(method(self, *args, **kwargs), self._readers)
 
     return call
@@ -3060,7 +2841,7 @@ class AsyncStream(Generic[T]):
         self._reading = False
         self._closed = False
 
-    def __aiter__(self) -> "AsyncStream[T]":
+    def __aiter__(self) -> AsyncStream[T]:
         return self
 
     async def __anext__(self) -> T:
@@ -3100,7 +2881,7 @@ class AsyncStream(Generic[T]):
         except ValueError:
             pass  # another thread is inside; the cut makes it leave
 
-    async def __aenter__(self) -> "AsyncStream[T]":
+    async def __aenter__(self) -> AsyncStream[T]:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -3212,7 +2993,7 @@ class _Client:
         """Send one request and decode its answer into *result*."""
         return self._send(self._request(method, path, body, **options)).decode(result)
 
-    def _stream(self, path: str, result: "Type[C]", body: Dict[str, Any], headers: Mapping[str, str]) -> "Stream[C]":
+    def _stream(self, path: str, result: Type[C], body: Dict[str, Any], headers: Mapping[str, str]) -> Stream[C]:
         """Prepare a request whose answer comes as events; it is sent when the stream is iterated."""
         call = self._request("POST", path, body, headers=headers, streamed=True)
         return Stream(functools.partial(self._send, call), functools.partial(_read_events, result))
@@ -3337,7 +3118,7 @@ class _Client:
         secrets = {secret for secret in known if secret and len(secret) > 3}
         return [*secrets, *(json.dumps(secret)[1:-1] for secret in secrets)]
 
-    def _chat_body(self, payload: "Payload", streamed: bool) -> Dict[str, Any]:
+    def _chat_body(self, payload: Payload, streamed: bool) -> Dict[str, Any]:
         """Write the body of a chat request; the client's settings fill in what the payload leaves open."""
         chat = _as_chat(payload)
         explicit = dict(_sent_fields(chat))
@@ -3464,7 +3245,7 @@ def _is_lasting(cause: Optional[BaseException]) -> bool:
     )
 
 
-def _rewound(body: Union[bytes, "_Upload", None]) -> bool:
+def _rewound(body: Union[bytes, _Upload, None]) -> bool:
     """Make a body ready to be sent again; False where it can be read only once."""
     if isinstance(body, _Upload):
         return body.rewind()
@@ -3478,7 +3259,7 @@ def _shut_down(pool: KeepAlive, workers: _Workers, readers: _Workers) -> None:
 
 
 # Clients that the end of the interpreter must close, and a forked child free from what they share with the parent.
-_clients: "weakref.WeakSet[_Client]" = weakref.WeakSet()
+_clients: weakref.WeakSet[_Client] = weakref.WeakSet()
 
 
 @atexit.register
@@ -3517,11 +3298,11 @@ class GigaChatSyncClient(_Client):
         """
         return self._token if authorization_cvar.get() else self._retrying(self._current_token)
 
-    def chat(self, payload: "Payload") -> ChatCompletion:
+    def chat(self, payload: Payload) -> ChatCompletion:
         """Answer a conversation: a question, messages, a dict or a Chat. ``POST /chat/completions``."""
         return self._call("POST", _chat_path(), ChatCompletion, self._chat_body(payload, streamed=False))
 
-    def stream(self, payload: "Payload") -> Stream[ChatCompletionChunk]:
+    def stream(self, payload: Payload) -> Stream[ChatCompletionChunk]:
         """Answer a conversation bit by bit. ``POST /chat/completions``. Raises StreamInterruptedError when cut off."""
         return self._stream(_chat_path(), ChatCompletionChunk, self._chat_body(payload, streamed=True), _STREAM_HEADERS)
 
@@ -3542,7 +3323,7 @@ class GigaChatSyncClient(_Client):
         body = {"model": model or self._settings.model, "input": _texts(input_)}
         return self._call("POST", "/tokens/count", _TokensCounts, body).data
 
-    def upload_file(self, file: "FileSource", purpose: str = "general") -> UploadedFile:
+    def upload_file(self, file: FileSource, purpose: str = "general") -> UploadedFile:
         """Store a file. ``POST /files``. Text up to 40 MB, images up to 15 MB, audio up to 35 MB.
 
         *file* is a path, bytes, a file open in binary mode, or a tuple ``(name, content[, type[, headers]])``.
@@ -3567,7 +3348,7 @@ class GigaChatSyncClient(_Client):
         reply = self._send(self._request("GET", _content_path(file_id), headers={"Accept": "application/jpg"}))
         return reply.stamp(Image(content=base64.b64encode(reply.content).decode("ascii")))
 
-    def download_file(self, file_id: str, to: "Union[str, os.PathLike[str], BinaryIO, None]" = None) -> bytes:
+    def download_file(self, file_id: str, to: Union[str, os.PathLike[str], BinaryIO, None] = None) -> bytes:
         """Give a file's content; or write it to a path or a binary file, and give nothing. ``GET /files/{id}/content``.
 
         The file at a path appears when all of it has arrived. Raises NotFoundError, and ForbiddenError for a file that
@@ -3599,7 +3380,7 @@ class GigaChatSyncClient(_Client):
 
     def check_filter(
         self,
-        messages: "Union[str, Sequence[Message]]",
+        messages: Union[str, Sequence[Message]],
         model: str = "GigaFilter",
         *,
         functions: Optional[Sequence[Union[Function, Dict[str, Any]]]] = None,
@@ -3623,7 +3404,7 @@ class GigaChatSyncClient(_Client):
         }
         return self._call("POST", "/filter/check", FilterCheck, _without_nulls(body))
 
-    def create_batch(self, requests: "BatchSource", method: str = "chat_completions") -> Batch:
+    def create_batch(self, requests: BatchSource, method: str = "chat_completions") -> Batch:
         """Hand in requests to be answered later. ``POST /batches``. Pay-as-you-go accounts only.
 
         *requests* is a list of payloads (for ``method="embedder"``, of bodies of /embeddings), whose ids become "0",
@@ -3652,11 +3433,11 @@ class GigaChatSyncClient(_Client):
         return Stream(functools.partial(self._send, call), functools.partial(_read_lines, BatchResult))
 
     @property
-    def assistants(self) -> "AssistantsSyncClient":
+    def assistants(self) -> AssistantsSyncClient:
         return AssistantsSyncClient(self)
 
     @property
-    def threads(self) -> "ThreadsSyncClient":
+    def threads(self) -> ThreadsSyncClient:
         return ThreadsSyncClient(self)
 
 
@@ -3772,12 +3553,12 @@ class ThreadsSyncClient(_Resource):
         query: List[Tuple[str, Any]] = [("thread_id", thread_id)]
         return self._client._call("GET", "/threads/messages", ThreadMessages, query=query + _page(limit, before))
 
-    def add_message(self, thread_id: str, message: "Message") -> ThreadMessagesResponse:
+    def add_message(self, thread_id: str, message: Message) -> ThreadMessagesResponse:
         """Add a message to a thread without an answer to it. ``POST /threads/messages``."""
         return ThreadsSyncClient.add_messages(self, thread_id, [message])
 
     def add_messages(
-        self, thread_id: Optional[str] = None, messages: "Optional[Sequence[Message]]" = None
+        self, thread_id: Optional[str] = None, messages: Optional[Sequence[Message]] = None
     ) -> ThreadMessagesResponse:
         """Add messages to a thread, a new one without *thread_id*, without an answer. ``POST /threads/messages``."""
         whole = [_with_nulls(message) for message in _as_messages(messages or [])]
@@ -3812,7 +3593,7 @@ class ThreadsSyncClient(_Resource):
 
     def run_messages(
         self,
-        messages: "Sequence[Message]",
+        messages: Sequence[Message],
         thread_id: Optional[str] = None,
         assistant_id: Optional[str] = None,
         model: Optional[str] = None,
@@ -3825,7 +3606,7 @@ class ThreadsSyncClient(_Resource):
 
     def run_messages_stream(
         self,
-        messages: "Sequence[Message]",
+        messages: Sequence[Message],
         thread_id: Optional[str] = None,
         assistant_id: Optional[str] = None,
         model: Optional[str] = None,
@@ -3895,11 +3676,11 @@ class GigaChatAsyncClient(_Client):
     abatch_results = _stream_twin(GigaChatSyncClient.batch_results)
 
     @property
-    def a_assistants(self) -> "AssistantsAsyncClient":
+    def a_assistants(self) -> AssistantsAsyncClient:
         return AssistantsAsyncClient(self)
 
     @property
-    def a_threads(self) -> "ThreadsAsyncClient":
+    def a_threads(self) -> ThreadsAsyncClient:
         return ThreadsAsyncClient(self)
 
 
@@ -4067,7 +3848,7 @@ def _batch_lines(requests: BatchSource, write: Callable[[Payload], Dict[str, Any
     return b"\n".join(_encode({"id": str(number), "request": body}) for number, body in enumerate(bodies)) + b"\n"
 
 
-def _download(open_reply: Callable[[], _Reply], to: "Union[str, os.PathLike[str], BinaryIO, None]") -> bytes:
+def _download(open_reply: Callable[[], _Reply], to: Union[str, os.PathLike[str], BinaryIO, None]) -> bytes:
     """Read a file's content: all at once, into a file object, or under a name that becomes *to* at the end."""
     if to is None:
         reply = open_reply()
@@ -4319,7 +4100,7 @@ def _run_command(argv: Optional[Sequence[str]]) -> int:
             parser.error(f"unrecognized argument {unknown[0].partition('=')[0]}")
     except SystemExit as stop:  # --help, --version, or a mistake that argparse has told
         return stop.code if isinstance(stop.code, int) else 0
-    settings = {name: value for name, value in vars(options).items() if name in _READERS}
+    settings = {name: value for name, value in vars(options).items() if name in _SETTINGS}
     if options.run is None:
         return _Doctor(settings, options.json).examine()
     with GigaChat(**settings) as client:
@@ -4374,12 +4155,12 @@ def _make_parser() -> "argparse.ArgumentParser":
     told = "Each is a variable too, GIGACHAT_ and its name; those that are secret are variables only."
     group = common.add_argument_group("settings", told)
     group.add_argument("--no-verify", dest="verify_ssl_certs", action="store_false", help="trust any certificate")
-    for name in _READERS:
+    for name, setting in _SETTINGS.items():
         option = "--" + name.replace("_", "-")
-        if name in _SECRET_SETTINGS and name != "proxy":
+        if setting.secret and name != "proxy":
             group.add_argument(option, type=refuse, help=argparse.SUPPRESS)
         elif name != "ssl_context":
-            default = getattr(_Settings, name)
+            default = setting.default
             group.add_argument(option, type=no_secret, help=None if default is None else f"default: {default}")
     parser = Parser(
         prog=_PROGRAM,

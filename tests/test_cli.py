@@ -276,7 +276,7 @@ def test_every_open_setting_is_an_option(run):
     """Each setting of the client is an option of each command, unless it is secret or no text."""
     secret = {"credentials", "access-token", "user", "password", "key-file-password", "ssl-context"}
     named = set(re.findall(r"^  --([a-z-]+)", run("files", "get", "--help").out, re.MULTILINE))
-    settings = {name.replace("_", "-") for name in gigachat_lite._READERS}
+    settings = {name.replace("_", "-") for name in gigachat_lite._SETTINGS}
     assert settings - secret <= named
     assert not secret & named
 

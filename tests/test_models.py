@@ -308,7 +308,7 @@ def test_deep_copy():
 def test_aliases(model, name, value):
     """The official SDK's spellings read the same; they cannot be set, nor sent."""
     assert getattr(model, name) == getattr(model, name + "_") == value
-    with pytest.raises(AttributeError, match=name):
+    with pytest.raises(AttributeError, match=f"{name}|can't set"):  # Python 3.8 does not name it
         setattr(model, name + "_", value)
     assert name + "_" not in model.to_dict()
 
