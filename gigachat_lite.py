@@ -119,12 +119,13 @@ __all__ = [
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 J = TypeVar("J", bound="JSONObject")
+C = TypeVar("C", bound="ChatCompletionChunk")
 
 logger = logging.getLogger("gigachat_lite")
 logger.addHandler(logging.NullHandler())
 
 
-# ---------- errors
+# ---------- errors, and what to do about them
 
 
 class GigaChatException(Exception):
@@ -261,6 +262,135 @@ _ERRORS_BY_STATUS: Dict[int, Type[ResponseError]] = {
 }
 
 
+TLS_HINT = (
+    "GigaChat's certificates are issued by the Russian Trusted Root CA: get it at https://www.gosuslugi.ru/crt and"
+    " install it in the system, or name its file in ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE)"
+)
+
+
+STRICT_HINT = (
+    "Python 3.13 and newer check certificates strictly: pass an ssl_context whose verify_flags lack"
+    " ssl.VERIFY_X509_STRICT"
+)
+
+
+# What to do about a certificate, by a part of OpenSSL's reason; TLS_HINT where none fits.
+_CERTIFICATE_HINTS = (
+    ("Authority Key Identifier", STRICT_HINT),
+    ("not marked critical", STRICT_HINT),
+    ("mismatch", "Another server answers: check base_url, auth_url and the proxy. " + TLS_HINT),
+    ("expired", "Check the clock of this machine. " + TLS_HINT),
+    ("not yet valid", "Check the clock of this machine. " + TLS_HINT),
+)
+
+
+_SCOPES = "GIGACHAT_API_PERS (individuals), GIGACHAT_API_B2B (prepaid) or GIGACHAT_API_CORP (pay-as-you-go)"
+
+
+# What to do about an error: status or its first digit, part of the path, part of the server's words, advice.
+# The first line that fits is shown.
+_ADVICE = (
+    (4, "", "scope from db", "The key belongs to another scope than {scope}, which was sent: scope (GIGACHAT_SCOPE) is "
+     + _SCOPES),
+    (4, "oauth", "scope", "The scope that was sent is {scope}: scope (GIGACHAT_SCOPE) is " + _SCOPES),
+    (4, "oauth", "decode", "credentials (GIGACHAT_CREDENTIALS) is the authorization key, base64 of"
+     " client_id:client_secret, not one of the two alone"),
+    (401, "oauth", "", "The authorization key is wrong or was replaced: copy it anew into credentials"
+     " (GIGACHAT_CREDENTIALS)"),
+    (401, "/token", "", "user or password (GIGACHAT_USER, GIGACHAT_PASSWORD) is wrong"),
+    (401, "", "", "The access token is wrong or has expired: it lives 30 minutes, and with credentials"
+     " (GIGACHAT_CREDENTIALS) the client renews it by itself"),
+    (402, "", "", "The tokens for this model are used up: get_balance() tells what is left"),
+    (403, "/balance", "", "Pay-as-you-go accounts have no balance"),
+    (403, "/ai/check", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
+    (403, "/batches", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
+    (403, "/files", "", "A file can be read only under the X-Client-ID that stored it: set client_id_cvar"),
+    (404, "", "no such model", "There is no model {model}: get_models() lists those that there are"),
+    (413, "", "", "The request is too large: tokens_count() measures texts; a long text fits into a file"),
+    (422, "", "system message", "Send one system message at most, and send it first"),
+    (422, "", "support functions", "The model {model} takes no functions: choose another"),
+    (422, "", "propert", "validate_function() tells what is wrong with a function's description"),
+    (429, "oauth", "", "The token endpoint takes 10 requests a second: share one client"),
+    (429, "", "", "Individuals have one stream at a time, legal entities ten: set max_connections"
+     " (GIGACHAT_MAX_CONNECTIONS), or max_retries (GIGACHAT_MAX_RETRIES)"),
+    (3, "oauth", "", "Redirects are not followed: check auth_url (GIGACHAT_AUTH_URL) and the proxy"),
+    (3, "", "", "Redirects are not followed: check base_url (GIGACHAT_BASE_URL) and the proxy"),
+    (5, "", "", "The server failed: try again later, or give its support the request id"),
+)  # fmt: skip
+
+
+def _advice(error: ResponseError, call: _Call) -> str:
+    """Say what to do about an error, if we know."""
+    if error.content.lstrip().startswith(b"<") and error.status_code in (403, 404, 405):
+        return f"A page came back instead of JSON. {_address_hint(call)}"
+    said = error.message.lower()
+    for status, path, words, advice in _ADVICE:
+        if status in (error.status_code, error.status_code // 100) and path in call.path and words in said:
+            return advice.format(scope=_sent(call, "scope"), model=_sent(call, "model"))
+    base_url = call.url.partition("?")[0][: -len(call.path)]
+    return _address_hint(call) if error.status_code == 404 and not base_url.endswith("/v1") else ""
+
+
+_ADDRESS_HINTS = (
+    "Check base_url (GIGACHAT_BASE_URL), which ends in /api/v1 or /v1",
+    "Check auth_url (GIGACHAT_AUTH_URL), the address of the token endpoint",
+)
+
+
+def _address_hint(call: _Call) -> str:
+    return _ADDRESS_HINTS[call.private and call.path != "/token"]
+
+
+def _sent(call: _Call, name: str) -> str:
+    """Look up what a request said, to show it in an error."""
+    body = call.body if isinstance(call.body, bytes) else b""
+    if body.startswith(b"scope="):
+        return dict(urllib.parse.parse_qsl(body.decode("ascii"))).get(name, "")
+    try:
+        return repr(_decode(body)[name])
+    except (ValueError, KeyError, TypeError):
+        return call.path.rpartition("/")[2]
+
+
+def _connection_error(error: Exception, connection: _Connection) -> Exception:
+    """Name, for people, what went wrong on a connection."""
+    if connection.flight is not None and connection.flight.cut_off:
+        return _Cut()
+    where, doing = connection.where, connection.doing
+    if connection.is_cut:
+        return APIConnectionError(f"{where}: the client was closed while {doing}")
+    if isinstance(error, (socket.timeout, TimeoutError)):
+        return APITimeoutError(
+            f"{where}: timed out after {connection.timeout:g} s while {doing}: see timeout (GIGACHAT_TIMEOUT)"
+        )
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = (error.verify_message or str(error)).rstrip(".")
+        hint = next((hint for words, hint in _CERTIFICATE_HINTS if words in reason), TLS_HINT)
+        return APIConnectionError(f"{where}: the server's certificate is not trusted: {reason}. {hint}")
+    if isinstance(error, ssl.SSLError) and "CERTIFICATE_REQUIRED" in str(error):
+        return APIConnectionError(
+            f"{where}: the server asks for a client certificate: set cert_file (GIGACHAT_CERT_FILE)"
+        )
+    if isinstance(error, socket.gaierror):
+        return APIConnectionError(f"{where}: the name cannot be resolved: {error.strerror or error}")
+    if isinstance(error, http.client.RemoteDisconnected):
+        return APIConnectionError(f"{where}: the server closed the connection while {doing}")
+    if isinstance(error, http.client.IncompleteRead):
+        return APIConnectionError(f"{where}: the connection was cut while {doing}")
+    if isinstance(error, http.client.HTTPException):
+        return APIConnectionError(f"{where}: what came back is not HTTP ({type(error).__name__})")
+    return APIConnectionError(f"{where}: failed while {doing}: {error}")
+
+
+def _hushed(error: Exception) -> Exception:
+    """Take out of a cause what it quotes of the server's words: they may echo our credentials."""
+    if isinstance(error, http.client.HTTPException) and not isinstance(error, http.client.IncompleteRead):
+        error.args = ()
+        vars(error).clear()
+        error.__cause__ = error.__context__ = None
+    return error
+
+
 def _one_line(text: str, most: int) -> str:
     """Make what a stranger wrote fit to be shown: one line, no control characters, *most* characters."""
     printable = "".join(character if character.isprintable() else " " for character in text[: most * 20])
@@ -299,10 +429,15 @@ service_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar(
 operation_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("operation_id_cvar", default=None)
 trace_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("trace_id_cvar", default=None)
 agent_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("agent_id_cvar", default=None)
+
+
 custom_headers_cvar: contextvars.ContextVar[Optional[Dict[str, str]]] = contextvars.ContextVar(
     "custom_headers_cvar", default=None
 )
+
+
 chat_url_cvar: contextvars.ContextVar[str] = contextvars.ContextVar("chat_url_cvar", default="/chat/completions")
+
 
 # In the order of precedence: the later wins; custom_headers_cvar comes after all of them.
 _HEADER_CVARS = (
@@ -355,8 +490,2815 @@ def _checked_header(name: str, value: str) -> str:
     return value
 
 
-# ---------- JSON objects: models and codec
+# ---------- settings
 
+
+def _read_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("must be str")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("holds bytes that are not UTF-8")
+    return value
+
+
+def _read_header_text(value: Any) -> str:
+    """Read what goes into a header: without the quotes, blanks and line ends that copying leaves around a key."""
+    text = _read_text(value).strip("\ufeff \t\r\n\"'")
+    if not re.match(r"[\x21-\x7e]+\Z", text):
+        raise ValueError("is empty, or holds blanks, line ends or characters other than ASCII")
+    return text
+
+
+def _read_credentials(value: Any) -> str:
+    """Read an authorization key, base64 of ``client_id:client_secret``; a "Basic " copied with it is left out."""
+    text = re.sub(r"(?i)^(basic|bearer)\s+", "", _read_text(value).strip("\ufeff \t\r\n\"'"))
+    key = _read_header_text(text)
+    if not _decoded_key(key):
+        logger.warning(
+            "credentials do not look like an authorization key: base64 of client_id:client_secret is expected"
+        )
+    return key
+
+
+def _decoded_key(key: Optional[str]) -> str:
+    """Give the ``client_id:client_secret`` of an authorization key; nothing where it holds none."""
+    try:
+        pair = base64.b64decode(key or "", validate=True).decode("utf-8", "replace")
+    except ValueError:
+        return ""
+    return pair if ":" in pair else ""
+
+
+def _read_url(value: Any) -> str:
+    """Read the address of a server; a host name in Cyrillic becomes its ASCII form."""
+    parts = _split_url(_read_text(value).strip())
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("must begin with https:// or http://")
+    if not re.match(r"[\x21-\x7e]*\Z", parts.path) or re.search(r"[\x00-\x20\x7f\\]", parts.netloc):
+        raise ValueError("holds blanks or characters that an address cannot have")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("may hold neither user and password nor a query nor a fragment")
+    host = _checked_host(parts)
+    host = host.encode("idna").decode("ascii") if not host.isascii() else host
+    host = f"[{host}]" if ":" in host else host
+    netloc = host if parts.port is None else f"{host}:{parts.port}"
+    return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
+
+
+def _read_auth_url(value: Any) -> str:
+    """Read the address of the token endpoint: unlike base_url it is complete, with its path."""
+    url = _read_url(value)
+    if not urllib.parse.urlsplit(url).path:
+        raise ValueError("has no path: the token endpoint ends in /api/v2/oauth")
+    return url
+
+
+def _read_base_url(value: Any) -> str:
+    url = _read_url(value)
+    parts = urllib.parse.urlsplit(url)
+    if parts.path.endswith("/oauth") or parts.hostname == "ngw.devices.sberbank.ru":
+        raise ValueError("is the token endpoint (auth_url); base_url ends in /api/v1 or /v1")
+    return url
+
+
+def _read_proxy(value: Any) -> str:
+    """Read ``[http://][user:password@]host:port``; the empty string means no proxy."""
+    text = _read_text(value).strip()
+    if not text:
+        return ""
+    url = text if "://" in text else "http://" + text
+    parts = _split_url(url)
+    if parts.scheme != "http":
+        raise ValueError("must be the address of an http:// proxy; neither TLS to the proxy nor SOCKS is supported")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError("may end in nothing but host and port; in a password write %40, %2F, %3F, %23 for @, /, ?, #")
+    _checked_host(parts)
+    if re.search(r"[\x00-\x20\x7f]", url):
+        raise ValueError("holds blanks or line ends")
+    return url
+
+
+def _split_url(url: str) -> urllib.parse.SplitResult:
+    try:
+        return urllib.parse.urlsplit(url)
+    except ValueError:
+        raise ValueError("is no address: it has unpaired or misplaced brackets") from None
+
+
+def _checked_host(parts: urllib.parse.SplitResult) -> str:
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError("has a port that is no number from 1 to 65535") from None  # the cause quotes the password
+    if not parts.hostname or port == 0:
+        raise ValueError("names no host, or port 0")
+    return parts.hostname
+
+
+def _read_path(value: Any) -> str:
+    path = os.fspath(value)
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ValueError("must be the path of a file")
+    return path
+
+
+_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
+def _read_boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = _BOOLEANS.get(str(value).strip().lower()) if isinstance(value, (str, int)) else None
+    if word is None:
+        raise ValueError("must be one of true, false, 1, 0, yes, no, on, off")
+    return word
+
+
+def _read_number(value: Any) -> float:
+    number = _converted(float, value, "must be a number")
+    if not math.isfinite(number) or number < 0:
+        raise ValueError("must be a finite number and not negative")
+    return number
+
+
+def _read_seconds(value: Any) -> float:
+    seconds = _read_number(value)
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise ValueError("must be a number of seconds above 0")
+    return seconds
+
+
+def _read_whole(value: Any, least: int = 0) -> int:
+    number = _converted(int, value, "must be a whole number")
+    if number < least:
+        raise ValueError(f"must be {least} or more")
+    return number
+
+
+def _converted(kind: Callable[[Any], T], value: Any, otherwise: str) -> T:
+    """Convert text or a number; int() and float() alone would take True, and int() cut off 1.5."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float) if kind is float else (str, int)):
+        raise TypeError(otherwise)
+    try:
+        return kind(value)
+    except ValueError:
+        raise ValueError(otherwise) from None
+
+
+def _read_items(value: Any) -> List[Any]:
+    """Read a list: a list, a tuple, or text as JSON or separated by commas."""
+    if isinstance(value, str):
+        text = value.strip()
+        if text.startswith("["):
+            value = json.loads(text)
+        else:
+            value = [item.strip() for item in text.split(",") if item.strip()]
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        raise TypeError("must be a list: JSON or separated by commas")
+    return list(value)
+
+
+def _read_flags(value: Any) -> List[str]:
+    return [_read_text(item) for item in _read_items(value)]
+
+
+def _read_status_codes(value: Any) -> Tuple[int, ...]:
+    codes = tuple(_read_whole(item) for item in _read_items(value))
+    if any(not 100 <= code <= 599 for code in codes):
+        raise ValueError("must be HTTP status codes, from 100 to 599")
+    return codes
+
+
+def _read_ssl_context(value: Any) -> ssl.SSLContext:
+    if not isinstance(value, ssl.SSLContext):
+        raise TypeError("must be an ssl.SSLContext")
+    return value
+
+
+class _Setting(NamedTuple):
+    default: Any
+    read: Callable[[Any], Any]
+    meaning: str
+    secret: bool = False
+
+
+def _setting(default: Any, read: Callable[[Any], Any], meaning: str, *, secret: bool = False) -> Any:
+    """Declare a setting, whose value each object of the class then has under its name."""
+    return _Setting(default, read, meaning, secret)
+
+
+# fmt: off
+class _Settings(types.SimpleNamespace):
+    """What a client was told: an argument beats GIGACHAT_<NAME> in the environment, which beats the default here."""
+
+    credentials: Optional[str] = _setting(None, _read_credentials, "the authorization key", secret=True)
+    scope: str = _setting("GIGACHAT_API_PERS", _read_text, "whom the key belongs to: ..._PERS, ..._B2B or ..._CORP")
+    model: str = _setting("GigaChat", _read_text, "model of chats, where the request names none")
+    base_url: str = _setting("https://gigachat.devices.sberbank.ru/api/v1", _read_base_url, "address of the API")
+    auth_url: str = _setting(
+        "https://ngw.devices.sberbank.ru:9443/api/v2/oauth", _read_auth_url, "address of the token endpoint"
+    )
+    access_token: Optional[str] = _setting(None, _read_header_text, "a token that is there already", secret=True)
+    user: Optional[str] = _setting(None, _read_text, "user, for services that give tokens at /token", secret=True)
+    password: Optional[str] = _setting(None, _read_text, "the user's password", secret=True)
+    verify_ssl_certs: bool = _setting(True, _read_boolean, "off: anyone in between can read your key")
+    ca_bundle_file: Optional[str] = _setting(None, _read_path, "root certificates, PEM or DER: a file or a directory")
+    cert_file: Optional[str] = _setting(None, _read_path, "client certificate, PEM")
+    key_file: Optional[str] = _setting(None, _read_path, "its private key, where cert_file does not hold it")
+    key_file_password: Optional[str] = _setting(None, _read_text, "password of the private key", secret=True)
+    ssl_context: Optional[ssl.SSLContext] = _setting(None, _read_ssl_context, "a TLS context of your own")
+    proxy: Optional[str] = _setting(None, _read_proxy, "http://[user:password@]host:port; empty: none", secret=True)
+    timeout: float = _setting(30.0, _read_seconds, "seconds to wait for the server each time")
+    max_connections: Optional[int] = _setting(None, functools.partial(_read_whole, least=1), "most connections at once")
+    max_retries: int = _setting(0, _read_whole, "how often a failed call is tried again")
+    retry_backoff_factor: float = _setting(0.5, _read_number, "seconds before the first retry; doubles each time")
+    retry_on_status_codes: Tuple[int, ...] = _setting(
+        (429, 500, 502, 503, 504), _read_status_codes, "statuses that are tried again"
+    )
+    token_expiry_buffer_ms: int = _setting(60_000, _read_whole, "how long before its end a token is renewed")
+    profanity_check: Optional[bool] = _setting(None, _read_boolean, "whether the service filters profanity")
+    flags: Optional[List[str]] = _setting(None, _read_flags, "flags of chats, JSON or separated by commas")
+    # fmt: on
+
+    proxies: Dict[str, str]  # by scheme, from proxy or the environment
+
+    def __repr__(self) -> str:
+        return f"_Settings(base_url={self.base_url!r}, model={self.model!r}, scope={self.scope!r})"
+
+
+_SETTINGS: Dict[str, _Setting] = {name: it for name, it in vars(_Settings).items() if isinstance(it, _Setting)}
+
+
+def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> _Settings:
+    """Put the settings together; ConfigurationError, naming parameter and variable, for what cannot work."""
+    found = {name: setting.default for name, setting in _SETTINGS.items()}
+    for name, setting in _SETTINGS.items():
+        variable = "GIGACHAT_" + name.upper()
+        value, source = arguments.get(name), name
+        if value is None and name != "ssl_context":
+            value, source = environment.get(variable) or None, variable
+        if value is None:
+            continue
+        try:
+            found[name] = setting.read(value)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            shown = "the value" if setting.secret or name.endswith("_url") else repr(value)
+            other = variable if source == name else name
+            raise ConfigurationError(f"{source} (also {other}): {shown} {error}") from None
+    settings = _Settings(**found, proxies=_proxies(found["proxy"]))
+    _check_together(settings)
+    return settings
+
+
+def _check_together(settings: _Settings) -> None:
+    """Refuse settings that contradict each other."""
+    if settings.key_file and not settings.cert_file:
+        raise ConfigurationError(
+            "key_file (GIGACHAT_KEY_FILE) needs cert_file (GIGACHAT_CERT_FILE): a key is not enough"
+        )
+    if settings.ssl_context is None:
+        return
+    for name in ("ca_bundle_file", "cert_file", "key_file", "key_file_password"):
+        if getattr(settings, name):
+            raise ConfigurationError(
+                f"ssl_context is used as it is: load {name} (GIGACHAT_{name.upper()}) into it, or leave one out"
+            )
+    if not settings.verify_ssl_certs:
+        raise ConfigurationError(
+            "ssl_context is used as it is: set its verify_mode, or leave out verify_ssl_certs"
+            " (GIGACHAT_VERIFY_SSL_CERTS)"
+        )
+
+
+def _proxies(setting: Optional[str]) -> Dict[str, str]:
+    """Say which proxy serves which scheme: from the setting, else from the environment, read once for a client."""
+    import urllib.request
+
+    if setting is not None:
+        return {"http": setting, "https": setting} if setting else {}
+    environment = urllib.request.getproxies_environment()
+    found: Dict[str, str] = {}
+    for scheme in ("https", "http"):
+        value = environment.get(scheme) or environment.get("all")
+        if value:
+            try:
+                found[scheme] = _read_proxy(value)
+            except ValueError as error:
+                raise ConfigurationError(f"proxy (from {_proxy_variable(value)}): the value {error}") from None
+    return found
+
+
+def _proxy_variable(value: str) -> str:
+    """Name the environment variable that a proxy comes from."""
+    names = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+    return next((name for name in names if os.environ.get(name) == value), "the environment")
+
+
+# ---------- the way of a call
+
+_LONGEST_RETRY_AFTER = 120.0  # seconds; a server that asks for more gets the caller's attention instead
+_LONGEST_BACKOFF = 60.0
+_JITTER = 0.5
+
+
+class _Client:
+    """Settings, connections and token: what every endpoint goes through."""
+
+    def __init__(
+        self,
+        *,
+        base_url: Optional[str] = None,
+        auth_url: Optional[str] = None,
+        credentials: Optional[str] = None,
+        scope: Optional[str] = None,
+        access_token: Optional[str] = None,
+        model: Optional[str] = None,
+        profanity_check: Optional[bool] = None,
+        user: Optional[str] = None,
+        password: Optional[str] = None,
+        timeout: Optional[float] = None,
+        verify_ssl_certs: Optional[bool] = None,
+        ca_bundle_file: Optional[str] = None,
+        cert_file: Optional[str] = None,
+        key_file: Optional[str] = None,
+        key_file_password: Optional[str] = None,
+        ssl_context: Optional[ssl.SSLContext] = None,
+        flags: Optional[List[str]] = None,
+        max_connections: Optional[int] = None,
+        max_retries: Optional[int] = None,
+        retry_backoff_factor: Optional[float] = None,
+        retry_on_status_codes: Optional[Tuple[int, ...]] = None,
+        token_expiry_buffer_ms: Optional[int] = None,
+        proxy: Optional[str] = None,
+        **unknown: Any,
+    ) -> None:
+        """Make a client; nothing is opened before the first call.
+
+        What is not given comes from the environment, ``GIGACHAT_`` and the name in capital letters, or has the default
+        of the official SDK. Raises ConfigurationError.
+        """
+        arguments = dict(locals())
+        if unknown:
+            logger.warning("unknown arguments of %s are ignored: %s", type(self).__name__, ", ".join(sorted(unknown)))
+        self._set_up(_read_settings(arguments, os.environ))
+
+    def _set_up(self, settings: _Settings) -> None:
+        import urllib.request  # 9 ms that those who only import this module save
+
+        self._settings = settings
+        self._pool = KeepAlive(settings)
+        # Only these two: no redirects, which would carry the token to another host, no file: and ftp:, no cookies.
+        self._opener = urllib.request.OpenerDirector()
+        self._opener.add_handler(urllib.request.ProxyHandler(settings.proxies))
+        self._opener.add_handler(self._pool)  # type: ignore[arg-type]  # all that is asked of a handler
+        self._token: Optional[AccessToken] = None
+        self._renew_at: Optional[float] = None  # Unix time, seconds; None: when the server refuses the token
+        if settings.access_token is not None:
+            self._token = AccessToken(access_token=settings.access_token)
+        self._logins = 0
+        self._login_failure: Optional[GigaChatException] = None
+        self._login_lock = threading.Lock()  # guards the token and all about it; never held during an API call
+        self._workers = _Workers(max(100, settings.max_connections or 0))
+        # Apart, and as many as there are streams: reading must not queue behind calls that wait for a connection.
+        self._readers = _Workers(None)
+        self._closing = weakref.finalize(self, _shut_down, self._pool, self._workers, self._readers)
+        self._closing.atexit = False  # see _end()
+        _clients.add(self)
+
+    def _forget_parent(self) -> None:
+        """Start afresh in a forked child, with no socket, lock or thread of the parent's."""
+        self._login_lock = threading.Lock()
+        self._pool.forget()
+        self._workers.forget()
+        self._readers.forget()
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {"settings": self._settings}
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        self._set_up(state["settings"])
+
+    def __deepcopy__(self: T, memo: Dict[int, Any]) -> T:
+        return copy.copy(self)
+
+    def __repr__(self) -> str:
+        settings = self._settings
+        return (
+            f"{type(self).__name__}(base_url={settings.base_url!r}, model={settings.model!r}, scope={settings.scope!r})"
+        )
+
+    # The data path.
+
+    def _call(self, method: str, path: str, result: Type[J], body: Any = None, **options: Any) -> J:
+        """Send one request and decode its answer into *result*."""
+        return self._send(self._request(method, path, body, **options)).decode(result)
+
+    def _stream(self, path: str, result: Type[C], body: Dict[str, Any], headers: Mapping[str, str]) -> Stream[C]:
+        """Prepare a request whose answer comes as events; it is sent when the stream is iterated."""
+        call = self._request("POST", path, body, headers=headers, streamed=True)
+        return Stream(functools.partial(self._send, call), functools.partial(_read_events, result))
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Sequence[Tuple[str, Any]] = (),
+        headers: Optional[Mapping[str, str]] = None,
+        streamed: bool = False,
+    ) -> _Call:
+        """Write a request: *body* is JSON unless it is bytes or an upload. Bad input raises here, before sending."""
+        url = self._settings.base_url + path
+        for name, value in query:
+            if value is None or value == "":
+                raise ValueError(f"{name} must not be empty")
+        if query:
+            url += "?" + urllib.parse.urlencode(query)
+        all_headers = dict(headers or {})
+        if isinstance(body, _Upload):
+            all_headers["Content-Type"] = body.content_type
+        elif body is not None and not isinstance(body, bytes):
+            body = _encode(body)
+            all_headers["Content-Type"] = "application/json"
+        return _Call(method, url, path, body, all_headers, streamed)
+
+    def _send(self, call: _Call) -> _Reply:
+        """Send a request and wait for its answer, with the retries that the settings ask for."""
+        return self._retrying(functools.partial(self._authorized, call), call.body)
+
+    def _retrying(self, attempt: Callable[[], T], body: Any = None) -> T:
+        """Repeat *attempt* while that is worth it and *body* can be sent again."""
+        for failures in itertools.count():
+            try:
+                return attempt()
+            except (ResponseError, APIConnectionError) as error:
+                delay = self._retry_delay(error, failures)
+                if delay is None or not _rewound(body):
+                    raise
+                logger.debug("%s: trying again in %.1f s", type(error).__name__, delay)
+            self._pool.pause(delay)
+        raise AssertionError("unreachable")
+
+    def _retry_delay(self, error: Union[ResponseError, APIConnectionError], failures: int) -> Optional[float]:
+        """Decide whether another attempt is worth it after *failures* earlier ones, and in how many seconds."""
+        settings = self._settings
+        if failures >= settings.max_retries:
+            return None
+        asked = 0.0
+        if isinstance(error, ResponseError):
+            if error.status_code not in settings.retry_on_status_codes:
+                return None
+            asked = _retry_after(error.headers)
+            if asked > _LONGEST_RETRY_AFTER:
+                return None
+        elif _is_lasting(error.__cause__):
+            return None
+        backoff = settings.retry_backoff_factor * 2 ** min(failures, 30) + random.uniform(0, _JITTER)
+        return asked or min(backoff, _LONGEST_BACKOFF)
+
+    def _authorized(self, call: _Call) -> _Reply:
+        """Send a request with a token; on a 401 drop the token and try once more with another."""
+        context_headers = _context_headers()
+        if any(name.lower() == "authorization" for name in context_headers):
+            return self._exchange(call, context_headers)
+        token = self._current_token()
+        if token is None and not self._needs_no_token():
+            raise ConfigurationError(
+                "there is nothing to authenticate with: set credentials (GIGACHAT_CREDENTIALS), access_token"
+                " (GIGACHAT_ACCESS_TOKEN), user and password, or cert_file"
+            )
+        try:
+            return self._exchange(call, context_headers, token)
+        except AuthenticationError:
+            if token is None or not self._drop_token(token) or not _rewound(call.body):
+                raise
+        return self._exchange(call, context_headers, self._current_token())
+
+    def _exchange(self, call: _Call, context_headers: Mapping[str, str], token: Optional[AccessToken] = None) -> _Reply:
+        """Send one request, once, and take its answer; raise the ResponseError of a status that is not 2xx."""
+        import urllib.request
+
+        request = urllib.request.Request(call.url, data=call.body, method=call.method)
+        headers = {"Host": request.host, "User-Agent": f"gigachat_lite/{__version__}", "Accept": "*/*"}
+        headers["Accept-Encoding"] = "identity"
+        headers.update(call.headers)
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token.access_token}"
+        for name, value in context_headers.items():
+            _set_header(headers, name, value)
+        request.headers = headers
+        started = time.monotonic()
+        reply: _Reply = self._opener.open(request, timeout=self._settings.timeout)
+        logger.debug("%s %s: %d, %.0f ms", call.method, call.url, reply.status, (time.monotonic() - started) * 1000)
+        reply.call = call
+        reply.secrets = functools.partial(self._secrets, headers.get("Authorization"))
+        try:
+            if not 200 <= reply.status < 300:
+                raise reply.error()
+            reply.require_identity()
+            if call.streamed:
+                reply.lift_deadline()
+            else:
+                reply.content = reply.read(_MOST_JSON_BYTES)
+        except BaseException:
+            reply.close()
+            raise
+        return reply
+
+    def _secrets(self, authorization: Optional[str]) -> List[str]:
+        """List what must not show in an error when the server echoes it."""
+        settings = self._settings
+        known = [settings.credentials, settings.password, settings.access_token, *(authorization or "").split()[-1:]]
+        known.append(_decoded_key(settings.credentials).partition(":")[2])
+        for proxy in settings.proxies.values():
+            user, _, password = urllib.parse.urlsplit(proxy).netloc.rpartition("@")[0].partition(":")
+            pair = f"{urllib.parse.unquote(user)}:{urllib.parse.unquote(password)}"
+            known += [password, urllib.parse.unquote(password), base64.b64encode(pair.encode()).decode()]
+        secrets = {secret for secret in known if secret and len(secret) > 3}
+        return [*secrets, *(json.dumps(secret)[1:-1] for secret in secrets)]
+
+    def _chat_body(self, payload: Payload, streamed: bool) -> Dict[str, Any]:
+        """Write the body of a chat request; the client's settings fill in what the payload leaves open."""
+        chat = _as_chat(payload)
+        explicit = dict(_sent_fields(chat))
+        additional = {**(explicit.pop("additional_fields", None) or {})}
+        additional.pop("stream", None)
+        body = {"model": None, **additional, **explicit, "stream": streamed or None}
+        settings = self._settings
+        for name, default in (("profanity_check", settings.profanity_check), ("flags", settings.flags)):
+            if body.get(name) is None:
+                body[name] = default
+        storage = body.get("storage")
+        stored = storage.to_dict() if isinstance(storage, Storage) else storage if isinstance(storage, dict) else {}
+        if body["model"] is None and not stored.get("assistant_id") and not stored.get("thread_id"):
+            body["model"] = settings.model
+        return {name: value for name, value in body.items() if value is not None or name in additional}
+
+    # Auth.
+
+    def _needs_no_token(self) -> bool:
+        """Whether a client certificate speaks for us: our own, or one that a given TLS context may hold."""
+        return self._settings.cert_file is not None or self._settings.ssl_context is not None
+
+    def _can_log_in(self) -> bool:
+        settings = self._settings
+        return bool(settings.credentials or (settings.user and settings.password))
+
+    def _drop_token(self, refused: AccessToken) -> bool:
+        """Forget a token that got a 401, unless a newer one is here already; tell whether there can be another."""
+        if not self._can_log_in():
+            return False
+        with self._login_lock:
+            if self._token is refused:
+                self._token = None
+        return True
+
+    def _current_token(self) -> Optional[AccessToken]:
+        """Give a token that is good for a call: one token request, whatever the number of callers."""
+        logins_before = self._logins
+        with self._login_lock:
+            if self._token is not None and (self._renew_at is None or time.time() < self._renew_at):
+                return self._token
+            if not self._can_log_in():
+                return None
+            if self._logins > logins_before and self._login_failure is not None:
+                # The request that we waited for failed; another one for each who waited would multiply it.
+                raise copy.copy(self._login_failure) from self._login_failure.__cause__
+            self._logins += 1
+            self._login_failure = None
+            try:
+                token = self._log_in()
+            except GigaChatException as error:
+                self._login_failure = error
+                raise
+            self._token = token
+            self._renew_at = self._renewal_time(token)
+            return token
+
+    def _renewal_time(self, token: AccessToken) -> Optional[float]:
+        """Say when to ask for another token: ahead of the expiry, but not before half of the token's life is over.
+
+        A token that expires in the past shows that the clocks differ: it is good until the server refuses it.
+        """
+        now = time.time()
+        life = token.expires_at / 1000 - now
+        if life <= 0:
+            return None
+        return now + life - min(self._settings.token_expiry_buffer_ms / 1000, life / 2)
+
+    def _log_in(self) -> AccessToken:
+        settings = self._settings
+        if settings.credentials:
+            headers = {
+                "Authorization": f"Basic {settings.credentials}",
+                "RqUID": _uuid4(),
+                "Content-Type": "application/x-www-form-urlencoded",
+            }
+            body = urllib.parse.urlencode({"scope": settings.scope}).encode("ascii")
+            path = urllib.parse.urlsplit(settings.auth_url).path
+            reply = self._exchange(_Call("POST", settings.auth_url, path, body, headers, private=True), {})
+        else:
+            pair = f"{settings.user}:{settings.password}".encode()
+            headers = {"Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}
+            context_headers = {n: v for n, v in _context_headers().items() if n.lower() != "authorization"}
+            reply = self._exchange(
+                _Call("POST", settings.base_url + "/token", "/token", b"", headers, private=True), context_headers
+            )
+        return _as_access_token(reply)
+
+    @property
+    def token(self) -> Optional[str]:
+        """The access token that the client holds, if any."""
+        return self._token.access_token if self._token is not None else None
+
+
+class _Call(NamedTuple):
+    """What an endpoint sends. The headers of a token request hold the credentials: it is not for showing."""
+
+    method: str
+    url: str
+    path: str  # the url without its base, for people
+    body: Union[bytes, _Upload, None] = None
+    headers: Mapping[str, str] = {}
+    streamed: bool = False  # the body is left to be read bit by bit
+    private: bool = False  # the answer is a secret
+
+    def __repr__(self) -> str:
+        return f"_Call({self.method} {self.path})"
+
+
+def _as_access_token(reply: _Reply) -> AccessToken:
+    """Read ``{"access_token", "expires_at"}`` (OAuth, milliseconds) or ``{"tok", "exp"}`` (/token, seconds)."""
+    answer = reply.decode(JSONObject)
+    fields = vars(answer)
+    text = fields.get("access_token") or fields.get("tok")
+    if not isinstance(text, str) or not re.match(r"[\x21-\x7e]+\Z", text):
+        raise InvalidResponseError(f"{reply.what}: the answer holds no token")
+    expires_at = fields.get("expires_at") or fields.get("exp")
+    if isinstance(expires_at, bool) or not isinstance(expires_at, (int, float)) or not 0 < expires_at < 1e17:
+        expires_at = 0
+    if expires_at < 1e11:  # 1973 in milliseconds, the year 5138 in seconds
+        expires_at *= 1000
+    token = AccessToken(access_token=text, expires_at=int(expires_at))
+    token.x_headers = answer.x_headers
+    return token
+
+
+def _uuid4() -> str:
+    """Make a random UUID (RFC 9562, section 5.4) without the 6 ms that importing uuid takes."""
+    number = int.from_bytes(os.urandom(16), "big")
+    number = number & ~(0xF << 76) & ~(0x3 << 62) | 0x4 << 76 | 0x2 << 62  # version 4, variant 10
+    digits = f"{number:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def _is_lasting(cause: Optional[BaseException]) -> bool:
+    """Whether a failure to connect will be there next time too: certificates and TLS versions do not heal."""
+    return isinstance(cause, ssl.SSLError) and not isinstance(
+        cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError, TimeoutError)
+    )
+
+
+def _rewound(body: Union[bytes, _Upload, None]) -> bool:
+    """Make a body ready to be sent again; False where it can be read only once."""
+    if isinstance(body, _Upload):
+        return body.rewind()
+    return True
+
+
+def _shut_down(pool: KeepAlive, workers: _Workers, readers: _Workers) -> None:
+    pool.close()
+    workers.stop()
+    readers.stop()
+
+
+# Clients that the end of the interpreter must close, and a forked child free from what they share with the parent.
+_clients: weakref.WeakSet[_Client] = weakref.WeakSet()
+
+
+@atexit.register
+def _end() -> None:
+    """Close the sockets, so that none is collected unclosed; cutting them would make the threads that read complain."""
+    for client in list(_clients):
+        client._pool.forget()
+
+
+def _start_child() -> None:
+    for client in list(_clients):
+        client._forget_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_child)
+
+
+# ---------- endpoints
+
+class GigaChatSyncClient(_Client):
+    """The blocking half of the client. Close it, or use it in a ``with`` block."""
+
+    def __enter__(self: T) -> T:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections; calls under way in other threads end with an APIConnectionError."""
+        self._closing()
+
+    def get_token(self) -> Optional[AccessToken]:
+        """Give the access token, asking for one if need be: OAuth, or ``POST /token`` for user and password.
+
+        None where nothing is configured to get a token with. ``authorization_cvar`` keeps it from asking for one.
+        """
+        return self._token if authorization_cvar.get() else self._retrying(self._current_token)
+
+    def chat(self, payload: Payload) -> ChatCompletion:
+        """Answer a conversation: a question, messages, a dict or a Chat. ``POST /chat/completions``."""
+        return self._call("POST", _chat_path(), ChatCompletion, self._chat_body(payload, streamed=False))
+
+    def stream(self, payload: Payload) -> Stream[ChatCompletionChunk]:
+        """Answer a conversation bit by bit. ``POST /chat/completions``. Raises StreamInterruptedError when cut off."""
+        return self._stream(_chat_path(), ChatCompletionChunk, self._chat_body(payload, streamed=True), _STREAM_HEADERS)
+
+    def get_models(self) -> Models:
+        """List the models. ``GET /models``."""
+        return self._call("GET", "/models", Models)
+
+    def get_model(self, model: str) -> Model:
+        """Describe one model. ``GET /models/{model}``. Raises NotFoundError."""
+        return self._call("GET", f"/models/{_quote(model)}", Model)
+
+    def embeddings(self, texts: Union[str, Sequence[str]], model: str = "Embeddings") -> Embeddings:
+        """Turn texts into vectors, in the order of *texts* by ``index``. ``POST /embeddings``."""
+        return self._call("POST", "/embeddings", Embeddings, {"input": _texts(texts), "model": model})
+
+    def tokens_count(self, input_: Union[str, Sequence[str]], model: Optional[str] = None) -> List[TokensCount]:
+        """Count the tokens of each text, for the client's model unless told otherwise. ``POST /tokens/count``."""
+        body = {"model": model or self._settings.model, "input": _texts(input_)}
+        return self._call("POST", "/tokens/count", _TokensCounts, body).data
+
+    def upload_file(self, file: FileSource, purpose: str = "general") -> UploadedFile:
+        """Store a file. ``POST /files``. Text up to 40 MB, images up to 15 MB, audio up to 35 MB.
+
+        *file* is a path, bytes, a file open in binary mode, or a tuple ``(name, content[, type[, headers]])``.
+        """
+        return self._call("POST", "/files", UploadedFile, _Upload(file, purpose))
+
+    def get_file(self, file: str) -> UploadedFile:
+        """Describe a stored file. ``GET /files/{id}``. Raises NotFoundError."""
+        return self._call("GET", f"/files/{_quote(file)}", UploadedFile)
+
+    def get_files(self) -> UploadedFiles:
+        """List the stored files. ``GET /files``."""
+        return self._call("GET", "/files", UploadedFiles)
+
+    def delete_file(self, file: str) -> DeletedFile:
+        """Delete a stored file. ``POST /files/{id}/delete``. Raises NotFoundError."""
+        # The API takes any body or none; the official SDK sends the id as a file.
+        return self._call("POST", f"/files/{_quote(file)}/delete", DeletedFile, _Upload(_utf8(file)))
+
+    def get_image(self, file_id: str) -> Image:
+        """Give a file's content in base64. ``GET /files/{id}/content``. Raises NotFoundError."""
+        reply = self._send(self._request("GET", _content_path(file_id), headers={"Accept": "application/jpg"}))
+        return reply.stamp(Image(content=base64.b64encode(reply.content).decode("ascii")))
+
+    def download_file(self, file_id: str, to: Union[str, os.PathLike[str], BinaryIO, None] = None) -> bytes:
+        """Give a file's content; or write it to a path or a binary file, and give nothing. ``GET /files/{id}/content``.
+
+        The file at a path appears when all of it has arrived. Raises NotFoundError, and ForbiddenError for a file that
+        was stored under another X-Client-ID.
+        """
+        call = self._request("GET", _content_path(file_id), streamed=True)
+        return _download(functools.partial(self._send, call), to)
+
+    def get_balance(self) -> Balance:
+        """Tell how many tokens are left. ``GET /balance``. Raises ForbiddenError for pay-as-you-go accounts."""
+        return self._call("GET", "/balance", Balance)
+
+    def check_ai(self, text: str, model: str) -> AICheckResult:
+        """Tell whether a person or a model wrote a text of at least 20 words. ``POST /ai/check``.
+
+        *model* is GigaCheckClassification or GigaCheckDetection; the latter finds passages too.
+        """
+        return self._call("POST", "/ai/check", AICheckResult, {"input": text, "model": model})
+
+    def openapi_function_convert(self, openapi_function: str) -> OpenApiFunctions:
+        """Turn the text of an OpenAPI document into functions. ``POST /functions/convert``."""
+        return self._call("POST", "/functions/convert", OpenApiFunctions, _utf8(openapi_function))
+
+    def validate_function(self, function: Union[Function, Dict[str, Any]]) -> FunctionValidation:
+        """Have a function's description checked. ``POST /functions/validate``."""
+        if not isinstance(function, (Function, dict)):
+            raise TypeError(f"a function is Function or a dict, not {type(function).__name__}")
+        return self._call("POST", "/functions/validate", FunctionValidation, function)
+
+    def check_filter(
+        self,
+        messages: Union[str, Sequence[Message]],
+        model: str = "GigaFilter",
+        *,
+        functions: Optional[Sequence[Union[Function, Dict[str, Any]]]] = None,
+        neuro: Optional[bool] = None,
+        blacklist: Optional[bool] = None,
+        whitelist: Optional[bool] = None,
+        unnormalized_history: Optional[bool] = None,
+    ) -> FilterCheck:
+        """Have texts and images checked by the content filter, all of it by default. ``POST /filter/check``."""
+        settings = {
+            "neuro": neuro,
+            "blacklist": blacklist,
+            "whitelist": whitelist,
+            "unnormalized_history": unnormalized_history,
+        }
+        body = {
+            "model": model,
+            "messages": _as_messages(messages),
+            "functions": functions,
+            "settings": {name: value for name, value in settings.items() if value is not None} or None,
+        }
+        return self._call("POST", "/filter/check", FilterCheck, _without_nulls(body))
+
+    def create_batch(self, requests: BatchSource, method: str = "chat_completions") -> Batch:
+        """Hand in requests to be answered later. ``POST /batches``. Pay-as-you-go accounts only.
+
+        *requests* is a list of payloads (for ``method="embedder"``, of bodies of /embeddings), whose ids become "0",
+        "1" and so on; or JSON Lines, as bytes or the path of a file: ``{"id": ..., "request": {...}}`` a line.
+        """
+        lines = _batch_lines(requests, functools.partial(self._chat_body, streamed=False), method)
+        headers = {"Content-Type": "application/octet-stream"}
+        return self._call("POST", "/batches", Batch, lines, query=[("method", method)], headers=headers)
+
+    def get_batches(self) -> List[Batch]:
+        """List the batches. ``GET /batches``."""
+        return self._call("GET", "/batches", _Batches).batches
+
+    def get_batch(self, batch_id: str) -> Batch:
+        """Tell how far a batch is. ``GET /batches?batch_id=``. Raises NotFoundError."""
+        return self._call("GET", "/batches", _Batches, query=[("batch_id", batch_id)]).only(batch_id)
+
+    def batch_results(self, batch: Batch) -> Stream[BatchResult]:
+        """Read the results of a completed batch, matched to its requests by ``id``, in no certain order.
+
+        ``GET /files/{output_file_id}/content``.
+        """
+        if not batch.output_file_id:
+            raise ValueError(f"batch {batch.id} has no results yet: it is {batch.status}")
+        call = self._request("GET", _content_path(batch.output_file_id), streamed=True)
+        return Stream(functools.partial(self._send, call), functools.partial(_read_lines, BatchResult))
+
+    @property
+    def assistants(self) -> AssistantsSyncClient:
+        return AssistantsSyncClient(self)
+
+    @property
+    def threads(self) -> ThreadsSyncClient:
+        return ThreadsSyncClient(self)
+
+
+class _Resource:
+    """A group of endpoints of a client."""
+
+    def __init__(self, client: _Client) -> None:
+        self._client = client
+
+    @property
+    def _workers(self) -> _Workers:
+        return self._client._workers
+
+    @property
+    def _readers(self) -> _Workers:
+        return self._client._readers
+
+
+class AssistantsSyncClient(_Resource):
+    """Assistants: a model with instructions, files and functions, kept by the server."""
+
+    def get(self, assistant_id: Optional[str] = None) -> Assistants:
+        """List the assistants, or the one with this id. ``GET /assistants``."""
+        query = [("assistant_id", assistant_id)] if assistant_id else []
+        return self._client._call("GET", "/assistants", Assistants, query=query)
+
+    def create(
+        self,
+        model: str,
+        name: str,
+        instructions: Optional[str] = None,
+        description: Optional[str] = None,
+        file_ids: Optional[List[str]] = None,
+        functions: Optional[List[Function]] = None,
+        metadata: Optional[Dict[str, Any]] = None,
+    ) -> CreateAssistant:
+        """Make an assistant; ``metadata`` takes up to 16 pairs. ``POST /assistants``."""
+        body = {
+            "model": model,
+            "name": name,
+            "description": description,
+            "instructions": instructions,
+            "file_ids": file_ids,
+            "metadata": metadata,
+        }
+        return self._client._call("POST", "/assistants", CreateAssistant, _with_functions(body, functions))
+
+    def update(
+        self,
+        assistant_id: str,
+        name: Optional[str] = None,
+        description: Optional[str] = None,
+        instructions: Optional[str] = None,
+        file_ids: Optional[List[str]] = None,
+        functions: Optional[List[Function]] = None,
+        metadata: Optional[Dict[str, Any]] = None,
+    ) -> Assistant:
+        """Change an assistant. ``POST /assistants/modify``."""
+        body = {
+            "assistant_id": assistant_id,
+            "name": name,
+            "description": description,
+            "instructions": instructions,
+            "file_ids": file_ids,
+            "metadata": metadata,
+        }
+        return self._client._call("POST", "/assistants/modify", Assistant, _with_functions(body, functions))
+
+    def delete(self, assistant_id: str) -> AssistantDelete:
+        """Delete an assistant. ``POST /assistants/delete``."""
+        return self._client._call("POST", "/assistants/delete", AssistantDelete, {"assistant_id": assistant_id})
+
+    def delete_file(self, assistant_id: str, file_id: str) -> AssistantFileDelete:
+        """Take a file from an assistant. ``POST /assistants/files/delete``."""
+        body = {"assistant_id": assistant_id, "file_id": file_id}
+        return self._client._call("POST", "/assistants/files/delete", AssistantFileDelete, body)
+
+
+class ThreadsSyncClient(_Resource):
+    """Threads: conversations kept by the server."""
+
+    def list(
+        self,
+        assistants_ids: Optional[List[str]] = None,
+        limit: Optional[int] = None,
+        before: Optional[int] = None,
+    ) -> Threads:
+        """List threads; ``before``: Unix time, seconds. ``GET /threads``."""
+        query = [("assistants_ids", assistant_id) for assistant_id in assistants_ids or ()]
+        return self._client._call("GET", "/threads", Threads, query=query + _page(limit, before))
+
+    get_threads = list
+
+    def create(self) -> Thread:
+        """Begin a thread. ``POST /threads``."""
+        return self._client._call("POST", "/threads", Thread, {})
+
+    def create_thread(self) -> str:
+        """Begin a thread; give its id. ``POST /threads``."""
+        return ThreadsSyncClient.create(self).id
+
+    def retrieve(self, threads_ids: List[str]) -> Threads:
+        """Give the threads with these ids. ``POST /threads/retrieve``."""
+        return self._client._call("POST", "/threads/retrieve", Threads, {"threads_ids": threads_ids})
+
+    def delete(self, thread_id: str) -> bool:
+        """Delete a thread. ``POST /threads/delete``, whose answer is empty. Raises NotFoundError."""
+        self._client._send(self._client._request("POST", "/threads/delete", {"thread_id": thread_id}))
+        return True
+
+    def get_messages(self, thread_id: str, limit: Optional[int] = None, before: Optional[int] = None) -> ThreadMessages:
+        """Give a thread's messages; ``before``: Unix time, seconds. ``GET /threads/messages``."""
+        query: List[Tuple[str, Any]] = [("thread_id", thread_id)]
+        return self._client._call("GET", "/threads/messages", ThreadMessages, query=query + _page(limit, before))
+
+    def add_message(self, thread_id: str, message: Message) -> ThreadMessagesResponse:
+        """Add a message to a thread without an answer to it. ``POST /threads/messages``."""
+        return ThreadsSyncClient.add_messages(self, thread_id, [message])
+
+    def add_messages(
+        self, thread_id: Optional[str] = None, messages: Optional[Sequence[Message]] = None
+    ) -> ThreadMessagesResponse:
+        """Add messages to a thread, a new one without *thread_id*, without an answer. ``POST /threads/messages``."""
+        whole = [_with_nulls(message) for message in _as_messages(messages or [])]
+        body = _thread_body(thread_id, None, None, whole)
+        return self._client._call("POST", "/threads/messages", ThreadMessagesResponse, body)
+
+    def run(
+        self,
+        thread_id: str,
+        assistant_id: Optional[str] = None,
+        thread_options: Optional[ThreadRunOptions] = None,
+        options: Optional[ThreadRunOptions] = None,
+    ) -> ThreadRunResponse:
+        """Begin to answer a thread; :meth:`get_run` tells how it goes. ``POST /threads/run``."""
+        body = _run_body(thread_id, assistant_id, thread_options, options)
+        return self._client._call("POST", "/threads/run", ThreadRunResponse, body)
+
+    def run_stream(
+        self,
+        thread_id: str,
+        assistant_id: Optional[str] = None,
+        thread_options: Optional[ThreadRunOptions] = None,
+        options: Optional[ThreadRunOptions] = None,
+    ) -> Stream[ThreadCompletionChunk]:
+        """Answer a thread bit by bit. ``POST /threads/run``. Raises StreamInterruptedError when cut off."""
+        body = {**_run_body(thread_id, assistant_id, thread_options, options), "stream": True}
+        return self._client._stream("/threads/run", ThreadCompletionChunk, body, {})
+
+    def get_run(self, thread_id: str) -> ThreadRunResult:
+        """Tell how a thread's run goes. ``GET /threads/run``."""
+        return self._client._call("GET", "/threads/run", ThreadRunResult, query=[("thread_id", thread_id)])
+
+    def run_messages(
+        self,
+        messages: Sequence[Message],
+        thread_id: Optional[str] = None,
+        assistant_id: Optional[str] = None,
+        model: Optional[str] = None,
+        thread_options: Optional[ThreadRunOptions] = None,
+    ) -> ThreadCompletion:
+        """Add messages to a thread and answer. ``POST /threads/messages/run``."""
+        body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
+        body.update(_run_options(thread_options))
+        return self._client._call("POST", "/threads/messages/run", ThreadCompletion, body)
+
+    def run_messages_stream(
+        self,
+        messages: Sequence[Message],
+        thread_id: Optional[str] = None,
+        assistant_id: Optional[str] = None,
+        model: Optional[str] = None,
+        thread_options: Optional[ThreadRunOptions] = None,
+        update_interval: Optional[int] = None,
+    ) -> Stream[ThreadCompletionChunk]:
+        """Add messages and answer bit by bit; ``update_interval``: seconds. ``POST /threads/messages/run``."""
+        body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
+        body.update(_run_options(thread_options), stream=True, update_interval=update_interval)
+        return self._client._stream("/threads/messages/run", ThreadCompletionChunk, body, {})
+
+    def rerun_messages(self, thread_id: str, thread_options: Optional[ThreadRunOptions] = None) -> ThreadCompletion:
+        """Answer a thread's last message anew. ``POST /threads/messages/rerun``."""
+        body = {"thread_id": thread_id, **_run_options(thread_options)}
+        return self._client._call("POST", "/threads/messages/rerun", ThreadCompletion, body)
+
+    def rerun_messages_stream(
+        self,
+        thread_id: str,
+        thread_options: Optional[ThreadRunOptions] = None,
+        update_interval: Optional[int] = None,
+    ) -> Stream[ThreadCompletionChunk]:
+        """Answer anew, bit by bit; ``update_interval``: seconds. ``POST /threads/messages/rerun``."""
+        body = {
+            "thread_id": thread_id,
+            **_run_options(thread_options),
+            "stream": True,
+            "update_interval": update_interval,
+        }
+        return self._client._stream("/threads/messages/rerun", ThreadCompletionChunk, body, {})
+
+
+# ---------- async twins
+
+def _twin(
+    method: Callable[Concatenate[Any, P], T],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """Give the async form of a blocking *method*: same arguments, run in a worker thread."""
+
+    @functools.wraps(method)
+    async def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await _in_worker(self._workers, functools.partial(method, self, *args, **kwargs), _Flight())
+
+    return call
+
+
+def _stream_twin(
+    method: Callable[Concatenate[Any, P], Stream[T]],
+) -> Callable[Concatenate[Any, P], AsyncStream[T]]:
+    """Give the async form of a *method* that streams: same arguments, read in worker threads."""
+
+    @functools.wraps(method)
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[T]:
+        return AsyncStream(method(self, *args, **kwargs), self._readers)
+
+    return call
+
+
+class GigaChatAsyncClient(_Client):
+    """The async half of the client: the same calls, in worker threads. Close it, or use it in ``async with``."""
+
+    async def __aenter__(self: T) -> T:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections; calls under way end with an APIConnectionError."""
+        self._closing()
+
+    aget_token = _twin(GigaChatSyncClient.get_token)
+    achat = _twin(GigaChatSyncClient.chat)
+    astream = _stream_twin(GigaChatSyncClient.stream)
+    aget_models = _twin(GigaChatSyncClient.get_models)
+    aget_model = _twin(GigaChatSyncClient.get_model)
+    aembeddings = _twin(GigaChatSyncClient.embeddings)
+    atokens_count = _twin(GigaChatSyncClient.tokens_count)
+    aupload_file = _twin(GigaChatSyncClient.upload_file)
+    aget_file = _twin(GigaChatSyncClient.get_file)
+    aget_files = _twin(GigaChatSyncClient.get_files)
+    adelete_file = _twin(GigaChatSyncClient.delete_file)
+    aget_image = _twin(GigaChatSyncClient.get_image)
+    adownload_file = _twin(GigaChatSyncClient.download_file)
+    aget_balance = _twin(GigaChatSyncClient.get_balance)
+    acheck_ai = _twin(GigaChatSyncClient.check_ai)
+    aopenapi_function_convert = _twin(GigaChatSyncClient.openapi_function_convert)
+    avalidate_function = _twin(GigaChatSyncClient.validate_function)
+    acheck_filter = _twin(GigaChatSyncClient.check_filter)
+    acreate_batch = _twin(GigaChatSyncClient.create_batch)
+    aget_batches = _twin(GigaChatSyncClient.get_batches)
+    aget_batch = _twin(GigaChatSyncClient.get_batch)
+    abatch_results = _stream_twin(GigaChatSyncClient.batch_results)
+
+    @property
+    def a_assistants(self) -> AssistantsAsyncClient:
+        return AssistantsAsyncClient(self)
+
+    @property
+    def a_threads(self) -> ThreadsAsyncClient:
+        return ThreadsAsyncClient(self)
+
+
+class AssistantsAsyncClient(_Resource):
+    """Async form of :class:`AssistantsSyncClient`."""
+
+    get = _twin(AssistantsSyncClient.get)
+    create = _twin(AssistantsSyncClient.create)
+    update = _twin(AssistantsSyncClient.update)
+    delete = _twin(AssistantsSyncClient.delete)
+    delete_file = _twin(AssistantsSyncClient.delete_file)
+
+
+class ThreadsAsyncClient(_Resource):
+    """Async form of :class:`ThreadsSyncClient`."""
+
+    list = _twin(ThreadsSyncClient.list)
+    get_threads = list
+    create = _twin(ThreadsSyncClient.create)
+    create_thread = _twin(ThreadsSyncClient.create_thread)
+    retrieve = _twin(ThreadsSyncClient.retrieve)
+    delete = _twin(ThreadsSyncClient.delete)
+    get_messages = _twin(ThreadsSyncClient.get_messages)
+    add_message = _twin(ThreadsSyncClient.add_message)
+    add_messages = _twin(ThreadsSyncClient.add_messages)
+    run = _twin(ThreadsSyncClient.run)
+    run_stream = _stream_twin(ThreadsSyncClient.run_stream)
+    get_run = _twin(ThreadsSyncClient.get_run)
+    run_messages = _twin(ThreadsSyncClient.run_messages)
+    run_messages_stream = _stream_twin(ThreadsSyncClient.run_messages_stream)
+    rerun_messages = _twin(ThreadsSyncClient.rerun_messages)
+    rerun_messages_stream = _stream_twin(ThreadsSyncClient.rerun_messages_stream)
+
+
+class GigaChat(GigaChatSyncClient, GigaChatAsyncClient):
+    """A client of GigaChat, blocking and async. Safe to share between threads, event loops and forked processes."""
+
+
+class AsyncStream(Generic[T]):
+    """An answer as it arrives, for ``async for``; leave it early with ``break``, ``aclose()`` or ``async with``."""
+
+    def __init__(self, stream: Stream[T], workers: _Workers) -> None:
+        self._batches = stream._batches
+        self._workers = workers
+        self._flight = stream._flight
+        self._arrived: Iterator[T] = iter(())
+        self._reading = False
+        self._closed = False
+
+    def __aiter__(self) -> AsyncStream[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        # One hop to a worker brings all that one read brought: a hop takes 100 µs, an event 5.
+        while not self._closed:
+            if self._reading:
+                raise RuntimeError("another task is waiting for the next chunk of this stream")
+            try:
+                for chunk in self._arrived:
+                    return chunk
+                self._reading = True
+                batch = await _in_worker(self._workers, self._next_batch, self._flight)
+            except BaseException:
+                await self.aclose()
+                raise
+            finally:
+                self._reading = False
+            if batch is None:
+                break
+            self._arrived = batch
+        raise StopAsyncIteration
+
+    def _next_batch(self) -> Optional[Iterator[T]]:
+        try:
+            batch = next(self._batches, None)
+        except ValueError:  # it is being closed
+            if not self._closed:
+                raise
+            return None
+        if self._closed:  # meanwhile, by somebody who could not close what we were running
+            self._close_batches()
+        return None if self._closed else batch
+
+    def _close_batches(self) -> None:
+        try:
+            self._batches.close()
+        except ValueError:
+            pass  # another thread is inside; the cut makes it leave
+
+    async def __aenter__(self) -> AsyncStream[T]:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop reading and free the connection."""
+        self._closed = True
+        self._flight.cut()
+        self._close_batches()
+
+
+async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight) -> T:
+    """Run *job* in a worker, with the caller's context variables; cancelling cuts it off and waits for nothing."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+    context = contextvars.copy_context()
+    context.run(_flight_cvar.set, flight)
+
+    def settle(result: Optional[T], error: Optional[BaseException]) -> None:
+        if not done.done():
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(result)  # type: ignore[arg-type]  # T itself may be Optional
+
+    def work() -> None:
+        result: Optional[T] = None
+        failure: Optional[BaseException] = None
+        try:
+            result = context.run(job)
+        except StopIteration as error:  # of the caller's own making; a future refuses it
+            failure = RuntimeError(f"StopIteration: {error}")
+        except BaseException as error:
+            failure = error
+        try:
+            loop.call_soon_threadsafe(settle, result, failure)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more
+        failure = None  # it holds this frame: no cycle is left behind
+
+    workers.submit(work)
+    try:
+        return await done
+    except asyncio.CancelledError:
+        flight.cut()
+        raise
+
+
+class _Workers:
+    """Daemon threads that do the blocking work of coroutines; made on demand, gone after a while without work.
+
+    Not an executor of concurrent.futures: the interpreter joins those at its exit and would wait for a server.
+    """
+
+    _IDLE_SECONDS = 10.0
+
+    def __init__(self, most: Optional[int]) -> None:
+        self._most = most
+        self._stopped = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Start afresh, also in a forked child, which has none of the parent's threads."""
+        self._lock = threading.Lock()  # guards the counts and the queue
+        self._changed = threading.Condition(self._lock)
+        self._jobs: Deque[Callable[[], None]] = collections.deque()
+        self._idle = 0
+        self._count = 0
+
+    def stop(self) -> None:
+        """Let the idle threads go."""
+        with self._lock:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def submit(self, job: Callable[[], None]) -> None:
+        with self._lock:
+            self._jobs.append(job)
+            if self._idle >= len(self._jobs):
+                self._changed.notify()
+                return
+            if self._most is not None and self._count >= self._most:
+                return
+            self._count += 1
+        try:
+            threading.Thread(target=self._work, name="gigachat_lite", daemon=True).start()
+        except RuntimeError as error:
+            with self._lock:
+                self._count -= 1
+                if self._count or job not in self._jobs:
+                    return  # those that there are will come to it
+                self._jobs.remove(job)
+            raise GigaChatException("no thread can be started for an async call") from error
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._jobs and not self._stopped:
+                    self._idle += 1
+                    self._changed.wait(self._IDLE_SECONDS)
+                    self._idle -= 1
+                if not self._jobs:
+                    self._count -= 1
+                    return
+                job = self._jobs.popleft()
+            job()
+            del job
+
+
+# ---------- answers and streams
+
+class Stream(Generic[T]):
+    """An answer as it arrives. Iterate it; leave it early with ``break``, ``close()`` or a ``with`` block.
+
+    The request is sent when iteration begins. Retries end with the head of the answer: no chunk is ever repeated.
+    """
+
+    def __init__(self, open_reply: Callable[[], _Reply], read: Callable[[_Reply], Iterator[Iterator[T]]]) -> None:
+        # The generators know nothing of the stream: dropping the last reference to it closes them, and the connection.
+        self._flight = _Flight()
+        self._batches = _batches(open_reply, read, self._flight)
+        self._chunks = _chunks_of(self._batches)
+
+    def __iter__(self) -> Stream[T]:
+        return self
+
+    def __next__(self) -> T:
+        chunk = next(self._chunks)
+        if self._flight.cut_off:  # meanwhile, by another thread, which could not close what we were running
+            self._chunks.close()
+        return chunk
+
+    def __enter__(self) -> Stream[T]:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading and free the connection; from another thread, end what is under way."""
+        self._flight.cut()
+        try:
+            self._chunks.close()
+            self._batches.close()
+        except ValueError:
+            pass  # another thread is inside; the cut makes it leave
+
+
+def _batches(
+    open_reply: Callable[[], _Reply], read: Callable[[_Reply], Iterator[Iterator[T]]], flight: _Flight
+) -> Generator[Iterator[T], None, None]:
+    """Give, for each read, an iterator over what it brought."""
+    context = contextvars.copy_context()
+    context.run(_flight_cvar.set, flight)
+    try:
+        reply = context.run(open_reply)
+        try:
+            yield from read(reply)
+        finally:
+            reply.close()
+    except _Cut:
+        raise APIConnectionError("the stream was closed") from None
+
+
+def _chunks_of(batches: Generator[Iterator[T], None, None]) -> Generator[T, None, None]:
+    try:
+        for batch in batches:
+            yield from batch
+    finally:
+        batches.close()
+
+
+def _read_events(result: Type[C], reply: _Reply) -> Iterator[Iterator[C]]:
+    """Read a stream of chunks to its end: one item for each read, which decodes its events as it is iterated.
+
+    StreamInterruptedError where it breaks off before "[DONE]" or a finish reason came.
+    """
+    if reply.content_type != "text/event-stream":
+        kind = reply.quote(reply.content_type.encode("utf-8", "replace")) if reply.content_type else "no Content-Type"
+        raise InvalidResponseError(
+            f"{reply.what}: expected a stream of events, got {kind}: {reply.quote(reply.read_some())}"
+        )
+    parser = _EventParser()
+    chunks = _Chunks(result, reply)
+    while not chunks.done:
+        try:
+            data = reply.read_some()
+        except APIConnectionError as error:
+            if chunks.finished:
+                return
+            if isinstance(error, APITimeoutError):
+                raise
+            raise StreamInterruptedError(f"the stream broke off: {error}") from error
+        if not data:
+            yield _last_chunks(chunks, parser)
+            return
+        yield chunks.decode(parser.feed(data))
+    reply.drain()
+
+
+def _last_chunks(chunks: _Chunks[C], parser: _EventParser) -> Iterator[C]:
+    """Decode what the end of the connection completed, and see that it was the end of the answer."""
+    try:
+        last = list(chunks.decode(parser.end()))
+    except InvalidResponseError as error:
+        if chunks.finished:
+            return
+        raise StreamInterruptedError("the stream ended inside an event") from error
+    yield from last
+    if not chunks.finished:
+        raise StreamInterruptedError("the stream ended before the answer did: neither [DONE] nor a finish reason came")
+
+
+class _Chunks(Generic[C]):
+    """Make *result* objects of events, and notice the end of the answer: "[DONE]", or a finish reason."""
+
+    def __init__(self, result: Type[C], reply: _Reply) -> None:
+        self.done = False
+        self.finished = False
+        self._result = result
+        self._reply = reply
+
+    def decode(self, events: Iterable[_Event]) -> Iterator[C]:
+        for event in events:
+            if event.data == b"[DONE]":
+                self.done = self.finished = True
+                return
+            value = self._reply.parse(event.data)
+            if not isinstance(value, dict) or "choices" not in value:
+                self._raise_for_error(event, value)
+                if event.name not in ("", "message"):
+                    continue  # a kind of event that is none of ours, such as "ping"
+            chunk = self._reply.as_model(self._result, value)
+            for choice in chunk.choices:
+                if choice.finish_reason is not None:
+                    self.finished = True
+            yield chunk
+
+    def _raise_for_error(self, event: _Event, value: Any) -> None:
+        """Raise what the server says went wrong after it had begun to answer with status 200."""
+        outer = value if isinstance(value, dict) else {}
+        error = outer["error"] if isinstance(outer.get("error"), dict) else outer
+        status = error.get("status")
+        known = isinstance(status, int) and 400 <= status <= 599
+        if known or event.name == "error" or "error" in outer or {"code", "message"} <= error.keys():
+            raise self._reply.error(status if known else None, event.data)
+
+
+class _Event(NamedTuple):
+    name: str  # "" where the server gave none
+    data: bytes
+
+
+class _EventParser:
+    """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): bytes in, events out.
+
+    Lines end with CRLF, LF or CR and with nothing else: str.splitlines() also cuts at U+2028, U+2029 and U+0085,
+    which answers do contain.
+    """
+
+    _LINE_END = re.compile(rb"\r\n|\n|\r")
+    _BOM = b"\xef\xbb\xbf"
+    _MOST_EVENT_BYTES = 67_108_864
+
+    def __init__(self) -> None:
+        self._line: List[bytes] = []  # pieces of a line whose end has not come
+        self._after_cr = False  # the last byte was CR: an LF that follows belongs to it
+        self._at_start = True
+        self._name = ""
+        self._data: List[bytes] = []
+        self._size = 0  # bytes since the last event
+
+    def feed(self, data: bytes) -> List[_Event]:
+        """Take the next bytes, cut anywhere; give the events that they complete."""
+        if self._after_cr and data[:1] == b"\n":
+            data = data[1:]
+            self._after_cr = False
+        if not data:
+            return []
+        self._after_cr = data[-1:] == b"\r"
+        self._size += len(data)
+        lines = self._LINE_END.split(data) if b"\r" in data else data.split(b"\n")
+        self._line.append(lines[0])
+        events: List[_Event] = []
+        if len(lines) > 1:
+            lines[0] = b"".join(self._line)
+            self._line = [lines.pop()]
+            for line in lines:
+                self._take(line, events)
+        if self._size > self._MOST_EVENT_BYTES:
+            raise InvalidResponseError(f"an event of more than {self._MOST_EVENT_BYTES} bytes")
+        return events
+
+    def end(self) -> List[_Event]:
+        """Give the last event where the blank line behind it is missing."""
+        events: List[_Event] = []
+        self._take(b"".join(self._line), events)
+        self._take(b"", events)
+        self._line = []
+        return events
+
+    def _take(self, line: bytes, events: List[_Event]) -> None:
+        if self._at_start:
+            self._at_start = False
+            line = line[3:] if line.startswith(self._BOM) else line
+        if not line:
+            if self._data:
+                events.append(_Event(self._name, b"\n".join(self._data)))
+            self._name, self._data, self._size = "", [], 0
+        elif line.startswith(b"data:"):
+            self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+        else:
+            field, _, value = line.partition(b":")
+            if field == b"data":
+                self._data.append(b"")
+            elif field == b"event":
+                self._name = (value[1:] if value[:1] == b" " else value).decode("utf-8", "replace")
+
+
+def _read_lines(result: Type[J], reply: _Reply) -> Iterator[Iterator[J]]:
+    """Read JSON Lines: one item for each read, which decodes the lines that it completed as it is iterated."""
+    rest: List[bytes] = []
+    size = 0
+    while True:
+        data = reply.read_some()
+        lines = data.split(b"\n")
+        rest.append(lines[0])
+        size += len(lines[0])
+        if size > _MOST_JSON_BYTES:
+            raise InvalidResponseError(f"{reply.what}: a line of more than {_MOST_JSON_BYTES} bytes")
+        if len(lines) > 1 or not data:
+            lines[0] = b"".join(rest)
+            rest = [lines.pop()] if data else []
+            size = sum(map(len, rest))
+            yield (reply.as_model(result, reply.parse(line)) for line in lines if line.strip())
+        if not data:
+            return
+
+
+_READ_BYTES = 65_536  # a TLS record holds at most 16 KiB; more than one waits only on plain connections
+_MOST_AT_ONCE = 262_144  # what one hop of an async stream brings at most
+_MOST_JSON_BYTES = 268_435_456  # an endless answer must not eat the machine's memory
+_MOST_ERROR_BYTES = 1_048_576
+_DRAIN_SECONDS = 0.1  # how long the end of an answer whose last event is here may take to save the connection
+
+
+class _Reply:
+    """One answer: status and headers at once, the body as it is read. Gives its connection back at the end."""
+
+    def __init__(
+        self,
+        connection: _Connection,
+        response: http.client.HTTPResponse,
+        incoming: io.BufferedReader,
+        give_back: Callable[[_Connection, bool], None],
+    ) -> None:
+        self.status: int = response.status
+        self.headers: http.client.HTTPMessage = response.headers
+        self.x_headers = {name: self.headers.get(name) for name in ("x-request-id", "x-session-id", "x-client-id")}
+        self.content = b""  # the body, where it was read whole
+        self.call = _Call("", "", "")
+        self.secrets: Callable[[], List[str]] = list  # what must not show in an error when the server echoes it
+        self._connection = connection
+        self._incoming = incoming
+        self._give_back: Optional[Callable[[_Connection, bool], None]] = give_back
+        self._reusable = connection.sent_whole and not response.will_close and response.status >= 200
+        self._late_failure: Optional[OSError] = None
+        self._body: Union[_ChunkedBody, _SizedBody, _UnsizedBody]
+        if response.chunked:
+            self._body = _ChunkedBody()
+        elif response.length is not None:
+            self._body = _SizedBody(response.length)
+        else:
+            self._body = _UnsizedBody()
+        if self._body.complete:
+            self._body.excess = connection.holds_more(incoming)
+            self._finish()
+
+    @property
+    def what(self) -> str:
+        return f"{self.call.method} {self.call.path}"
+
+    @property
+    def content_type(self) -> str:
+        """Media type without parameters, in lower case."""
+        return (self.headers.get("content-type") or "").partition(";")[0].strip().lower()
+
+    def read_some(self) -> bytes:
+        """Wait for more of the body and give all that has come; nothing at its end."""
+        if self._give_back is None and not self._body.complete:
+            raise APIConnectionError(f"{self._connection.where}: the answer was closed before its end")
+        try:
+            return self._receive()
+        except (OSError, http.client.HTTPException) as error:
+            failure = _connection_error(error, self._connection)
+            self.close()
+            raise failure from _hushed(error)
+
+    def _receive(self) -> bytes:
+        payload = b""
+        while not payload and not self._body.complete:
+            if self._late_failure is not None:
+                raise self._late_failure
+            data = self._incoming.read1(_READ_BYTES)
+            if data:
+                payload = self._body.feed(data) + self._receive_more()
+            else:
+                self._body.end()
+        if self._body.complete:
+            self._finish()
+        return payload
+
+    def _receive_more(self) -> bytes:
+        """Take what has arrived besides, so that many small events cost one read; a failure waits for its turn."""
+        payload = []
+        try:
+            if not self._body.complete:
+                for data in self._connection.receive_more(_MOST_AT_ONCE):
+                    if data:
+                        payload.append(self._body.feed(data))
+                    if not data or self._body.complete:
+                        break
+        except (OSError, http.client.HTTPException) as error:
+            self._late_failure = error if isinstance(error, OSError) else ConnectionError(str(error))
+        return b"".join(payload)
+
+    def read(self, most: int) -> bytes:
+        """Read the body to its end; InvalidResponseError where it is larger than *most* bytes."""
+        blocks: List[bytes] = []
+        size = 0
+        while True:
+            block = self.read_some()
+            if not block:
+                return b"".join(blocks)
+            blocks.append(block)
+            size += len(block)
+            if size > most:
+                self.close()
+                raise InvalidResponseError(f"{self._connection.where}: an answer of more than {most} bytes")
+
+    def decode(self, result: Type[J]) -> J:
+        """Make a *result* of the body; InvalidResponseError where that cannot be."""
+        return self.as_model(result, self.parse(self.content))
+
+    def require_identity(self) -> None:
+        """Refuse a body that is compressed although we did not ask for that."""
+        coding = self.headers.get("content-encoding") or "identity"
+        if coding.lower() != "identity":
+            raise InvalidResponseError(f"{self.what}: the answer is encoded as {self.quote(coding.encode('utf-8'))}")
+
+    def parse(self, text: bytes) -> Any:
+        """Read JSON that the server sent."""
+        try:
+            return _decode(text)
+        except ValueError as error:
+            raise InvalidResponseError(f"{self.what}: expected JSON, got {self.quote(text)}") from error
+
+    def as_model(self, result: Type[J], value: Any) -> J:
+        """Make *value*, fresh from the wire, into a *result*."""
+        if isinstance(value, list) and result._array_field is not None:
+            value = {result._array_field: value}
+        if not isinstance(value, dict):
+            raise InvalidResponseError(f"{self.what}: expected a JSON object, got {type(value).__name__}")
+        try:
+            model = result._of(value)
+        except (TypeError, ValueError) as error:
+            raise InvalidResponseError(f"{self.what}: not what the API documents: {error}") from error
+        return self.stamp(model)
+
+    def stamp(self, model: J) -> J:
+        """Hang the headers that identify the exchange on a model."""
+        model.__dict__["x_headers"] = self.x_headers
+        return model
+
+    def error(self, status: Optional[int] = None, content: Optional[bytes] = None) -> ResponseError:
+        """Make the exception for this answer, or for an error that it brought in mid-stream."""
+        status = status or self.status
+        kind = _ERRORS_BY_STATUS.get(status) or (ServerError if status >= 500 else ResponseError)
+        content = self._hidden(self._error_content() if content is None else content)
+        headers = http.client.HTTPMessage()
+        for name, value in self.headers.items():
+            headers[name] = self._redacted(value)
+        error = kind(self.call.url, status, content, headers, request=self.what)
+        error.hint = _advice(error, self.call)
+        return error
+
+    def _hidden(self, content: bytes) -> bytes:
+        """Hide secrets in a body, also where JSON writes them with escapes."""
+        text = self._redacted(content.decode("utf-8", "surrogateescape"))
+        try:
+            plain = json.dumps(_decode(content), ensure_ascii=False)
+        except (ValueError, RecursionError):
+            plain = ""
+        redacted = self._redacted(plain)
+        return (redacted if redacted != plain else text).encode("utf-8", "surrogateescape")
+
+    def _error_content(self) -> bytes:
+        try:
+            return self.read(_MOST_ERROR_BYTES)
+        except (APIConnectionError, InvalidResponseError):
+            return b""  # cut off, or too long: the status says enough
+        finally:
+            self.close()
+
+    def quote(self, content: bytes) -> str:
+        """Quote the beginning of what the server sent, and say what to do where it is a page."""
+        if content.lstrip().startswith(b"<"):
+            return f"a page. {_address_hint(self.call)}"
+        if self.call.private:
+            return "something else"
+        text = _one_line(self._redacted(content[:4096].decode("utf-8", "replace")), 200)
+        return repr(text) if text else "an empty body"
+
+    def _redacted(self, text: str) -> str:
+        for secret in self.secrets():
+            text = text.replace(secret, "***")
+        return re.sub(r'("(?:access_token|tok)"\s*:\s*")[^"]*', r"\1***", text)
+
+    def lift_deadline(self) -> None:
+        self._connection.lift_deadline()
+
+    def drain(self) -> None:
+        """Read the end of an answer that has nothing more to say, if it is about to come, and keep the connection."""
+        if self._give_back is not None:
+            self._connection.limit(_DRAIN_SECONDS)
+            try:
+                if self.read_some():
+                    self.close()
+            except APIConnectionError:
+                self.close()
+
+    def _finish(self) -> None:
+        self._release(self._reusable and not self._body.excess)
+
+    def close(self) -> None:
+        """Drop the connection, unless the answer was read to its end."""
+        self._release(False)
+
+    def _release(self, reusable: bool) -> None:
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            give_back(self._connection, reusable)
+
+    def cut(self) -> None:
+        """End a read in another thread."""
+        self._connection.cut()
+
+
+class _SizedBody:
+    """A body of a known length: bytes in, payload out."""
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.complete = length == 0
+        self.excess = False
+
+    def feed(self, data: bytes) -> bytes:
+        payload = data[: self._left]
+        self._left -= len(payload)
+        self.complete = self._left == 0
+        self.excess = len(payload) < len(data)
+        return payload
+
+    def end(self) -> None:
+        if not self.complete:
+            raise http.client.IncompleteRead(b"", self._left)
+
+
+class _UnsizedBody:
+    """A body that lasts until the server closes the connection."""
+
+    def __init__(self) -> None:
+        self.complete = False
+        self.excess = False
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+    def end(self) -> None:
+        self.complete = True
+
+
+class _ChunkedBody:
+    """A body in chunks (RFC 9112, section 7.1): bytes in, payload out.
+
+    http.client gives one chunk a read, which makes an async stream pay a hop to a worker for every event.
+    """
+
+    _MOST_LINE_BYTES = 65_536
+    _SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;|\Z)")
+    _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
+
+    def __init__(self) -> None:
+        self.complete = False
+        self.excess = False
+        self._left = 0  # bytes of the present chunk that are still to come
+        self._next_line = "size"  # then "data end", and "trailer" after the last chunk
+        self._line = b""  # the beginning of a line whose end has not come
+
+    def feed(self, data: bytes) -> bytes:
+        data, at = self._line + data, 0
+        self._line = b""
+        payload = []
+        while at < len(data) and not self.complete:
+            if self._left:
+                piece = data[at : at + self._left]
+                payload.append(piece)
+                at += len(piece)
+                self._left -= len(piece)
+                continue
+            size = self._SIZE_LINE.match(data, at) if self._next_line == "size" else None
+            if size is not None:  # most chunks arrive whole
+                start, end = size.end(), size.end() + int(size.group(1), 16)
+                if start < end and data[end : end + 2] == b"\r\n":
+                    payload.append(data[start:end])
+                    at = end + 2
+                    continue
+            end = data.find(b"\n", at)
+            if end < 0:
+                self._line = data[at:]
+                if len(self._line) > self._MOST_LINE_BYTES:
+                    raise http.client.LineTooLong("chunk size")
+                return b"".join(payload)
+            self._read_line(data[at:end].rstrip(b"\r"))
+            at = end + 1
+        self.excess = self.complete and at < len(data)
+        return b"".join(payload)
+
+    def _read_line(self, line: bytes) -> None:
+        if self._next_line == "size":
+            size = self._SIZE.match(line)
+            if size is None:
+                raise http.client.HTTPException("the answer's chunks are malformed")
+            self._left = int(size.group(1), 16)
+            self._next_line = "data end" if self._left else "trailer"
+        elif self._next_line == "data end":
+            if line:
+                raise http.client.HTTPException("the answer's chunks are malformed")
+            self._next_line = "size"
+        else:
+            self.complete = not line
+
+    def end(self) -> None:
+        if not self.complete:
+            raise http.client.IncompleteRead(b"")
+
+
+# ---------- connections
+
+_IDLE_SECONDS = 60  # shorter than the usual idle timeouts of servers (nginx: 75 s) and of NAT gateways
+_SEND_BYTES = 262_144  # one block of an upload: each gets the whole `timeout`
+_READING_FILE = "reading the file"  # where an OSError is the caller's own
+
+
+class KeepAlive:
+    """urllib's handler for http and https that keeps connections, where urllib's own opens one for each request.
+
+    Without ``max_connections`` nobody waits for a connection; with it, callers are served in the order they came.
+    """
+
+    handler_order = 500  # behind urllib's ProxyHandler
+
+    def __init__(self, settings: _Settings) -> None:
+        self._settings = settings
+        self._tls: Optional[ssl.SSLContext] = None
+        self._closed = False
+        self._start()
+
+    def _start(self) -> None:
+        # Guards all of these. Reentrant: garbage collection may close a stream while its thread is in here.
+        self._lock = threading.RLock()
+        self._busy: Set[_Connection] = set()
+        self._idle: Dict[_Origin, Deque[_Connection]] = {}
+        self._waiting: Deque[threading.Event] = collections.deque()
+        self._pausing: Set[threading.Event] = set()
+
+    def forget(self) -> None:
+        """Start afresh in a forked child: close its copies of the sockets, which the parent goes on using."""
+        inherited = [*self._busy, *self._idle_connections()]
+        self._start()
+        for connection in inherited:
+            connection.close()
+
+    def _idle_connections(self) -> List[_Connection]:
+        return [connection for idle in self._idle.values() for connection in idle]
+
+    def add_parent(self, parent: OpenerDirector) -> None:
+        """Satisfy OpenerDirector.add_handler(), which takes whatever has this."""
+
+    def __lt__(self, other: Any) -> bool:
+        return self.handler_order < int(other.handler_order)
+
+    def https_open(self, request: Request) -> _Reply:
+        # A request that fails on a reused connection before any byte of its answer met a server that had just closed
+        # it, and is sent once more on a fresh one. On a fresh one it may have been carried out: that is a failure.
+        tunnel: Optional[str] = getattr(request, "_tunnel_host", None)
+        upload = request.data if isinstance(request.data, _Upload) else None
+        connection = self._claim((request.type, request.host, tunnel), upload is None or upload.rewindable)
+        reused = connection.opened
+        try:
+            try:
+                return self._ask(connection, request)
+            except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
+                if not reused or connection.received or connection.is_cut:
+                    raise
+            connection = self._replace(connection)
+            if upload is not None:
+                upload.rewind()
+            return self._ask(connection, request)
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
+            failure = _connection_error(error, connection) if connection.doing != _READING_FILE else error
+            self._give_back(connection, False)
+            if failure is error:
+                raise
+            raise failure from _hushed(error)
+        except BaseException:
+            self._give_back(connection, False)
+            raise
+
+    http_open = https_open
+
+    def _ask(self, connection: _Connection, request: Request) -> _Reply:
+        """Send the request on *connection*, opening it first if it is new, and wait for the head of the answer."""
+        connection.flight = _blocked_in(connection.cut)
+        headers = dict(request.headers)
+        through_tunnel = connection.origin[2] is not None
+        proxy_authorization = headers.pop("Proxy-authorization", None) if through_tunnel else None
+        if not connection.opened:
+            connection.open(self._tls_context, proxy_authorization)
+        connection.send(_request_head(request, headers), request.data)  # type: ignore[arg-type]  # ours: _Call.body
+        response, incoming = connection.read_head(request.get_method())
+        return _Reply(connection, response, incoming, self._give_back)
+
+    def _tls_context(self) -> ssl.SSLContext:
+        with self._lock:
+            if self._tls is None:
+                self._tls = _tls_context(self._settings)
+            return self._tls
+
+    def _claim(self, origin: _Origin, reuse: bool) -> _Connection:
+        """Take an idle connection or the right to open one; wait for it in the order of arrival."""
+        with self._lock:
+            connection = None if self._waiting else self._find(origin, reuse)
+            if connection is not None:
+                return connection
+            turn = threading.Event()
+            self._waiting.append(turn)
+        deadline = time.monotonic() + self._settings.timeout
+        try:
+            while True:
+                _blocked_in(turn.set)
+                in_time = turn.wait(deadline - time.monotonic())
+                turn.clear()
+                with self._lock:
+                    connection = self._find(origin, reuse) if self._waiting[0] is turn else None
+                if connection is not None:
+                    return connection
+                if not in_time:
+                    raise APITimeoutError(
+                        f"{origin[1]}: no connection became free within {self._settings.timeout:g} s:"
+                        f" all {self._settings.max_connections} are in use (max_connections)"
+                    )
+        finally:
+            with self._lock:
+                self._waiting.remove(turn)
+                self._wake_next()
+
+    def _find(self, origin: _Origin, reuse: bool) -> Optional[_Connection]:
+        """Take the newest idle connection that is still good, or make one if there is room."""
+        if self._closed:
+            raise GigaChatException("the client is closed: make a new one")
+        idle = self._idle.get(origin)
+        while idle and reuse:
+            connection = idle.pop()
+            if connection.usable():
+                self._busy.add(connection)
+                return connection
+            connection.close()
+        if not self._has_room():
+            return None
+        connection = _Connection(origin, self._settings.timeout)
+        self._busy.add(connection)
+        return connection
+
+    def _has_room(self) -> bool:
+        """Whether one more connection may be opened, once an idle one that nobody wants is closed if need be."""
+        most = self._settings.max_connections
+        if most is None or len(self._busy) + sum(map(len, self._idle.values())) < most:
+            return True
+        for idle in self._idle.values():
+            if idle:
+                idle.popleft().close()
+                return True
+        return False
+
+    def _replace(self, stale: _Connection) -> _Connection:
+        """Open a fresh connection in the place of one that the server had closed."""
+        stale.close()
+        with self._lock:
+            self._busy.discard(stale)
+            if self._closed:
+                raise GigaChatException("the client is closed: make a new one")
+            connection = _Connection(stale.origin, self._settings.timeout)
+            self._busy.add(connection)
+            return connection
+
+    def _give_back(self, connection: _Connection, reusable: bool) -> None:
+        flight, connection.flight = connection.flight, None
+        if flight is not None:
+            flight.landed(connection.cut)
+        with self._lock:
+            self._busy.discard(connection)
+            if reusable and not self._closed and not connection.is_cut:
+                connection.idle_since = (time.monotonic(), time.time())
+                idle = self._idle.setdefault(connection.origin, collections.deque())
+                idle.append(connection)
+                if len(idle) > 1 and not idle[0].usable():
+                    idle.popleft().close()
+            else:
+                connection.close()
+            self._wake_next()
+
+    def _wake_next(self) -> None:
+        if self._waiting:
+            self._waiting[0].set()
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, or until the client is closed or the task cancelled."""
+        over = threading.Event()
+        with self._lock:
+            self._pausing.add(over)
+        try:
+            _blocked_in(over.set)
+            over.wait(0 if self._closed else seconds)
+            _blocked_in(over.set)
+        finally:
+            with self._lock:
+                self._pausing.discard(over)
+
+    def close(self) -> None:
+        """Close what is idle, cut off what is busy, wake who waits."""
+        with self._lock:
+            self._closed = True
+            for connection in self._idle_connections():
+                connection.close()
+            self._idle.clear()
+            for connection in self._busy:
+                connection.cut()
+            for event in [*self._waiting, *self._pausing]:
+                event.set()
+
+
+def _request_head(request: Request, headers: Dict[str, str]) -> bytes:
+    """Write request line and headers, with what tells the server where the body ends."""
+    body: Any = request.data
+    length = len(body) if isinstance(body, bytes) else body.length if body is not None else 0
+    if length is None:
+        headers["Transfer-Encoding"] = "chunked"
+    elif body is not None or request.get_method() != "GET":
+        headers["Content-Length"] = str(length)
+    lines = [f"{request.get_method()} {request.selector} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+_Origin = Tuple[str, str, Optional[str]]  # scheme, host:port to connect to, host:port to reach through a tunnel
+
+
+class _Connection:
+    """One socket: connected, perhaps through a proxy's tunnel, perhaps under TLS."""
+
+    def __init__(self, origin: _Origin, timeout: float) -> None:
+        self.origin = origin
+        self.timeout = timeout
+        self.doing = "connecting"  # what a failure would interrupt
+        self.idle_since: Tuple[float, float] = (0.0, 0.0)
+        self.is_cut = False
+        self.flight: Optional[_Flight] = None  # of the task or stream that it serves
+        self.sent_whole = False
+        self._tunnelled = False
+        self._sock: Optional[socket.socket] = None
+        self._reader: Optional[_SocketReader] = None
+
+    @property
+    def where(self) -> str:
+        _, address, tunnel = self.origin
+        if tunnel is None:
+            return address
+        return tunnel if self._tunnelled else f"{tunnel} through the proxy {address}"
+
+    @property
+    def opened(self) -> bool:
+        return self._sock is not None
+
+    @property
+    def received(self) -> bool:
+        """Whether any byte of the answer to this request has come."""
+        return self._reader is not None and self._reader.received
+
+    def open(self, tls: Callable[[], ssl.SSLContext], proxy_authorization: Optional[str]) -> None:
+        scheme, address, tunnel = self.origin
+        host, port = _host_and_port(address, 80 if scheme == "http" or tunnel else 443)
+        self._connect(host, port)
+        if tunnel is not None:
+            self._open_tunnel(tunnel, proxy_authorization)
+            host, _ = _host_and_port(tunnel, 443)
+        if scheme == "https":
+            self.doing = "agreeing on TLS"
+            sock = tls().wrap_socket(self._open_sock(), server_hostname=host, do_handshake_on_connect=False)
+            self._sock = sock
+            self._open_sock().settimeout(self.timeout)
+            sock.do_handshake()
+
+    def _connect(self, host: str, port: int) -> None:
+        """Connect to the first of the host's addresses that answers, all within ``timeout``."""
+        deadline = time.monotonic() + self.timeout
+        failure: Optional[OSError] = None
+        # Bytes: of text, getaddrinfo() imports a codec, under a lock that a fork beside it would leave held.
+        name: Union[str, bytes] = host.encode("ascii") if host.isascii() else host
+        try:
+            for family, kind, protocol, _, address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
+                left = deadline - time.monotonic()
+                if failure is not None and left <= 0:
+                    break
+                try:
+                    sock = self._sock = socket.socket(family, kind, protocol)
+                    sock.settimeout(max(left, 0.001))
+                    self._open_sock().connect(address)
+                except OSError as error:
+                    failure = error
+                    self.close()
+                    continue
+                _tune(sock)
+                return
+            raise failure or OSError(f"{host} has no address")
+        finally:
+            failure = None  # its traceback holds this frame: no cycle is left behind
+
+    def _open_sock(self) -> socket.socket:
+        """Give the socket, unless the call has been cut off in the meantime."""
+        if self.is_cut or self._sock is None:
+            raise ConnectionAbortedError("the connection was closed")
+        return self._sock
+
+    def _open_tunnel(self, target: str, proxy_authorization: Optional[str]) -> None:
+        """Ask the proxy for a tunnel (RFC 9110, section 9.3.6); only this request carries the proxy's credentials."""
+        self.doing = "waiting for the proxy"
+        target = target if re.search(r":\d+\Z", target) else f"{target}:443"
+        head = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+        if proxy_authorization is not None:
+            head.append(f"Proxy-Authorization: {proxy_authorization}")
+        self._open_sock().sendall("\r\n".join([*head, "", ""]).encode("latin-1"))
+        response, _ = self.read_head("CONNECT")
+        if not 200 <= response.status < 300:
+            meaning = http.client.responses.get(response.status, "unknown status")
+            raise ConnectionRefusedError(
+                f"the proxy {self.origin[1]} refused a tunnel to {target}: {response.status} {meaning}"
+            )
+        self._tunnelled = True
+
+    def send(self, head: bytes, body: Union[bytes, _Upload, None]) -> None:
+        """Send a request. What the server says before it has read all of it is its answer, not a failure."""
+        self.doing = "sending the request"
+        self.sent_whole = False
+        if self._reader is not None:
+            self._reader.received = False
+        sock = self._open_sock()
+        sock.settimeout(self.timeout)
+        try:
+            if isinstance(body, bytes) and len(body) <= _SEND_BYTES:
+                sock.sendall(head + body)
+            else:
+                sock.sendall(head)
+                blocks = _blocks(body)
+                while True:
+                    self.doing = _READING_FILE
+                    block = next(blocks, None)
+                    self.doing = "sending the request"
+                    if block is None:
+                        break
+                    sock.sendall(block)
+            self.sent_whole = True
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, socket.timeout):
+            if not _readable(sock):
+                raise
+
+    def read_head(self, method: str) -> Tuple[http.client.HTTPResponse, io.BufferedReader]:
+        """Wait for status line and headers, within ``timeout`` in all; give them and what to read the body from."""
+        self.doing = "waiting for the answer" if method != "CONNECT" else self.doing
+        self._reader = reader = _SocketReader(self._open_sock(), self.timeout)
+        reader.deadline = time.monotonic() + self.timeout
+        incoming: io.BufferedReader = io.BufferedReader(reader, _READ_BYTES)  # pyright: ignore[reportAssignmentType]
+        source: Any = types.SimpleNamespace(makefile=lambda mode: incoming)  # all that HTTPResponse asks of a socket
+        while True:
+            response = http.client.HTTPResponse(source, method=method)
+            try:
+                response.begin()
+            finally:
+                # HTTPResponse.read1() loses count of the length before 3.12.2 (bpo-113199): we read on by ourselves.
+                response.fp = None  # type: ignore[assignment]
+            if response.status >= 200 or response.status == 101:  # begin() skips 100, but not 103 and its like
+                break
+        if reader.ended:  # http.client takes half a head for a whole one
+            raise http.client.RemoteDisconnected("the head of the answer was cut")
+        lengths = set(response.headers.get_all("content-length", ()))
+        if len(lengths) > 1 or not all(re.match(r"[0-9]+\Z", length) for length in lengths):  # RFC 9112, section 6.3
+            raise http.client.HTTPException("lengths that are no numbers or contradict each other")
+        self.doing = "reading the answer"
+        return response, incoming
+
+    def lift_deadline(self) -> None:
+        """Bound each read of the rest by ``timeout``, not all of them together."""
+        if self._reader is not None:
+            self._reader.deadline = None
+
+    def limit(self, seconds: float) -> None:
+        """Bound the rest of the answer by *seconds* in all."""
+        if self._reader is not None:
+            self._reader.deadline = time.monotonic() + seconds
+
+    def receive_more(self, most: int) -> Iterator[bytes]:
+        """Give what has already arrived, without waiting."""
+        sock = self._open_sock()
+        sock.settimeout(0)
+        while most > 0:
+            try:
+                data = sock.recv(_READ_BYTES)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            most -= len(data)
+            yield data
+            if not data:
+                return
+
+    def holds_more(self, incoming: io.BufferedReader) -> bool:
+        """Whether more has been read than was asked for, without reading on."""
+        self.limit(0)
+        try:
+            return bool(incoming.peek(1))
+        except socket.timeout:
+            return False
+
+    def usable(self) -> bool:
+        """Whether an idle connection can take a request: not too old, and the server has neither closed nor spoken."""
+        monotonic, wall = self.idle_since
+        idle = max(time.monotonic() - monotonic, time.time() - wall)  # a frozen process stops the first clock
+        return idle < _IDLE_SECONDS and self._sock is not None and not _readable(self._sock)
+
+    def cut(self) -> None:
+        """End whatever another thread does with the socket. Closing it there could hit a newer one of its number."""
+        self.is_cut = True
+        sock = self._sock
+        if sock is not None:
+            try:
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not the TLS object's, which drops its state
+            except OSError:
+                pass  # not connected yet, or no longer: the next step sees is_cut
+
+    def close(self) -> None:
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
+
+
+class _SocketReader(io.RawIOBase):
+    """What comes in on a socket; each wait is bounded by ``timeout`` and, where there is one, by ``deadline``."""
+
+    def __init__(self, sock: socket.socket, timeout: float) -> None:
+        self.sock = sock
+        self.timeout = timeout
+        self.deadline: Optional[float] = None  # by time.monotonic()
+        self.received = False
+        self.ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        timeout = self.timeout
+        if self.deadline is not None:
+            timeout = min(timeout, self.deadline - time.monotonic())
+            if timeout <= 0:
+                raise socket.timeout("timed out")
+        self.sock.settimeout(timeout)
+        count = self.sock.recv_into(buffer)
+        if count:
+            self.received = True
+        else:
+            self.ended = True
+        return count
+
+
+def _blocks(body: Union[bytes, _Upload, None]) -> Iterator[Union[bytes, memoryview]]:
+    """Cut a body into what one send takes; one whose length nobody knows goes out in chunks."""
+    if body is None:
+        return
+    if isinstance(body, bytes):
+        whole = memoryview(body)
+        yield from (whole[at : at + _SEND_BYTES] for at in range(0, len(whole), _SEND_BYTES))
+    elif body.length is not None:
+        yield from body
+    else:
+        for block in body:
+            yield b"%x\r\n%b\r\n" % (len(block), block)
+        yield b"0\r\n\r\n"
+
+
+def _host_and_port(address: str, default_port: int) -> Tuple[str, int]:
+    parts = urllib.parse.urlsplit("//" + address)
+    return parts.hostname or "", parts.port or default_port
+
+
+def _tune(sock: socket.socket) -> None:
+    """Send small requests at once, and notice a peer that vanished (NAT gateways forget quiet connections)."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPALIVE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5)):
+        if hasattr(socket, name):  # TCP_KEEPALIVE is what macOS calls TCP_KEEPIDLE
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _readable(sock: socket.socket) -> bool:
+    """Whether bytes or an end wait on a socket."""
+    if hasattr(select, "poll"):  # select() cannot take file numbers of 1024 and above
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(0))
+    return bool(select.select([sock], [], [], 0)[0])
+
+
+def _tls_context(settings: _Settings) -> ssl.SSLContext:
+    """Make the TLS context for the API and the token endpoint alike. Reads files; ConfigurationError names them."""
+    if settings.ssl_context is not None:
+        return settings.ssl_context
+    if settings.verify_ssl_certs:
+        # Given roots, create_default_context() does not load the system's, which take 18 ms.
+        roots = _read_roots(settings.ca_bundle_file) if settings.ca_bundle_file else None
+        try:
+            context = ssl.create_default_context(cadata=roots)
+        except (ssl.SSLError, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): {settings.ca_bundle_file!r} holds a broken certificate"
+            ) from error
+    else:
+        logger.warning("verify_ssl_certs is off: whoever answers is taken for GigaChat")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if settings.cert_file:
+        _load_client_certificate(context, settings)
+    return context
+
+
+_PEM_CERTIFICATE = re.compile(
+    rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----.+?-----END (?:X509 |TRUSTED )?CERTIFICATE-----", re.DOTALL
+)
+
+
+def _read_roots(path: str) -> Union[str, bytes]:
+    """Read certificates, PEM or DER, from a file or from all files of a directory."""
+    name = f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): {path!r}"
+    try:
+        if os.path.isdir(path):
+            files = [os.path.join(path, entry) for entry in sorted(os.listdir(path))]
+            contents = [_read_file(file) for file in files if os.path.isfile(file)]
+        else:
+            contents = [_read_file(path)]
+    except OSError as error:
+        raise ConfigurationError(f"{name} cannot be read: {error.strerror}") from error
+    pem = [certificate.decode("latin-1") for content in contents for certificate in _PEM_CERTIFICATE.findall(content)]
+    # A certificate in DER is an ASN.1 SEQUENCE with a long length: it begins with 0x30 0x82.
+    pem += [ssl.DER_cert_to_PEM_cert(content) for content in contents if content.startswith(b"\x30\x82")]
+    if not pem:
+        raise ConfigurationError(f"{name} holds no certificate, neither PEM nor DER")
+    return "\n".join(pem)
+
+
+def _load_client_certificate(context: ssl.SSLContext, settings: _Settings) -> None:
+    """Load the client's certificate and key. Without a password at hand OpenSSL would ask for one on the terminal."""
+    assert settings.cert_file is not None
+    for name, path in (("cert_file", settings.cert_file), ("key_file", settings.key_file)):
+        if path is not None and not os.path.isfile(path):
+            raise ConfigurationError(f"{name} (GIGACHAT_{name.upper()}): there is no file {path!r}")
+    try:
+        context.load_cert_chain(settings.cert_file, settings.key_file, lambda: settings.key_file_password or "")
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"cert_file {settings.cert_file!r} and key_file {settings.key_file or settings.cert_file!r}"
+            " (GIGACHAT_CERT_FILE, GIGACHAT_KEY_FILE) hold no certificate with its key in PEM, or the key is encrypted"
+            " and key_file_password (GIGACHAT_KEY_FILE_PASSWORD) is missing or wrong"
+        ) from error
+
+
+def _read_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+class _Cut(Exception):
+    """Ends the work for a task that was cancelled or a stream that was closed."""
+
+
+class _Flight:
+    """What a task's worker or a stream is blocked in, so that cancelling or closing can end it at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards both fields
+        self._stop: Optional[Callable[[], object]] = None
+        self.cut_off = False
+
+    def blocked_in(self, stop: Callable[[], object]) -> None:
+        """Note how to end what comes next; raise _Cut where the task is cancelled already."""
+        with self._lock:
+            self._stop = stop
+            if not self.cut_off:
+                return
+        raise _Cut
+
+    def landed(self, stop: Callable[[], object]) -> None:
+        """Note that *stop* must not be called any more: the connection is about to serve others."""
+        with self._lock:
+            if self._stop == stop:
+                self._stop = None
+
+    def cut(self) -> None:
+        with self._lock:
+            self.cut_off = True
+            if self._stop is not None:
+                self._stop()
+
+
+# Set in the context that a worker or a stream runs in; a simple blocking call has none.
+_flight_cvar: contextvars.ContextVar[Optional[_Flight]] = contextvars.ContextVar("_flight_cvar", default=None)
+
+
+def _blocked_in(stop: Callable[[], object]) -> Optional[_Flight]:
+    flight = _flight_cvar.get()
+    if flight is not None:
+        flight.blocked_in(stop)
+    return flight
+
+
+# ---------- payloads
+
+Message = Union["Messages", Dict[str, Any], str]
+Payload = Union[str, Dict[str, Any], Sequence[Message], "Chat"]
+FileContent = Union[str, "os.PathLike[str]", bytes, BinaryIO]
+
+
+FileSource = Union[
+    FileContent,
+    Tuple[Optional[str], FileContent],
+    Tuple[Optional[str], FileContent, Optional[str]],
+    Tuple[Optional[str], FileContent, Optional[str], Mapping[str, str]],
+]
+
+
+BatchSource = Union[Sequence[Payload], bytes, str, "os.PathLike[str]"]
+_STREAM_HEADERS = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+
+
+def _as_chat(payload: Payload) -> Chat:
+    if isinstance(payload, Chat):
+        return payload
+    if isinstance(payload, dict):
+        return Chat.from_dict(payload)
+    return Chat(messages=_as_messages(payload))
+
+
+def _as_messages(messages: Union[str, Sequence[Message]]) -> List[Messages]:
+    if isinstance(messages, str):
+        return [_as_message(messages)]
+    if not isinstance(messages, (list, tuple)):
+        raise TypeError(f"expected text, a dict, a list of messages or a Chat, not {type(messages).__name__}")
+    return [_as_message(message) for message in messages]
+
+
+def _as_message(message: Message) -> Messages:
+    if isinstance(message, str):
+        return Messages(role=MessagesRole.USER, content=message)
+    if not isinstance(message, (Messages, dict)):
+        raise TypeError(f"a message must be Messages, a dict or str, not {type(message).__name__}")
+    fields = message if isinstance(message, dict) else vars(message)
+    if fields.get("content") is None:  # the API wants one, even next to a function call
+        return Messages.from_dict({**fields, "content": ""})
+    return Messages.from_dict(message) if isinstance(message, dict) else message
+
+
+def _chat_path() -> str:
+    path = chat_url_cvar.get()
+    if not isinstance(path, str) or not re.match(r"/[\x21-\x7e]*\Z", path):
+        raise ValueError("chat_url_cvar must be a path below base_url, such as /chat/completions")
+    return path
+
+
+def _quote(argument: str) -> str:
+    """Make one segment of a path of an id, whatever it holds."""
+    if not isinstance(argument, str) or not argument:
+        raise ValueError(f"an id or name must be text that is not empty, not {argument!r}")
+    # Dots are no special characters, but a segment of nothing but dots would be followed upwards.
+    quoted = urllib.parse.quote(argument, safe="", errors="strict")
+    return quoted.replace(".", "%2E") if argument in (".", "..") else quoted
+
+
+def _content_path(file_id: str) -> str:
+    return f"/files/{_quote(file_id)}/content"
+
+
+def _texts(texts: Union[str, Sequence[str]]) -> List[str]:
+    if isinstance(texts, str):
+        return [texts]
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise TypeError("expected a text or a list of texts")
+    return list(texts)
+
+
+def _without_nulls(body: Dict[str, Any]) -> Dict[str, Any]:
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _with_nulls(message: Messages) -> Dict[str, Any]:
+    """Write all fields of a message as /threads/messages gets them from the official SDK, which calls the id id_."""
+    fields = {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}
+    fields["id_"] = fields.pop("id")
+    return {**fields, **{name: value for name, value in vars(message).items() if name not in ("id", "x_headers")}}
+
+
+def _with_functions(body: Dict[str, Any], functions: Optional[List[Function]]) -> Dict[str, Any]:
+    return body if functions is None else {**body, "functions": functions}
+
+
+def _page(limit: Optional[int], before: Optional[int]) -> List[Tuple[str, Any]]:
+    return [(name, value) for name, value in (("limit", limit), ("before", before)) if value]
+
+
+def _thread_body(
+    thread_id: Optional[str], assistant_id: Optional[str], model: Optional[str], messages: Sequence[Any]
+) -> Dict[str, Any]:
+    """Address messages to a thread or an assistant, which have a model of their own, or else to a model."""
+    model = None if thread_id or assistant_id else model
+    return {"thread_id": thread_id, "assistant_id": assistant_id, "model": model, "messages": messages}
+
+
+def _run_options(options: Union[ThreadRunOptions, Dict[str, Any], None]) -> Dict[str, Any]:
+    if isinstance(options, dict):
+        options = ThreadRunOptions.from_dict(options)
+    return _sent_fields(options) if options is not None else {}
+
+
+def _run_body(
+    thread_id: str,
+    assistant_id: Optional[str],
+    thread_options: Optional[ThreadRunOptions],
+    options: Optional[ThreadRunOptions],
+) -> Dict[str, Any]:
+    if options is not None:
+        import warnings
+
+        warnings.warn("options is deprecated: use thread_options", DeprecationWarning, stacklevel=3)
+    return {**_run_options(thread_options or options), "thread_id": thread_id, "assistant_id": assistant_id}
+
+
+def _batch_lines(requests: BatchSource, write: Callable[[Payload], Dict[str, Any]], method: str) -> bytes:
+    """Write the JSON Lines of a batch."""
+    if isinstance(requests, bytes):
+        return requests
+    if isinstance(requests, (str, os.PathLike)):
+        return _read_file(os.fspath(requests))
+    if not isinstance(requests, (list, tuple)) or not requests:
+        raise TypeError("a batch is a list of requests, or JSON Lines as bytes or the path of a file")
+    bodies = requests if method == "embedder" else [write(request) for request in requests]
+    return b"\n".join(_encode({"id": str(number), "request": body}) for number, body in enumerate(bodies)) + b"\n"
+
+
+def _download(open_reply: Callable[[], _Reply], to: Union[str, os.PathLike[str], BinaryIO, None]) -> bytes:
+    """Read a file's content: all at once, into a file object, or under a name that becomes *to* at the end."""
+    if to is None:
+        reply = open_reply()
+        try:
+            return b"".join(iter(reply.read_some, b""))
+        finally:
+            reply.close()
+    if isinstance(to, (str, os.PathLike)):
+        path = os.path.realpath(os.fsdecode(to))
+        if os.path.exists(path) and not os.path.isfile(path):  # a device or a pipe must stay one; a directory raises
+            with open(path, "wb") as file:
+                return _download(open_reply, file)
+        partial = f"{path}.{os.urandom(4).hex()}.part"
+        with open(partial, "xb") as file:
+            try:
+                _download(open_reply, file)
+                file.close()
+                os.replace(partial, path)
+            except BaseException:
+                file.close()
+                os.unlink(partial)
+                raise
+        return b""
+    if not hasattr(to, "write") or isinstance(to, io.TextIOBase):
+        raise TypeError(f"to is a path or a file open in binary mode, not {type(to).__name__}")
+    reply = open_reply()
+    try:
+        for block in iter(reply.read_some, b""):
+            _write(to, block)
+    finally:
+        reply.close()
+    return b""
+
+
+def _write(file: BinaryIO, block: bytes) -> None:
+    """Write all of a block, also to what takes a part of it at a time (io.RawIOBase.write)."""
+    while block:
+        written = file.write(block)
+        block = block[written:] if isinstance(written, int) and 0 < written < len(block) else b""
+
+
+# What the API takes, by the ending of the name; mimetypes lacks several or says otherwise.
+_FILE_TYPES = {
+    ".txt": "text/plain",
+    ".doc": "application/msword",
+    ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    ".pdf": "application/pdf",
+    ".epub": "application/epub",
+    ".ppt": "application/ppt",
+    ".pptx": "application/pptx",
+    ".xlsx": "application/vnd.ms-excel",
+    ".jpeg": "image/jpeg",
+    ".jpg": "image/jpeg",
+    ".png": "image/png",
+    ".tiff": "image/tiff",
+    ".tif": "image/tiff",
+    ".bmp": "image/bmp",
+    ".mp4": "audio/mp4",
+    ".mp3": "audio/mp3",
+    ".m4a": "audio/x-m4a",
+    ".wav": "audio/wav",
+    ".weba": "audio/webm",
+    ".ogg": "audio/x-ogg",
+    ".opus": "audio/opus",
+}
+
+
+def _file_type(name: str) -> str:
+    ending = os.path.splitext(name)[1].lower()
+    if ending in _FILE_TYPES:
+        return _FILE_TYPES[ending]
+    import mimetypes
+
+    return mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+
+class _Upload:
+    """A multipart/form-data body (RFC 7578) with one file, read as it is sent.
+
+    ``length`` is None for what cannot be measured: a file object that cannot seek.
+    """
+
+    def __init__(self, source: FileSource, purpose: Optional[str] = None) -> None:
+        name, content, kind, headers = _file_parts(source)
+        self._content = content
+        self._start = 0
+        self.rewindable = True
+        size = self._measure()
+        boundary = os.urandom(16).hex()
+        self.content_type = f"multipart/form-data; boundary={boundary}"
+        lines = [f"--{boundary}", 'Content-Disposition: form-data; name="purpose"', "", purpose] if purpose else []
+        lines += [
+            f"--{boundary}",
+            f'Content-Disposition: form-data; name="file"; filename="{_escaped(name)}"',
+            *(f"{header}: {_checked_header(header, value)}" for header, value in headers.items()),
+        ]
+        if not any(header.lower() == "content-type" for header in headers):
+            lines.append(f"Content-Type: {_checked_header('Content-Type', kind or _file_type(name))}")
+        self._head = _utf8("\r\n".join([*lines, "", ""]))
+        self._tail = f"\r\n--{boundary}--\r\n".encode("ascii")
+        self._size = size
+        self.length = None if size is None else len(self._head) + size + len(self._tail)
+
+    def _measure(self) -> Optional[int]:
+        content = self._content
+        if isinstance(content, bytes):
+            return len(content)
+        if isinstance(content, str):
+            if not os.path.isfile(content) and os.path.exists(content) and not os.path.isdir(content):
+                self.rewindable = False  # a pipe or a device
+                return None
+            with open(content, "rb") as file:  # raises for what is not there, or a directory
+                size = os.fstat(file.fileno()).st_size
+                return None if size == 0 and file.read(1) else size  # what is in /proc has no size
+        try:
+            self._start = content.tell()
+            content.seek(0, os.SEEK_END)  # which returns nothing in mmap before 3.13
+            end = content.tell()
+            content.seek(self._start)
+        except (AttributeError, OSError):  # OSError includes io.UnsupportedOperation
+            self.rewindable = False
+            return None
+        return max(0, end - self._start)
+
+    def rewind(self) -> bool:
+        """Go back to where the file stood; False where that cannot be."""
+        if self.rewindable and not isinstance(self._content, (bytes, str)):
+            self._content.seek(self._start)
+        return self.rewindable
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._head
+        if isinstance(self._content, bytes):
+            yield from (self._content[at : at + _SEND_BYTES] for at in range(0, len(self._content), _SEND_BYTES))
+        elif isinstance(self._content, str):
+            with open(self._content, "rb") as file:
+                yield from self._blocks(file)
+        else:
+            yield from self._blocks(self._content)
+        yield self._tail
+
+    def _blocks(self, file: BinaryIO) -> Iterator[bytes]:
+        """Read as many bytes as the Content-Length promises, even if the file grows meanwhile."""
+        left = self._size
+        while left is None or left > 0:
+            block = file.read(_SEND_BYTES if left is None else min(_SEND_BYTES, left))
+            if not block:
+                if left:
+                    raise GigaChatException("the file became shorter while it was sent")
+                return
+            yield block
+            left = None if left is None else left - len(block)
+
+
+def _file_parts(source: FileSource) -> Tuple[str, Union[bytes, BinaryIO, str], Optional[str], Mapping[str, str]]:
+    """Tell name, content (a str is a path), type and headers of what is to be uploaded."""
+    name: Optional[str] = None
+    kind: Optional[str] = None
+    headers: Mapping[str, str] = {}
+    content: Any = source
+    if isinstance(source, tuple):
+        if not 2 <= len(source) <= 4:
+            raise TypeError("a file is (name, content), (name, content, type) or (name, content, type, headers)")
+        rest: Tuple[Any, ...] = source[2:]
+        name, content = source[:2]
+        kind = rest[0] if rest else None
+        headers = rest[1] if len(rest) > 1 else {}
+        if isinstance(content, str):
+            content = content.encode("utf-8")
+    if isinstance(content, (str, os.PathLike)):
+        content = os.fsdecode(content)
+    elif isinstance(content, (bytearray, memoryview)):
+        content = bytes(content)
+    elif not isinstance(content, bytes):
+        _require_binary(content)
+    if name is None:
+        own = content if isinstance(content, str) else getattr(content, "name", None)
+        name = os.path.basename(own) if isinstance(own, str) and own else "upload"
+        name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # a name on disk may be no UTF-8
+    return name, content, kind, headers or {}
+
+
+def _require_binary(file: Any) -> None:
+    if not hasattr(file, "read"):
+        raise TypeError(f"a file is a path, bytes or a file open in binary mode, not {type(file).__name__}")
+    if isinstance(file, io.TextIOBase) or isinstance(file.read(0), str):
+        raise TypeError('the file is open in text mode: open it with "rb"')
+
+
+def _escaped(name: str) -> str:
+    """Write a file name as browsers do: UTF-8, with what would end the quotes or the line escaped."""
+    name = name.replace("\\", "\\\\").replace('"', "%22")
+    return re.sub(r"[\x00-\x1f\x7f]", lambda match: f"%{ord(match.group()):02X}", name)
+
+
+_IMAGE_ID = re.compile(r"<(?:img|video|audio)\b[^>]*?\bsrc=[\"']([^\"'>]+)[\"']", re.IGNORECASE)
+
+
+def file_ids(answer: Union[str, ChatCompletion, Messages]) -> List[str]:
+    """List the ids of the files that an answer shows: ``<img src="...">``. ``download_file()`` takes them."""
+    if isinstance(answer, ChatCompletion):
+        return [found for choice in answer.choices for found in file_ids(choice.message)]
+    text = answer if isinstance(answer, str) else answer.content
+    return _IMAGE_ID.findall(text or "")
+
+
+# ---------- JSON objects
 
 if TYPE_CHECKING:
 
@@ -1122,2937 +4064,6 @@ class ThreadCompletionChunk(ChatCompletionChunk):
     message_id: str = ""
 
 # fmt: on
-
-
-# ---------- settings
-
-
-def _read_text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("must be str")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError("holds bytes that are not UTF-8")
-    return value
-
-
-def _read_header_text(value: Any) -> str:
-    """Read what goes into a header: without the quotes, blanks and line ends that copying leaves around a key."""
-    text = _read_text(value).strip("\ufeff \t\r\n\"'")
-    if not re.match(r"[\x21-\x7e]+\Z", text):
-        raise ValueError("is empty, or holds blanks, line ends or characters other than ASCII")
-    return text
-
-
-def _read_credentials(value: Any) -> str:
-    """Read an authorization key, base64 of ``client_id:client_secret``; a "Basic " copied with it is left out."""
-    text = re.sub(r"(?i)^(basic|bearer)\s+", "", _read_text(value).strip("\ufeff \t\r\n\"'"))
-    key = _read_header_text(text)
-    if not _decoded_key(key):
-        logger.warning(
-            "credentials do not look like an authorization key: base64 of client_id:client_secret is expected"
-        )
-    return key
-
-
-def _decoded_key(key: Optional[str]) -> str:
-    """Give the ``client_id:client_secret`` of an authorization key; nothing where it holds none."""
-    try:
-        pair = base64.b64decode(key or "", validate=True).decode("utf-8", "replace")
-    except ValueError:
-        return ""
-    return pair if ":" in pair else ""
-
-
-def _read_url(value: Any) -> str:
-    """Read the address of a server; a host name in Cyrillic becomes its ASCII form."""
-    parts = _split_url(_read_text(value).strip())
-    if parts.scheme not in ("http", "https"):
-        raise ValueError("must begin with https:// or http://")
-    if not re.match(r"[\x21-\x7e]*\Z", parts.path) or re.search(r"[\x00-\x20\x7f\\]", parts.netloc):
-        raise ValueError("holds blanks or characters that an address cannot have")
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError("may hold neither user and password nor a query nor a fragment")
-    host = _checked_host(parts)
-    host = host.encode("idna").decode("ascii") if not host.isascii() else host
-    host = f"[{host}]" if ":" in host else host
-    netloc = host if parts.port is None else f"{host}:{parts.port}"
-    return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
-
-
-def _read_auth_url(value: Any) -> str:
-    """Read the address of the token endpoint: unlike base_url it is complete, with its path."""
-    url = _read_url(value)
-    if not urllib.parse.urlsplit(url).path:
-        raise ValueError("has no path: the token endpoint ends in /api/v2/oauth")
-    return url
-
-
-def _read_base_url(value: Any) -> str:
-    url = _read_url(value)
-    parts = urllib.parse.urlsplit(url)
-    if parts.path.endswith("/oauth") or parts.hostname == "ngw.devices.sberbank.ru":
-        raise ValueError("is the token endpoint (auth_url); base_url ends in /api/v1 or /v1")
-    return url
-
-
-def _read_proxy(value: Any) -> str:
-    """Read ``[http://][user:password@]host:port``; the empty string means no proxy."""
-    text = _read_text(value).strip()
-    if not text:
-        return ""
-    url = text if "://" in text else "http://" + text
-    parts = _split_url(url)
-    if parts.scheme != "http":
-        raise ValueError("must be the address of an http:// proxy; neither TLS to the proxy nor SOCKS is supported")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError("may end in nothing but host and port; in a password write %40, %2F, %3F, %23 for @, /, ?, #")
-    _checked_host(parts)
-    if re.search(r"[\x00-\x20\x7f]", url):
-        raise ValueError("holds blanks or line ends")
-    return url
-
-
-def _split_url(url: str) -> urllib.parse.SplitResult:
-    try:
-        return urllib.parse.urlsplit(url)
-    except ValueError:
-        raise ValueError("is no address: it has unpaired or misplaced brackets") from None
-
-
-def _checked_host(parts: urllib.parse.SplitResult) -> str:
-    try:
-        port = parts.port
-    except ValueError:
-        raise ValueError("has a port that is no number from 1 to 65535") from None  # the cause quotes the password
-    if not parts.hostname or port == 0:
-        raise ValueError("names no host, or port 0")
-    return parts.hostname
-
-
-def _read_path(value: Any) -> str:
-    path = os.fspath(value)
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise ValueError("must be the path of a file")
-    return path
-
-
-_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-
-
-def _read_boolean(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = _BOOLEANS.get(str(value).strip().lower()) if isinstance(value, (str, int)) else None
-    if word is None:
-        raise ValueError("must be one of true, false, 1, 0, yes, no, on, off")
-    return word
-
-
-def _read_number(value: Any) -> float:
-    number = _converted(float, value, "must be a number")
-    if not math.isfinite(number) or number < 0:
-        raise ValueError("must be a finite number and not negative")
-    return number
-
-
-def _read_seconds(value: Any) -> float:
-    seconds = _read_number(value)
-    if not 0 < seconds <= threading.TIMEOUT_MAX:
-        raise ValueError("must be a number of seconds above 0")
-    return seconds
-
-
-def _read_whole(value: Any, least: int = 0) -> int:
-    number = _converted(int, value, "must be a whole number")
-    if number < least:
-        raise ValueError(f"must be {least} or more")
-    return number
-
-
-def _converted(kind: Callable[[Any], T], value: Any, otherwise: str) -> T:
-    """Convert text or a number; int() and float() alone would take True, and int() cut off 1.5."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float) if kind is float else (str, int)):
-        raise TypeError(otherwise)
-    try:
-        return kind(value)
-    except ValueError:
-        raise ValueError(otherwise) from None
-
-
-def _read_items(value: Any) -> List[Any]:
-    """Read a list: a list, a tuple, or text as JSON or separated by commas."""
-    if isinstance(value, str):
-        text = value.strip()
-        if text.startswith("["):
-            value = json.loads(text)
-        else:
-            value = [item.strip() for item in text.split(",") if item.strip()]
-    if not isinstance(value, (list, tuple, set, frozenset)):
-        raise TypeError("must be a list: JSON or separated by commas")
-    return list(value)
-
-
-def _read_flags(value: Any) -> List[str]:
-    return [_read_text(item) for item in _read_items(value)]
-
-
-def _read_status_codes(value: Any) -> Tuple[int, ...]:
-    codes = tuple(_read_whole(item) for item in _read_items(value))
-    if any(not 100 <= code <= 599 for code in codes):
-        raise ValueError("must be HTTP status codes, from 100 to 599")
-    return codes
-
-
-def _read_ssl_context(value: Any) -> ssl.SSLContext:
-    if not isinstance(value, ssl.SSLContext):
-        raise TypeError("must be an ssl.SSLContext")
-    return value
-
-
-class _Setting(NamedTuple):
-    default: Any
-    read: Callable[[Any], Any]
-    meaning: str
-    secret: bool = False
-
-
-def _setting(default: Any, read: Callable[[Any], Any], meaning: str, *, secret: bool = False) -> Any:
-    """Declare a setting, whose value each object of the class then has under its name."""
-    return _Setting(default, read, meaning, secret)
-
-
-# fmt: off
-class _Settings:
-    """What a client was told: an argument beats GIGACHAT_<NAME> in the environment, which beats the default here."""
-
-    credentials: Optional[str] = _setting(None, _read_credentials, "the authorization key", secret=True)
-    scope: str = _setting("GIGACHAT_API_PERS", _read_text, "whom the key belongs to: ..._PERS, ..._B2B or ..._CORP")
-    model: str = _setting("GigaChat", _read_text, "model of chats, where the request names none")
-    base_url: str = _setting("https://gigachat.devices.sberbank.ru/api/v1", _read_base_url, "address of the API")
-    auth_url: str = _setting(
-        "https://ngw.devices.sberbank.ru:9443/api/v2/oauth", _read_auth_url, "address of the token endpoint"
-    )
-    access_token: Optional[str] = _setting(None, _read_header_text, "a token that is there already", secret=True)
-    user: Optional[str] = _setting(None, _read_text, "user, for services that give tokens at /token", secret=True)
-    password: Optional[str] = _setting(None, _read_text, "the user's password", secret=True)
-    verify_ssl_certs: bool = _setting(True, _read_boolean, "off: anyone in between can read your key")
-    ca_bundle_file: Optional[str] = _setting(None, _read_path, "root certificates, PEM or DER: a file or a directory")
-    cert_file: Optional[str] = _setting(None, _read_path, "client certificate, PEM")
-    key_file: Optional[str] = _setting(None, _read_path, "its private key, where cert_file does not hold it")
-    key_file_password: Optional[str] = _setting(None, _read_text, "password of the private key", secret=True)
-    ssl_context: Optional[ssl.SSLContext] = _setting(None, _read_ssl_context, "a TLS context of your own")
-    proxy: Optional[str] = _setting(None, _read_proxy, "http://[user:password@]host:port; empty: none", secret=True)
-    timeout: float = _setting(30.0, _read_seconds, "seconds to wait for the server each time")
-    max_connections: Optional[int] = _setting(None, functools.partial(_read_whole, least=1), "most connections at once")
-    max_retries: int = _setting(0, _read_whole, "how often a failed call is tried again")
-    retry_backoff_factor: float = _setting(0.5, _read_number, "seconds before the first retry; doubles each time")
-    retry_on_status_codes: Tuple[int, ...] = _setting(
-        (429, 500, 502, 503, 504), _read_status_codes, "statuses that are tried again"
-    )
-    token_expiry_buffer_ms: int = _setting(60_000, _read_whole, "how long before its end a token is renewed")
-    profanity_check: Optional[bool] = _setting(None, _read_boolean, "whether the service filters profanity")
-    flags: Optional[List[str]] = _setting(None, _read_flags, "flags of chats, JSON or separated by commas")
-    # fmt: on
-
-    def __init__(self, values: Mapping[str, Any], proxies: Dict[str, str]) -> None:
-        self.__dict__.update({name: setting.default for name, setting in _SETTINGS.items()}, **values)
-        self.proxies = proxies  # by scheme, from proxy or the environment
-
-    def __repr__(self) -> str:
-        return f"_Settings(base_url={self.base_url!r}, model={self.model!r}, scope={self.scope!r})"
-
-
-_SETTINGS: Dict[str, _Setting] = {name: it for name, it in vars(_Settings).items() if isinstance(it, _Setting)}
-
-
-def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> _Settings:
-    """Put the settings together; ConfigurationError, naming parameter and variable, for what cannot work."""
-    found: Dict[str, Any] = {}
-    for name, setting in _SETTINGS.items():
-        variable = "GIGACHAT_" + name.upper()
-        value, source = arguments.get(name), name
-        if value is None and name != "ssl_context":
-            value, source = environment.get(variable) or None, variable
-        if value is None:
-            continue
-        try:
-            found[name] = setting.read(value)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            shown = "the value" if setting.secret or name.endswith("_url") else repr(value)
-            other = variable if source == name else name
-            raise ConfigurationError(f"{source} (also {other}): {shown} {error}") from None
-    settings = _Settings(found, _proxies(found.get("proxy")))
-    _check_together(settings)
-    return settings
-
-
-def _check_together(settings: _Settings) -> None:
-    """Refuse settings that contradict each other."""
-    if settings.key_file and not settings.cert_file:
-        raise ConfigurationError(
-            "key_file (GIGACHAT_KEY_FILE) needs cert_file (GIGACHAT_CERT_FILE): a key is not enough"
-        )
-    if settings.ssl_context is None:
-        return
-    for name in ("ca_bundle_file", "cert_file", "key_file", "key_file_password"):
-        if getattr(settings, name):
-            raise ConfigurationError(
-                f"ssl_context is used as it is: load {name} (GIGACHAT_{name.upper()}) into it, or leave one out"
-            )
-    if not settings.verify_ssl_certs:
-        raise ConfigurationError(
-            "ssl_context is used as it is: set its verify_mode, or leave out verify_ssl_certs"
-            " (GIGACHAT_VERIFY_SSL_CERTS)"
-        )
-
-
-def _proxies(setting: Optional[str]) -> Dict[str, str]:
-    """Say which proxy serves which scheme: from the setting, else from the environment, read once for a client."""
-    import urllib.request
-
-    if setting is not None:
-        return {"http": setting, "https": setting} if setting else {}
-    environment = urllib.request.getproxies_environment()
-    found: Dict[str, str] = {}
-    for scheme in ("https", "http"):
-        value = environment.get(scheme) or environment.get("all")
-        if value:
-            try:
-                found[scheme] = _read_proxy(value)
-            except ValueError as error:
-                raise ConfigurationError(f"proxy (from {_proxy_variable(value)}): the value {error}") from None
-    return found
-
-
-def _proxy_variable(value: str) -> str:
-    """Name the environment variable that a proxy comes from."""
-    names = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
-    return next((name for name in names if os.environ.get(name) == value), "the environment")
-
-
-# ---------- transport: one exchange
-
-TLS_HINT = (
-    "GigaChat's certificates are issued by the Russian Trusted Root CA: get it at https://www.gosuslugi.ru/crt and"
-    " install it in the system, or name its file in ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE)"
-)
-STRICT_HINT = (
-    "Python 3.13 and newer check certificates strictly: pass an ssl_context whose verify_flags lack"
-    " ssl.VERIFY_X509_STRICT"
-)
-
-# What to do about a certificate, by a part of OpenSSL's reason; TLS_HINT where none fits.
-_CERTIFICATE_HINTS = (
-    ("Authority Key Identifier", STRICT_HINT),
-    ("not marked critical", STRICT_HINT),
-    ("mismatch", "Another server answers: check base_url, auth_url and the proxy. " + TLS_HINT),
-    ("expired", "Check the clock of this machine. " + TLS_HINT),
-    ("not yet valid", "Check the clock of this machine. " + TLS_HINT),
-)
-_IDLE_SECONDS = 60  # shorter than the usual idle timeouts of servers (nginx: 75 s) and of NAT gateways
-_READ_BYTES = 65_536  # a TLS record holds at most 16 KiB; more than one waits only on plain connections
-_SEND_BYTES = 262_144  # one block of an upload: each gets the whole `timeout`
-_MOST_AT_ONCE = 262_144  # what one hop of an async stream brings at most
-_MOST_JSON_BYTES = 268_435_456  # an endless answer must not eat the machine's memory
-_MOST_ERROR_BYTES = 1_048_576
-_READING_FILE = "reading the file"  # where an OSError is the caller's own
-_DRAIN_SECONDS = 0.1  # how long the end of an answer whose last event is here may take to save the connection
-
-
-def _tls_context(settings: _Settings) -> ssl.SSLContext:
-    """Make the TLS context for the API and the token endpoint alike. Reads files; ConfigurationError names them."""
-    if settings.ssl_context is not None:
-        return settings.ssl_context
-    if settings.verify_ssl_certs:
-        # Given roots, create_default_context() does not load the system's, which take 18 ms.
-        roots = _read_roots(settings.ca_bundle_file) if settings.ca_bundle_file else None
-        try:
-            context = ssl.create_default_context(cadata=roots)
-        except (ssl.SSLError, TypeError, ValueError) as error:
-            raise ConfigurationError(
-                f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): {settings.ca_bundle_file!r} holds a broken certificate"
-            ) from error
-    else:
-        logger.warning("verify_ssl_certs is off: whoever answers is taken for GigaChat")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if settings.cert_file:
-        _load_client_certificate(context, settings)
-    return context
-
-
-_PEM_CERTIFICATE = re.compile(
-    rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----.+?-----END (?:X509 |TRUSTED )?CERTIFICATE-----", re.DOTALL
-)
-
-
-def _read_roots(path: str) -> Union[str, bytes]:
-    """Read certificates, PEM or DER, from a file or from all files of a directory."""
-    name = f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): {path!r}"
-    try:
-        if os.path.isdir(path):
-            files = [os.path.join(path, entry) for entry in sorted(os.listdir(path))]
-            contents = [_read_file(file) for file in files if os.path.isfile(file)]
-        else:
-            contents = [_read_file(path)]
-    except OSError as error:
-        raise ConfigurationError(f"{name} cannot be read: {error.strerror}") from error
-    pem = [certificate.decode("latin-1") for content in contents for certificate in _PEM_CERTIFICATE.findall(content)]
-    # A certificate in DER is an ASN.1 SEQUENCE with a long length: it begins with 0x30 0x82.
-    pem += [ssl.DER_cert_to_PEM_cert(content) for content in contents if content.startswith(b"\x30\x82")]
-    if not pem:
-        raise ConfigurationError(f"{name} holds no certificate, neither PEM nor DER")
-    return "\n".join(pem)
-
-
-def _read_file(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def _load_client_certificate(context: ssl.SSLContext, settings: _Settings) -> None:
-    """Load the client's certificate and key. Without a password at hand OpenSSL would ask for one on the terminal."""
-    assert settings.cert_file is not None
-    for name, path in (("cert_file", settings.cert_file), ("key_file", settings.key_file)):
-        if path is not None and not os.path.isfile(path):
-            raise ConfigurationError(f"{name} (GIGACHAT_{name.upper()}): there is no file {path!r}")
-    try:
-        context.load_cert_chain(settings.cert_file, settings.key_file, lambda: settings.key_file_password or "")
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"cert_file {settings.cert_file!r} and key_file {settings.key_file or settings.cert_file!r}"
-            " (GIGACHAT_CERT_FILE, GIGACHAT_KEY_FILE) hold no certificate with its key in PEM, or the key is encrypted"
-            " and key_file_password (GIGACHAT_KEY_FILE_PASSWORD) is missing or wrong"
-        ) from error
-
-
-class _Call(NamedTuple):
-    """What an endpoint sends. The headers of a token request hold the credentials: it is not for showing."""
-
-    method: str
-    url: str
-    path: str  # the url without its base, for people
-    body: Union[bytes, _Upload, None] = None
-    headers: Mapping[str, str] = {}
-    streamed: bool = False  # the body is left to be read bit by bit
-    private: bool = False  # the answer is a secret
-
-    def __repr__(self) -> str:
-        return f"_Call({self.method} {self.path})"
-
-
-class _Cut(Exception):
-    """Ends the work for a task that was cancelled or a stream that was closed."""
-
-
-class _Flight:
-    """What a task's worker or a stream is blocked in, so that cancelling or closing can end it at once."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards both fields
-        self._stop: Optional[Callable[[], object]] = None
-        self.cut_off = False
-
-    def blocked_in(self, stop: Callable[[], object]) -> None:
-        """Note how to end what comes next; raise _Cut where the task is cancelled already."""
-        with self._lock:
-            self._stop = stop
-            if not self.cut_off:
-                return
-        raise _Cut
-
-    def landed(self, stop: Callable[[], object]) -> None:
-        """Note that *stop* must not be called any more: the connection is about to serve others."""
-        with self._lock:
-            if self._stop == stop:
-                self._stop = None
-
-    def cut(self) -> None:
-        with self._lock:
-            self.cut_off = True
-            if self._stop is not None:
-                self._stop()
-
-
-# Set in the context that a worker or a stream runs in; a simple blocking call has none.
-_flight_cvar: contextvars.ContextVar[Optional[_Flight]] = contextvars.ContextVar("_flight_cvar", default=None)
-
-
-def _blocked_in(stop: Callable[[], object]) -> Optional[_Flight]:
-    flight = _flight_cvar.get()
-    if flight is not None:
-        flight.blocked_in(stop)
-    return flight
-
-
-class _SocketReader(io.RawIOBase):
-    """What comes in on a socket; each wait is bounded by ``timeout`` and, where there is one, by ``deadline``."""
-
-    def __init__(self, sock: socket.socket, timeout: float) -> None:
-        self.sock = sock
-        self.timeout = timeout
-        self.deadline: Optional[float] = None  # by time.monotonic()
-        self.received = False
-        self.ended = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        timeout = self.timeout
-        if self.deadline is not None:
-            timeout = min(timeout, self.deadline - time.monotonic())
-            if timeout <= 0:
-                raise socket.timeout("timed out")
-        self.sock.settimeout(timeout)
-        count = self.sock.recv_into(buffer)
-        if count:
-            self.received = True
-        else:
-            self.ended = True
-        return count
-
-
-_Origin = Tuple[str, str, Optional[str]]  # scheme, host:port to connect to, host:port to reach through a tunnel
-
-
-class _Connection:
-    """One socket: connected, perhaps through a proxy's tunnel, perhaps under TLS."""
-
-    def __init__(self, origin: _Origin, timeout: float) -> None:
-        self.origin = origin
-        self.timeout = timeout
-        self.doing = "connecting"  # what a failure would interrupt
-        self.idle_since: Tuple[float, float] = (0.0, 0.0)
-        self.is_cut = False
-        self.flight: Optional[_Flight] = None  # of the task or stream that it serves
-        self.sent_whole = False
-        self._tunnelled = False
-        self._sock: Optional[socket.socket] = None
-        self._reader: Optional[_SocketReader] = None
-
-    @property
-    def where(self) -> str:
-        _, address, tunnel = self.origin
-        if tunnel is None:
-            return address
-        return tunnel if self._tunnelled else f"{tunnel} through the proxy {address}"
-
-    @property
-    def opened(self) -> bool:
-        return self._sock is not None
-
-    @property
-    def received(self) -> bool:
-        """Whether any byte of the answer to this request has come."""
-        return self._reader is not None and self._reader.received
-
-    def open(self, tls: Callable[[], ssl.SSLContext], proxy_authorization: Optional[str]) -> None:
-        scheme, address, tunnel = self.origin
-        host, port = _host_and_port(address, 80 if scheme == "http" or tunnel else 443)
-        self._connect(host, port)
-        if tunnel is not None:
-            self._open_tunnel(tunnel, proxy_authorization)
-            host, _ = _host_and_port(tunnel, 443)
-        if scheme == "https":
-            self.doing = "agreeing on TLS"
-            sock = tls().wrap_socket(self._open_sock(), server_hostname=host, do_handshake_on_connect=False)
-            self._sock = sock
-            self._open_sock().settimeout(self.timeout)
-            sock.do_handshake()
-
-    def _connect(self, host: str, port: int) -> None:
-        """Connect to the first of the host's addresses that answers, all within ``timeout``."""
-        deadline = time.monotonic() + self.timeout
-        failure: Optional[OSError] = None
-        # Bytes: of text, getaddrinfo() imports a codec, under a lock that a fork beside it would leave held.
-        name: Union[str, bytes] = host.encode("ascii") if host.isascii() else host
-        try:
-            for family, kind, protocol, _, address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
-                left = deadline - time.monotonic()
-                if failure is not None and left <= 0:
-                    break
-                try:
-                    sock = self._sock = socket.socket(family, kind, protocol)
-                    sock.settimeout(max(left, 0.001))
-                    self._open_sock().connect(address)
-                except OSError as error:
-                    failure = error
-                    self.close()
-                    continue
-                _tune(sock)
-                return
-            raise failure or OSError(f"{host} has no address")
-        finally:
-            failure = None  # its traceback holds this frame: no cycle is left behind
-
-    def _open_sock(self) -> socket.socket:
-        """Give the socket, unless the call has been cut off in the meantime."""
-        if self.is_cut or self._sock is None:
-            raise ConnectionAbortedError("the connection was closed")
-        return self._sock
-
-    def _open_tunnel(self, target: str, proxy_authorization: Optional[str]) -> None:
-        """Ask the proxy for a tunnel (RFC 9110, section 9.3.6); only this request carries the proxy's credentials."""
-        self.doing = "waiting for the proxy"
-        target = target if re.search(r":\d+\Z", target) else f"{target}:443"
-        head = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
-        if proxy_authorization is not None:
-            head.append(f"Proxy-Authorization: {proxy_authorization}")
-        self._open_sock().sendall("\r\n".join([*head, "", ""]).encode("latin-1"))
-        response, _ = self.read_head("CONNECT")
-        if not 200 <= response.status < 300:
-            meaning = http.client.responses.get(response.status, "unknown status")
-            raise ConnectionRefusedError(
-                f"the proxy {self.origin[1]} refused a tunnel to {target}: {response.status} {meaning}"
-            )
-        self._tunnelled = True
-
-    def send(self, head: bytes, body: Union[bytes, _Upload, None]) -> None:
-        """Send a request. What the server says before it has read all of it is its answer, not a failure."""
-        self.doing = "sending the request"
-        self.sent_whole = False
-        if self._reader is not None:
-            self._reader.received = False
-        sock = self._open_sock()
-        sock.settimeout(self.timeout)
-        try:
-            if isinstance(body, bytes) and len(body) <= _SEND_BYTES:
-                sock.sendall(head + body)
-            else:
-                sock.sendall(head)
-                blocks = _blocks(body)
-                while True:
-                    self.doing = _READING_FILE
-                    block = next(blocks, None)
-                    self.doing = "sending the request"
-                    if block is None:
-                        break
-                    sock.sendall(block)
-            self.sent_whole = True
-        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, socket.timeout):
-            if not _readable(sock):
-                raise
-
-    def read_head(self, method: str) -> Tuple[http.client.HTTPResponse, io.BufferedReader]:
-        """Wait for status line and headers, within ``timeout`` in all; give them and what to read the body from."""
-        self.doing = "waiting for the answer" if method != "CONNECT" else self.doing
-        self._reader = reader = _SocketReader(self._open_sock(), self.timeout)
-        reader.deadline = time.monotonic() + self.timeout
-        incoming: io.BufferedReader = io.BufferedReader(reader, _READ_BYTES)  # pyright: ignore[reportAssignmentType]
-        source: Any = types.SimpleNamespace(makefile=lambda mode: incoming)  # all that HTTPResponse asks of a socket
-        while True:
-            response = http.client.HTTPResponse(source, method=method)
-            try:
-                response.begin()
-            finally:
-                # HTTPResponse.read1() loses count of the length before 3.12.2 (bpo-113199): we read on by ourselves.
-                response.fp = None  # type: ignore[assignment]
-            if response.status >= 200 or response.status == 101:  # begin() skips 100, but not 103 and its like
-                break
-        if reader.ended:  # http.client takes half a head for a whole one
-            raise http.client.RemoteDisconnected("the head of the answer was cut")
-        lengths = set(response.headers.get_all("content-length", ()))
-        if len(lengths) > 1 or not all(re.match(r"[0-9]+\Z", length) for length in lengths):  # RFC 9112, section 6.3
-            raise http.client.HTTPException("lengths that are no numbers or contradict each other")
-        self.doing = "reading the answer"
-        return response, incoming
-
-    def lift_deadline(self) -> None:
-        """Bound each read of the rest by ``timeout``, not all of them together."""
-        if self._reader is not None:
-            self._reader.deadline = None
-
-    def limit(self, seconds: float) -> None:
-        """Bound the rest of the answer by *seconds* in all."""
-        if self._reader is not None:
-            self._reader.deadline = time.monotonic() + seconds
-
-    def receive_more(self, most: int) -> Iterator[bytes]:
-        """Give what has already arrived, without waiting."""
-        sock = self._open_sock()
-        sock.settimeout(0)
-        while most > 0:
-            try:
-                data = sock.recv(_READ_BYTES)
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                return
-            most -= len(data)
-            yield data
-            if not data:
-                return
-
-    def holds_more(self, incoming: io.BufferedReader) -> bool:
-        """Whether more has been read than was asked for, without reading on."""
-        self.limit(0)
-        try:
-            return bool(incoming.peek(1))
-        except socket.timeout:
-            return False
-
-    def usable(self) -> bool:
-        """Whether an idle connection can take a request: not too old, and the server has neither closed nor spoken."""
-        monotonic, wall = self.idle_since
-        idle = max(time.monotonic() - monotonic, time.time() - wall)  # a frozen process stops the first clock
-        return idle < _IDLE_SECONDS and self._sock is not None and not _readable(self._sock)
-
-    def cut(self) -> None:
-        """End whatever another thread does with the socket. Closing it there could hit a newer one of its number."""
-        self.is_cut = True
-        sock = self._sock
-        if sock is not None:
-            try:
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not the TLS object's, which drops its state
-            except OSError:
-                pass  # not connected yet, or no longer: the next step sees is_cut
-
-    def close(self) -> None:
-        sock, self._sock = self._sock, None
-        if sock is not None:
-            sock.close()
-
-
-def _host_and_port(address: str, default_port: int) -> Tuple[str, int]:
-    parts = urllib.parse.urlsplit("//" + address)
-    return parts.hostname or "", parts.port or default_port
-
-
-def _tune(sock: socket.socket) -> None:
-    """Send small requests at once, and notice a peer that vanished (NAT gateways forget quiet connections)."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPALIVE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5)):
-        if hasattr(socket, name):  # TCP_KEEPALIVE is what macOS calls TCP_KEEPIDLE
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _readable(sock: socket.socket) -> bool:
-    """Whether bytes or an end wait on a socket."""
-    if hasattr(select, "poll"):  # select() cannot take file numbers of 1024 and above
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        return bool(poll.poll(0))
-    return bool(select.select([sock], [], [], 0)[0])
-
-
-class _SizedBody:
-    """A body of a known length: bytes in, payload out."""
-
-    def __init__(self, length: int) -> None:
-        self._left = length
-        self.complete = length == 0
-        self.excess = False
-
-    def feed(self, data: bytes) -> bytes:
-        payload = data[: self._left]
-        self._left -= len(payload)
-        self.complete = self._left == 0
-        self.excess = len(payload) < len(data)
-        return payload
-
-    def end(self) -> None:
-        if not self.complete:
-            raise http.client.IncompleteRead(b"", self._left)
-
-
-class _UnsizedBody:
-    """A body that lasts until the server closes the connection."""
-
-    def __init__(self) -> None:
-        self.complete = False
-        self.excess = False
-
-    def feed(self, data: bytes) -> bytes:
-        return data
-
-    def end(self) -> None:
-        self.complete = True
-
-
-class _ChunkedBody:
-    """A body in chunks (RFC 9112, section 7.1): bytes in, payload out.
-
-    http.client gives one chunk a read, which makes an async stream pay a hop to a worker for every event.
-    """
-
-    _MOST_LINE_BYTES = 65_536
-    _SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;|\Z)")
-    _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
-
-    def __init__(self) -> None:
-        self.complete = False
-        self.excess = False
-        self._left = 0  # bytes of the present chunk that are still to come
-        self._next_line = "size"  # then "data end", and "trailer" after the last chunk
-        self._line = b""  # the beginning of a line whose end has not come
-
-    def feed(self, data: bytes) -> bytes:
-        data, at = self._line + data, 0
-        self._line = b""
-        payload = []
-        while at < len(data) and not self.complete:
-            if self._left:
-                piece = data[at : at + self._left]
-                payload.append(piece)
-                at += len(piece)
-                self._left -= len(piece)
-                continue
-            size = self._SIZE_LINE.match(data, at) if self._next_line == "size" else None
-            if size is not None:  # most chunks arrive whole
-                start, end = size.end(), size.end() + int(size.group(1), 16)
-                if start < end and data[end : end + 2] == b"\r\n":
-                    payload.append(data[start:end])
-                    at = end + 2
-                    continue
-            end = data.find(b"\n", at)
-            if end < 0:
-                self._line = data[at:]
-                if len(self._line) > self._MOST_LINE_BYTES:
-                    raise http.client.LineTooLong("chunk size")
-                return b"".join(payload)
-            self._read_line(data[at:end].rstrip(b"\r"))
-            at = end + 1
-        self.excess = self.complete and at < len(data)
-        return b"".join(payload)
-
-    def _read_line(self, line: bytes) -> None:
-        if self._next_line == "size":
-            size = self._SIZE.match(line)
-            if size is None:
-                raise http.client.HTTPException("the answer's chunks are malformed")
-            self._left = int(size.group(1), 16)
-            self._next_line = "data end" if self._left else "trailer"
-        elif self._next_line == "data end":
-            if line:
-                raise http.client.HTTPException("the answer's chunks are malformed")
-            self._next_line = "size"
-        else:
-            self.complete = not line
-
-    def end(self) -> None:
-        if not self.complete:
-            raise http.client.IncompleteRead(b"")
-
-
-class _Reply:
-    """One answer: status and headers at once, the body as it is read. Gives its connection back at the end."""
-
-    def __init__(
-        self,
-        connection: _Connection,
-        response: http.client.HTTPResponse,
-        incoming: io.BufferedReader,
-        give_back: Callable[[_Connection, bool], None],
-    ) -> None:
-        self.status: int = response.status
-        self.headers: http.client.HTTPMessage = response.headers
-        self.x_headers = {name: self.headers.get(name) for name in ("x-request-id", "x-session-id", "x-client-id")}
-        self.content = b""  # the body, where it was read whole
-        self.call = _Call("", "", "")
-        self.secrets: Callable[[], List[str]] = list  # what must not show in an error when the server echoes it
-        self._connection = connection
-        self._incoming = incoming
-        self._give_back: Optional[Callable[[_Connection, bool], None]] = give_back
-        self._reusable = connection.sent_whole and not response.will_close and response.status >= 200
-        self._late_failure: Optional[OSError] = None
-        self._body: Union[_ChunkedBody, _SizedBody, _UnsizedBody]
-        if response.chunked:
-            self._body = _ChunkedBody()
-        elif response.length is not None:
-            self._body = _SizedBody(response.length)
-        else:
-            self._body = _UnsizedBody()
-        if self._body.complete:
-            self._body.excess = connection.holds_more(incoming)
-            self._finish()
-
-    @property
-    def what(self) -> str:
-        return f"{self.call.method} {self.call.path}"
-
-    @property
-    def content_type(self) -> str:
-        """Media type without parameters, in lower case."""
-        return (self.headers.get("content-type") or "").partition(";")[0].strip().lower()
-
-    def read_some(self) -> bytes:
-        """Wait for more of the body and give all that has come; nothing at its end."""
-        if self._give_back is None and not self._body.complete:
-            raise APIConnectionError(f"{self._connection.where}: the answer was closed before its end")
-        try:
-            return self._receive()
-        except (OSError, http.client.HTTPException) as error:
-            failure = _connection_error(error, self._connection)
-            self.close()
-            raise failure from _hushed(error)
-
-    def _receive(self) -> bytes:
-        payload = b""
-        while not payload and not self._body.complete:
-            if self._late_failure is not None:
-                raise self._late_failure
-            data = self._incoming.read1(_READ_BYTES)
-            if data:
-                payload = self._body.feed(data) + self._receive_more()
-            else:
-                self._body.end()
-        if self._body.complete:
-            self._finish()
-        return payload
-
-    def _receive_more(self) -> bytes:
-        """Take what has arrived besides, so that many small events cost one read; a failure waits for its turn."""
-        payload = []
-        try:
-            if not self._body.complete:
-                for data in self._connection.receive_more(_MOST_AT_ONCE):
-                    if data:
-                        payload.append(self._body.feed(data))
-                    if not data or self._body.complete:
-                        break
-        except (OSError, http.client.HTTPException) as error:
-            self._late_failure = error if isinstance(error, OSError) else ConnectionError(str(error))
-        return b"".join(payload)
-
-    def read(self, most: int) -> bytes:
-        """Read the body to its end; InvalidResponseError where it is larger than *most* bytes."""
-        blocks: List[bytes] = []
-        size = 0
-        while True:
-            block = self.read_some()
-            if not block:
-                return b"".join(blocks)
-            blocks.append(block)
-            size += len(block)
-            if size > most:
-                self.close()
-                raise InvalidResponseError(f"{self._connection.where}: an answer of more than {most} bytes")
-
-    def decode(self, result: Type[J]) -> J:
-        """Make a *result* of the body; InvalidResponseError where that cannot be."""
-        return self.as_model(result, self.parse(self.content))
-
-    def require_identity(self) -> None:
-        """Refuse a body that is compressed although we did not ask for that."""
-        coding = self.headers.get("content-encoding") or "identity"
-        if coding.lower() != "identity":
-            raise InvalidResponseError(f"{self.what}: the answer is encoded as {self.quote(coding.encode('utf-8'))}")
-
-    def parse(self, text: bytes) -> Any:
-        """Read JSON that the server sent."""
-        try:
-            return _decode(text)
-        except ValueError as error:
-            raise InvalidResponseError(f"{self.what}: expected JSON, got {self.quote(text)}") from error
-
-    def as_model(self, result: Type[J], value: Any) -> J:
-        """Make *value*, fresh from the wire, into a *result*."""
-        if isinstance(value, list) and result._array_field is not None:
-            value = {result._array_field: value}
-        if not isinstance(value, dict):
-            raise InvalidResponseError(f"{self.what}: expected a JSON object, got {type(value).__name__}")
-        try:
-            model = result._of(value)
-        except (TypeError, ValueError) as error:
-            raise InvalidResponseError(f"{self.what}: not what the API documents: {error}") from error
-        return self.stamp(model)
-
-    def stamp(self, model: J) -> J:
-        """Hang the headers that identify the exchange on a model."""
-        model.__dict__["x_headers"] = self.x_headers
-        return model
-
-    def error(self, status: Optional[int] = None, content: Optional[bytes] = None) -> ResponseError:
-        """Make the exception for this answer, or for an error that it brought in mid-stream."""
-        status = status or self.status
-        kind = _ERRORS_BY_STATUS.get(status) or (ServerError if status >= 500 else ResponseError)
-        content = self._hidden(self._error_content() if content is None else content)
-        headers = http.client.HTTPMessage()
-        for name, value in self.headers.items():
-            headers[name] = self._redacted(value)
-        error = kind(self.call.url, status, content, headers, request=self.what)
-        error.hint = _advice(error, self.call)
-        return error
-
-    def _hidden(self, content: bytes) -> bytes:
-        """Hide secrets in a body, also where JSON writes them with escapes."""
-        text = self._redacted(content.decode("utf-8", "surrogateescape"))
-        try:
-            plain = json.dumps(_decode(content), ensure_ascii=False)
-        except (ValueError, RecursionError):
-            plain = ""
-        redacted = self._redacted(plain)
-        return (redacted if redacted != plain else text).encode("utf-8", "surrogateescape")
-
-    def _error_content(self) -> bytes:
-        try:
-            return self.read(_MOST_ERROR_BYTES)
-        except (APIConnectionError, InvalidResponseError):
-            return b""  # cut off, or too long: the status says enough
-        finally:
-            self.close()
-
-    def quote(self, content: bytes) -> str:
-        """Quote the beginning of what the server sent, and say what to do where it is a page."""
-        if content.lstrip().startswith(b"<"):
-            return f"a page. {_address_hint(self.call)}"
-        if self.call.private:
-            return "something else"
-        text = _one_line(self._redacted(content[:4096].decode("utf-8", "replace")), 200)
-        return repr(text) if text else "an empty body"
-
-    def _redacted(self, text: str) -> str:
-        for secret in self.secrets():
-            text = text.replace(secret, "***")
-        return re.sub(r'("(?:access_token|tok)"\s*:\s*")[^"]*', r"\1***", text)
-
-    def lift_deadline(self) -> None:
-        self._connection.lift_deadline()
-
-    def drain(self) -> None:
-        """Read the end of an answer that has nothing more to say, if it is about to come, and keep the connection."""
-        if self._give_back is not None:
-            self._connection.limit(_DRAIN_SECONDS)
-            try:
-                if self.read_some():
-                    self.close()
-            except APIConnectionError:
-                self.close()
-
-    def _finish(self) -> None:
-        self._release(self._reusable and not self._body.excess)
-
-    def close(self) -> None:
-        """Drop the connection, unless the answer was read to its end."""
-        self._release(False)
-
-    def _release(self, reusable: bool) -> None:
-        give_back, self._give_back = self._give_back, None
-        if give_back is not None:
-            give_back(self._connection, reusable)
-
-    def cut(self) -> None:
-        """End a read in another thread."""
-        self._connection.cut()
-
-
-_SCOPES = "GIGACHAT_API_PERS (individuals), GIGACHAT_API_B2B (prepaid) or GIGACHAT_API_CORP (pay-as-you-go)"
-
-# What to do about an error: status or its first digit, part of the path, part of the server's words, advice.
-# The first line that fits is shown.
-_ADVICE = (
-    (4, "", "scope from db", "The key belongs to another scope than {scope}, which was sent: scope (GIGACHAT_SCOPE) is "
-     + _SCOPES),
-    (4, "oauth", "scope", "The scope that was sent is {scope}: scope (GIGACHAT_SCOPE) is " + _SCOPES),
-    (4, "oauth", "decode", "credentials (GIGACHAT_CREDENTIALS) is the authorization key, base64 of"
-     " client_id:client_secret, not one of the two alone"),
-    (401, "oauth", "", "The authorization key is wrong or was replaced: copy it anew into credentials"
-     " (GIGACHAT_CREDENTIALS)"),
-    (401, "/token", "", "user or password (GIGACHAT_USER, GIGACHAT_PASSWORD) is wrong"),
-    (401, "", "", "The access token is wrong or has expired: it lives 30 minutes, and with credentials"
-     " (GIGACHAT_CREDENTIALS) the client renews it by itself"),
-    (402, "", "", "The tokens for this model are used up: get_balance() tells what is left"),
-    (403, "/balance", "", "Pay-as-you-go accounts have no balance"),
-    (403, "/ai/check", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
-    (403, "/batches", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
-    (403, "/files", "", "A file can be read only under the X-Client-ID that stored it: set client_id_cvar"),
-    (404, "", "no such model", "There is no model {model}: get_models() lists those that there are"),
-    (413, "", "", "The request is too large: tokens_count() measures texts; a long text fits into a file"),
-    (422, "", "system message", "Send one system message at most, and send it first"),
-    (422, "", "support functions", "The model {model} takes no functions: choose another"),
-    (422, "", "propert", "validate_function() tells what is wrong with a function's description"),
-    (429, "oauth", "", "The token endpoint takes 10 requests a second: share one client"),
-    (429, "", "", "Individuals have one stream at a time, legal entities ten: set max_connections"
-     " (GIGACHAT_MAX_CONNECTIONS), or max_retries (GIGACHAT_MAX_RETRIES)"),
-    (3, "oauth", "", "Redirects are not followed: check auth_url (GIGACHAT_AUTH_URL) and the proxy"),
-    (3, "", "", "Redirects are not followed: check base_url (GIGACHAT_BASE_URL) and the proxy"),
-    (5, "", "", "The server failed: try again later, or give its support the request id"),
-)  # fmt: skip
-
-
-def _advice(error: ResponseError, call: _Call) -> str:
-    """Say what to do about an error, if we know."""
-    if error.content.lstrip().startswith(b"<") and error.status_code in (403, 404, 405):
-        return f"A page came back instead of JSON. {_address_hint(call)}"
-    said = error.message.lower()
-    for status, path, words, advice in _ADVICE:
-        if status in (error.status_code, error.status_code // 100) and path in call.path and words in said:
-            return advice.format(scope=_sent(call, "scope"), model=_sent(call, "model"))
-    base_url = call.url.partition("?")[0][: -len(call.path)]
-    return _address_hint(call) if error.status_code == 404 and not base_url.endswith("/v1") else ""
-
-
-_ADDRESS_HINTS = (
-    "Check base_url (GIGACHAT_BASE_URL), which ends in /api/v1 or /v1",
-    "Check auth_url (GIGACHAT_AUTH_URL), the address of the token endpoint",
-)
-
-
-def _address_hint(call: _Call) -> str:
-    return _ADDRESS_HINTS[call.private and call.path != "/token"]
-
-
-def _sent(call: _Call, name: str) -> str:
-    """Look up what a request said, to show it in an error."""
-    body = call.body if isinstance(call.body, bytes) else b""
-    if body.startswith(b"scope="):
-        return dict(urllib.parse.parse_qsl(body.decode("ascii"))).get(name, "")
-    try:
-        return repr(_decode(body)[name])
-    except (ValueError, KeyError, TypeError):
-        return call.path.rpartition("/")[2]
-
-
-def _connection_error(error: Exception, connection: _Connection) -> Exception:
-    """Name, for people, what went wrong on a connection."""
-    if connection.flight is not None and connection.flight.cut_off:
-        return _Cut()
-    where, doing = connection.where, connection.doing
-    if connection.is_cut:
-        return APIConnectionError(f"{where}: the client was closed while {doing}")
-    if isinstance(error, (socket.timeout, TimeoutError)):
-        return APITimeoutError(
-            f"{where}: timed out after {connection.timeout:g} s while {doing}: see timeout (GIGACHAT_TIMEOUT)"
-        )
-    if isinstance(error, ssl.SSLCertVerificationError):
-        reason = (error.verify_message or str(error)).rstrip(".")
-        hint = next((hint for words, hint in _CERTIFICATE_HINTS if words in reason), TLS_HINT)
-        return APIConnectionError(f"{where}: the server's certificate is not trusted: {reason}. {hint}")
-    if isinstance(error, ssl.SSLError) and "CERTIFICATE_REQUIRED" in str(error):
-        return APIConnectionError(
-            f"{where}: the server asks for a client certificate: set cert_file (GIGACHAT_CERT_FILE)"
-        )
-    if isinstance(error, socket.gaierror):
-        return APIConnectionError(f"{where}: the name cannot be resolved: {error.strerror or error}")
-    if isinstance(error, http.client.RemoteDisconnected):
-        return APIConnectionError(f"{where}: the server closed the connection while {doing}")
-    if isinstance(error, http.client.IncompleteRead):
-        return APIConnectionError(f"{where}: the connection was cut while {doing}")
-    if isinstance(error, http.client.HTTPException):
-        return APIConnectionError(f"{where}: what came back is not HTTP ({type(error).__name__})")
-    return APIConnectionError(f"{where}: failed while {doing}: {error}")
-
-
-def _hushed(error: Exception) -> Exception:
-    """Take out of a cause what it quotes of the server's words: they may echo our credentials."""
-    if isinstance(error, http.client.HTTPException) and not isinstance(error, http.client.IncompleteRead):
-        error.args = ()
-        vars(error).clear()
-        error.__cause__ = error.__context__ = None
-    return error
-
-
-class KeepAlive:
-    """urllib's handler for http and https that keeps connections, where urllib's own opens one for each request.
-
-    Without ``max_connections`` nobody waits for a connection; with it, callers are served in the order they came.
-    """
-
-    handler_order = 500  # behind urllib's ProxyHandler
-
-    def __init__(self, settings: _Settings) -> None:
-        self._settings = settings
-        self._tls: Optional[ssl.SSLContext] = None
-        self._closed = False
-        self._start()
-
-    def _start(self) -> None:
-        # Guards all of these. Reentrant: garbage collection may close a stream while its thread is in here.
-        self._lock = threading.RLock()
-        self._busy: Set[_Connection] = set()
-        self._idle: Dict[_Origin, Deque[_Connection]] = {}
-        self._waiting: Deque[threading.Event] = collections.deque()
-        self._pausing: Set[threading.Event] = set()
-
-    def forget(self) -> None:
-        """Start afresh in a forked child: close its copies of the sockets, which the parent goes on using."""
-        inherited = [*self._busy, *self._idle_connections()]
-        self._start()
-        for connection in inherited:
-            connection.close()
-
-    def _idle_connections(self) -> List[_Connection]:
-        return [connection for idle in self._idle.values() for connection in idle]
-
-    def add_parent(self, parent: OpenerDirector) -> None:
-        """Satisfy OpenerDirector.add_handler(), which takes whatever has this."""
-
-    def __lt__(self, other: Any) -> bool:
-        return self.handler_order < int(other.handler_order)
-
-    def https_open(self, request: Request) -> _Reply:
-        # A request that fails on a reused connection before any byte of its answer met a server that had just closed
-        # it, and is sent once more on a fresh one. On a fresh one it may have been carried out: that is a failure.
-        tunnel: Optional[str] = getattr(request, "_tunnel_host", None)
-        upload = request.data if isinstance(request.data, _Upload) else None
-        connection = self._claim((request.type, request.host, tunnel), upload is None or upload.rewindable)
-        reused = connection.opened
-        try:
-            try:
-                return self._ask(connection, request)
-            except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
-                if not reused or connection.received or connection.is_cut:
-                    raise
-            connection = self._replace(connection)
-            if upload is not None:
-                upload.rewind()
-            return self._ask(connection, request)
-        except (OSError, http.client.HTTPException, UnicodeError) as error:
-            failure = _connection_error(error, connection) if connection.doing != _READING_FILE else error
-            self._give_back(connection, False)
-            if failure is error:
-                raise
-            raise failure from _hushed(error)
-        except BaseException:
-            self._give_back(connection, False)
-            raise
-
-    http_open = https_open
-
-    def _ask(self, connection: _Connection, request: Request) -> _Reply:
-        """Send the request on *connection*, opening it first if it is new, and wait for the head of the answer."""
-        connection.flight = _blocked_in(connection.cut)
-        headers = dict(request.headers)
-        through_tunnel = connection.origin[2] is not None
-        proxy_authorization = headers.pop("Proxy-authorization", None) if through_tunnel else None
-        if not connection.opened:
-            connection.open(self._tls_context, proxy_authorization)
-        connection.send(_request_head(request, headers), request.data)  # type: ignore[arg-type]  # ours: _Call.body
-        response, incoming = connection.read_head(request.get_method())
-        return _Reply(connection, response, incoming, self._give_back)
-
-    def _tls_context(self) -> ssl.SSLContext:
-        with self._lock:
-            if self._tls is None:
-                self._tls = _tls_context(self._settings)
-            return self._tls
-
-    def _claim(self, origin: _Origin, reuse: bool) -> _Connection:
-        """Take an idle connection or the right to open one; wait for it in the order of arrival."""
-        with self._lock:
-            connection = None if self._waiting else self._find(origin, reuse)
-            if connection is not None:
-                return connection
-            turn = threading.Event()
-            self._waiting.append(turn)
-        deadline = time.monotonic() + self._settings.timeout
-        try:
-            while True:
-                _blocked_in(turn.set)
-                in_time = turn.wait(deadline - time.monotonic())
-                turn.clear()
-                with self._lock:
-                    connection = self._find(origin, reuse) if self._waiting[0] is turn else None
-                if connection is not None:
-                    return connection
-                if not in_time:
-                    raise APITimeoutError(
-                        f"{origin[1]}: no connection became free within {self._settings.timeout:g} s:"
-                        f" all {self._settings.max_connections} are in use (max_connections)"
-                    )
-        finally:
-            with self._lock:
-                self._waiting.remove(turn)
-                self._wake_next()
-
-    def _find(self, origin: _Origin, reuse: bool) -> Optional[_Connection]:
-        """Take the newest idle connection that is still good, or make one if there is room."""
-        if self._closed:
-            raise GigaChatException("the client is closed: make a new one")
-        idle = self._idle.get(origin)
-        while idle and reuse:
-            connection = idle.pop()
-            if connection.usable():
-                self._busy.add(connection)
-                return connection
-            connection.close()
-        if not self._has_room():
-            return None
-        connection = _Connection(origin, self._settings.timeout)
-        self._busy.add(connection)
-        return connection
-
-    def _has_room(self) -> bool:
-        """Whether one more connection may be opened, once an idle one that nobody wants is closed if need be."""
-        most = self._settings.max_connections
-        if most is None or len(self._busy) + sum(map(len, self._idle.values())) < most:
-            return True
-        for idle in self._idle.values():
-            if idle:
-                idle.popleft().close()
-                return True
-        return False
-
-    def _replace(self, stale: _Connection) -> _Connection:
-        """Open a fresh connection in the place of one that the server had closed."""
-        stale.close()
-        with self._lock:
-            self._busy.discard(stale)
-            if self._closed:
-                raise GigaChatException("the client is closed: make a new one")
-            connection = _Connection(stale.origin, self._settings.timeout)
-            self._busy.add(connection)
-            return connection
-
-    def _give_back(self, connection: _Connection, reusable: bool) -> None:
-        flight, connection.flight = connection.flight, None
-        if flight is not None:
-            flight.landed(connection.cut)
-        with self._lock:
-            self._busy.discard(connection)
-            if reusable and not self._closed and not connection.is_cut:
-                connection.idle_since = (time.monotonic(), time.time())
-                idle = self._idle.setdefault(connection.origin, collections.deque())
-                idle.append(connection)
-                if len(idle) > 1 and not idle[0].usable():
-                    idle.popleft().close()
-            else:
-                connection.close()
-            self._wake_next()
-
-    def _wake_next(self) -> None:
-        if self._waiting:
-            self._waiting[0].set()
-
-    def pause(self, seconds: float) -> None:
-        """Sleep, or until the client is closed or the task cancelled."""
-        over = threading.Event()
-        with self._lock:
-            self._pausing.add(over)
-        try:
-            _blocked_in(over.set)
-            over.wait(0 if self._closed else seconds)
-            _blocked_in(over.set)
-        finally:
-            with self._lock:
-                self._pausing.discard(over)
-
-    def close(self) -> None:
-        """Close what is idle, cut off what is busy, wake who waits."""
-        with self._lock:
-            self._closed = True
-            for connection in self._idle_connections():
-                connection.close()
-            self._idle.clear()
-            for connection in self._busy:
-                connection.cut()
-            for event in [*self._waiting, *self._pausing]:
-                event.set()
-
-
-def _request_head(request: Request, headers: Dict[str, str]) -> bytes:
-    """Write request line and headers, with what tells the server where the body ends."""
-    body: Any = request.data
-    length = len(body) if isinstance(body, bytes) else body.length if body is not None else 0
-    if length is None:
-        headers["Transfer-Encoding"] = "chunked"
-    elif body is not None or request.get_method() != "GET":
-        headers["Content-Length"] = str(length)
-    lines = [f"{request.get_method()} {request.selector} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-def _blocks(body: Union[bytes, _Upload, None]) -> Iterator[Union[bytes, memoryview]]:
-    """Cut a body into what one send takes; one whose length nobody knows goes out in chunks."""
-    if body is None:
-        return
-    if isinstance(body, bytes):
-        whole = memoryview(body)
-        yield from (whole[at : at + _SEND_BYTES] for at in range(0, len(whole), _SEND_BYTES))
-    elif body.length is not None:
-        yield from body
-    else:
-        for block in body:
-            yield b"%x\r\n%b\r\n" % (len(block), block)
-        yield b"0\r\n\r\n"
-
-
-# ---------- server-sent events
-
-
-class _Event(NamedTuple):
-    name: str  # "" where the server gave none
-    data: bytes
-
-
-class _EventParser:
-    """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): bytes in, events out.
-
-    Lines end with CRLF, LF or CR and with nothing else: str.splitlines() also cuts at U+2028, U+2029 and U+0085,
-    which answers do contain.
-    """
-
-    _LINE_END = re.compile(rb"\r\n|\n|\r")
-    _BOM = b"\xef\xbb\xbf"
-    _MOST_EVENT_BYTES = 67_108_864
-
-    def __init__(self) -> None:
-        self._line: List[bytes] = []  # pieces of a line whose end has not come
-        self._after_cr = False  # the last byte was CR: an LF that follows belongs to it
-        self._at_start = True
-        self._name = ""
-        self._data: List[bytes] = []
-        self._size = 0  # bytes since the last event
-
-    def feed(self, data: bytes) -> List[_Event]:
-        """Take the next bytes, cut anywhere; give the events that they complete."""
-        if self._after_cr and data[:1] == b"\n":
-            data = data[1:]
-            self._after_cr = False
-        if not data:
-            return []
-        self._after_cr = data[-1:] == b"\r"
-        self._size += len(data)
-        lines = self._LINE_END.split(data) if b"\r" in data else data.split(b"\n")
-        self._line.append(lines[0])
-        events: List[_Event] = []
-        if len(lines) > 1:
-            lines[0] = b"".join(self._line)
-            self._line = [lines.pop()]
-            for line in lines:
-                self._take(line, events)
-        if self._size > self._MOST_EVENT_BYTES:
-            raise InvalidResponseError(f"an event of more than {self._MOST_EVENT_BYTES} bytes")
-        return events
-
-    def end(self) -> List[_Event]:
-        """Give the last event where the blank line behind it is missing."""
-        events: List[_Event] = []
-        self._take(b"".join(self._line), events)
-        self._take(b"", events)
-        self._line = []
-        return events
-
-    def _take(self, line: bytes, events: List[_Event]) -> None:
-        if self._at_start:
-            self._at_start = False
-            line = line[3:] if line.startswith(self._BOM) else line
-        if not line:
-            if self._data:
-                events.append(_Event(self._name, b"\n".join(self._data)))
-            self._name, self._data, self._size = "", [], 0
-        elif line.startswith(b"data:"):
-            self._data.append(line[6:] if line[5:6] == b" " else line[5:])
-        else:
-            field, _, value = line.partition(b":")
-            if field == b"data":
-                self._data.append(b"")
-            elif field == b"event":
-                self._name = (value[1:] if value[:1] == b" " else value).decode("utf-8", "replace")
-
-
-C = TypeVar("C", bound=ChatCompletionChunk)
-
-
-class _Chunks(Generic[C]):
-    """Make *result* objects of events, and notice the end of the answer: "[DONE]", or a finish reason."""
-
-    def __init__(self, result: Type[C], reply: _Reply) -> None:
-        self.done = False
-        self.finished = False
-        self._result = result
-        self._reply = reply
-
-    def decode(self, events: Iterable[_Event]) -> Iterator[C]:
-        for event in events:
-            if event.data == b"[DONE]":
-                self.done = self.finished = True
-                return
-            value = self._reply.parse(event.data)
-            if not isinstance(value, dict) or "choices" not in value:
-                self._raise_for_error(event, value)
-                if event.name not in ("", "message"):
-                    continue  # a kind of event that is none of ours, such as "ping"
-            chunk = self._reply.as_model(self._result, value)
-            for choice in chunk.choices:
-                if choice.finish_reason is not None:
-                    self.finished = True
-            yield chunk
-
-    def _raise_for_error(self, event: _Event, value: Any) -> None:
-        """Raise what the server says went wrong after it had begun to answer with status 200."""
-        outer = value if isinstance(value, dict) else {}
-        error = outer["error"] if isinstance(outer.get("error"), dict) else outer
-        status = error.get("status")
-        known = isinstance(status, int) and 400 <= status <= 599
-        if known or event.name == "error" or "error" in outer or {"code", "message"} <= error.keys():
-            raise self._reply.error(status if known else None, event.data)
-
-
-def _read_events(result: Type[C], reply: _Reply) -> Iterator[Iterator[C]]:
-    """Read a stream of chunks to its end: one item for each read, which decodes its events as it is iterated.
-
-    StreamInterruptedError where it breaks off before "[DONE]" or a finish reason came.
-    """
-    if reply.content_type != "text/event-stream":
-        kind = reply.quote(reply.content_type.encode("utf-8", "replace")) if reply.content_type else "no Content-Type"
-        raise InvalidResponseError(
-            f"{reply.what}: expected a stream of events, got {kind}: {reply.quote(reply.read_some())}"
-        )
-    parser = _EventParser()
-    chunks = _Chunks(result, reply)
-    while not chunks.done:
-        try:
-            data = reply.read_some()
-        except APIConnectionError as error:
-            if chunks.finished:
-                return
-            if isinstance(error, APITimeoutError):
-                raise
-            raise StreamInterruptedError(f"the stream broke off: {error}") from error
-        if not data:
-            yield _last_chunks(chunks, parser)
-            return
-        yield chunks.decode(parser.feed(data))
-    reply.drain()
-
-
-def _last_chunks(chunks: _Chunks[C], parser: _EventParser) -> Iterator[C]:
-    """Decode what the end of the connection completed, and see that it was the end of the answer."""
-    try:
-        last = list(chunks.decode(parser.end()))
-    except InvalidResponseError as error:
-        if chunks.finished:
-            return
-        raise StreamInterruptedError("the stream ended inside an event") from error
-    yield from last
-    if not chunks.finished:
-        raise StreamInterruptedError("the stream ended before the answer did: neither [DONE] nor a finish reason came")
-
-
-def _read_lines(result: Type[J], reply: _Reply) -> Iterator[Iterator[J]]:
-    """Read JSON Lines: one item for each read, which decodes the lines that it completed as it is iterated."""
-    rest: List[bytes] = []
-    size = 0
-    while True:
-        data = reply.read_some()
-        lines = data.split(b"\n")
-        rest.append(lines[0])
-        size += len(lines[0])
-        if size > _MOST_JSON_BYTES:
-            raise InvalidResponseError(f"{reply.what}: a line of more than {_MOST_JSON_BYTES} bytes")
-        if len(lines) > 1 or not data:
-            lines[0] = b"".join(rest)
-            rest = [lines.pop()] if data else []
-            size = sum(map(len, rest))
-            yield (reply.as_model(result, reply.parse(line)) for line in lines if line.strip())
-        if not data:
-            return
-
-
-class Stream(Generic[T]):
-    """An answer as it arrives. Iterate it; leave it early with ``break``, ``close()`` or a ``with`` block.
-
-    The request is sent when iteration begins. Retries end with the head of the answer: no chunk is ever repeated.
-    """
-
-    def __init__(self, open_reply: Callable[[], _Reply], read: Callable[[_Reply], Iterator[Iterator[T]]]) -> None:
-        # The generators know nothing of the stream: dropping the last reference to it closes them, and the connection.
-        self._flight = _Flight()
-        self._batches = _batches(open_reply, read, self._flight)
-        self._chunks = _chunks_of(self._batches)
-
-    def __iter__(self) -> Stream[T]:
-        return self
-
-    def __next__(self) -> T:
-        chunk = next(self._chunks)
-        if self._flight.cut_off:  # meanwhile, by another thread, which could not close what we were running
-            self._chunks.close()
-        return chunk
-
-    def __enter__(self) -> Stream[T]:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop reading and free the connection; from another thread, end what is under way."""
-        self._flight.cut()
-        try:
-            self._chunks.close()
-            self._batches.close()
-        except ValueError:
-            pass  # another thread is inside; the cut makes it leave
-
-
-def _batches(
-    open_reply: Callable[[], _Reply], read: Callable[[_Reply], Iterator[Iterator[T]]], flight: _Flight
-) -> Generator[Iterator[T], None, None]:
-    """Give, for each read, an iterator over what it brought."""
-    context = contextvars.copy_context()
-    context.run(_flight_cvar.set, flight)
-    try:
-        reply = context.run(open_reply)
-        try:
-            yield from read(reply)
-        finally:
-            reply.close()
-    except _Cut:
-        raise APIConnectionError("the stream was closed") from None
-
-
-def _chunks_of(batches: Generator[Iterator[T], None, None]) -> Generator[T, None, None]:
-    try:
-        for batch in batches:
-            yield from batch
-    finally:
-        batches.close()
-
-
-# ---------- async twins
-
-
-class _Workers:
-    """Daemon threads that do the blocking work of coroutines; made on demand, gone after a while without work.
-
-    Not an executor of concurrent.futures: the interpreter joins those at its exit and would wait for a server.
-    """
-
-    _IDLE_SECONDS = 10.0
-
-    def __init__(self, most: Optional[int]) -> None:
-        self._most = most
-        self._stopped = False
-        self.forget()
-
-    def forget(self) -> None:
-        """Start afresh, also in a forked child, which has none of the parent's threads."""
-        self._lock = threading.Lock()  # guards the counts and the queue
-        self._changed = threading.Condition(self._lock)
-        self._jobs: Deque[Callable[[], None]] = collections.deque()
-        self._idle = 0
-        self._count = 0
-
-    def stop(self) -> None:
-        """Let the idle threads go."""
-        with self._lock:
-            self._stopped = True
-            self._changed.notify_all()
-
-    def submit(self, job: Callable[[], None]) -> None:
-        with self._lock:
-            self._jobs.append(job)
-            if self._idle >= len(self._jobs):
-                self._changed.notify()
-                return
-            if self._most is not None and self._count >= self._most:
-                return
-            self._count += 1
-        try:
-            threading.Thread(target=self._work, name="gigachat_lite", daemon=True).start()
-        except RuntimeError as error:
-            with self._lock:
-                self._count -= 1
-                if self._count or job not in self._jobs:
-                    return  # those that there are will come to it
-                self._jobs.remove(job)
-            raise GigaChatException("no thread can be started for an async call") from error
-
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                if not self._jobs and not self._stopped:
-                    self._idle += 1
-                    self._changed.wait(self._IDLE_SECONDS)
-                    self._idle -= 1
-                if not self._jobs:
-                    self._count -= 1
-                    return
-                job = self._jobs.popleft()
-            job()
-            del job
-
-
-async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight) -> T:
-    """Run *job* in a worker, with the caller's context variables; cancelling cuts it off and waits for nothing."""
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-    context = contextvars.copy_context()
-    context.run(_flight_cvar.set, flight)
-
-    def settle(result: Optional[T], error: Optional[BaseException]) -> None:
-        if not done.done():
-            if error is not None:
-                done.set_exception(error)
-            else:
-                done.set_result(result)  # type: ignore[arg-type]  # T itself may be Optional
-
-    def work() -> None:
-        result: Optional[T] = None
-        failure: Optional[BaseException] = None
-        try:
-            result = context.run(job)
-        except StopIteration as error:  # of the caller's own making; a future refuses it
-            failure = RuntimeError(f"StopIteration: {error}")
-        except BaseException as error:
-            failure = error
-        try:
-            loop.call_soon_threadsafe(settle, result, failure)
-        except RuntimeError:
-            pass  # the loop is closed: nobody waits any more
-        failure = None  # it holds this frame: no cycle is left behind
-
-    workers.submit(work)
-    try:
-        return await done
-    except asyncio.CancelledError:
-        flight.cut()
-        raise
-
-
-def _twin(
-    method: Callable[Concatenate[Any, P], T],
-) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
-    """Give the async form of a blocking *method*: same arguments, run in a worker thread."""
-
-    @functools.wraps(method)
-    async def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await _in_worker(self._workers, functools.partial(method, self, *args, **kwargs), _Flight())
-
-    return call
-
-
-def _stream_twin(
-    method: Callable[Concatenate[Any, P], Stream[T]],
-) -> Callable[Concatenate[Any, P], AsyncStream[T]]:
-    """Give the async form of a *method* that streams: same arguments, read in worker threads."""
-
-    @functools.wraps(method)
-    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[T]:
-        return AsyncStream(method(self, *args, **kwargs), self._readers)
-
-    return call
-
-
-class AsyncStream(Generic[T]):
-    """An answer as it arrives, for ``async for``; leave it early with ``break``, ``aclose()`` or ``async with``."""
-
-    def __init__(self, stream: Stream[T], workers: _Workers) -> None:
-        self._batches = stream._batches
-        self._workers = workers
-        self._flight = stream._flight
-        self._arrived: Iterator[T] = iter(())
-        self._reading = False
-        self._closed = False
-
-    def __aiter__(self) -> AsyncStream[T]:
-        return self
-
-    async def __anext__(self) -> T:
-        # One hop to a worker brings all that one read brought: a hop takes 100 µs, an event 5.
-        while not self._closed:
-            if self._reading:
-                raise RuntimeError("another task is waiting for the next chunk of this stream")
-            try:
-                for chunk in self._arrived:
-                    return chunk
-                self._reading = True
-                batch = await _in_worker(self._workers, self._next_batch, self._flight)
-            except BaseException:
-                await self.aclose()
-                raise
-            finally:
-                self._reading = False
-            if batch is None:
-                break
-            self._arrived = batch
-        raise StopAsyncIteration
-
-    def _next_batch(self) -> Optional[Iterator[T]]:
-        try:
-            batch = next(self._batches, None)
-        except ValueError:  # it is being closed
-            if not self._closed:
-                raise
-            return None
-        if self._closed:  # meanwhile, by somebody who could not close what we were running
-            self._close_batches()
-        return None if self._closed else batch
-
-    def _close_batches(self) -> None:
-        try:
-            self._batches.close()
-        except ValueError:
-            pass  # another thread is inside; the cut makes it leave
-
-    async def __aenter__(self) -> AsyncStream[T]:
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Stop reading and free the connection."""
-        self._closed = True
-        self._flight.cut()
-        self._close_batches()
-
-
-# ---------- the clients: data path, auth, then endpoints
-
-_LONGEST_RETRY_AFTER = 120.0  # seconds; a server that asks for more gets the caller's attention instead
-_LONGEST_BACKOFF = 60.0
-_JITTER = 0.5
-
-
-class _Client:
-    """Settings, connections and token: what every endpoint goes through."""
-
-    def __init__(
-        self,
-        *,
-        base_url: Optional[str] = None,
-        auth_url: Optional[str] = None,
-        credentials: Optional[str] = None,
-        scope: Optional[str] = None,
-        access_token: Optional[str] = None,
-        model: Optional[str] = None,
-        profanity_check: Optional[bool] = None,
-        user: Optional[str] = None,
-        password: Optional[str] = None,
-        timeout: Optional[float] = None,
-        verify_ssl_certs: Optional[bool] = None,
-        ca_bundle_file: Optional[str] = None,
-        cert_file: Optional[str] = None,
-        key_file: Optional[str] = None,
-        key_file_password: Optional[str] = None,
-        ssl_context: Optional[ssl.SSLContext] = None,
-        flags: Optional[List[str]] = None,
-        max_connections: Optional[int] = None,
-        max_retries: Optional[int] = None,
-        retry_backoff_factor: Optional[float] = None,
-        retry_on_status_codes: Optional[Tuple[int, ...]] = None,
-        token_expiry_buffer_ms: Optional[int] = None,
-        proxy: Optional[str] = None,
-        **unknown: Any,
-    ) -> None:
-        """Make a client; nothing is opened before the first call.
-
-        What is not given comes from the environment, ``GIGACHAT_`` and the name in capital letters, or has the default
-        of the official SDK. Raises ConfigurationError.
-        """
-        arguments = dict(locals())
-        if unknown:
-            logger.warning("unknown arguments of %s are ignored: %s", type(self).__name__, ", ".join(sorted(unknown)))
-        self._set_up(_read_settings(arguments, os.environ))
-
-    def _set_up(self, settings: _Settings) -> None:
-        import urllib.request  # 9 ms that those who only import this module save
-
-        self._settings = settings
-        self._pool = KeepAlive(settings)
-        # Only these two: no redirects, which would carry the token to another host, no file: and ftp:, no cookies.
-        self._opener = urllib.request.OpenerDirector()
-        self._opener.add_handler(urllib.request.ProxyHandler(settings.proxies))
-        self._opener.add_handler(self._pool)  # type: ignore[arg-type]  # all that is asked of a handler
-        self._token: Optional[AccessToken] = None
-        self._renew_at: Optional[float] = None  # Unix time, seconds; None: when the server refuses the token
-        if settings.access_token is not None:
-            self._token = AccessToken(access_token=settings.access_token)
-        self._logins = 0
-        self._login_failure: Optional[GigaChatException] = None
-        self._login_lock = threading.Lock()  # guards the token and all about it; never held during an API call
-        self._workers = _Workers(max(100, settings.max_connections or 0))
-        # Apart, and as many as there are streams: reading must not queue behind calls that wait for a connection.
-        self._readers = _Workers(None)
-        self._closing = weakref.finalize(self, _shut_down, self._pool, self._workers, self._readers)
-        self._closing.atexit = False  # see _end()
-        _clients.add(self)
-
-    def _forget_parent(self) -> None:
-        """Start afresh in a forked child, with no socket, lock or thread of the parent's."""
-        self._login_lock = threading.Lock()
-        self._pool.forget()
-        self._workers.forget()
-        self._readers.forget()
-
-    def __getstate__(self) -> Dict[str, Any]:
-        return {"settings": self._settings}
-
-    def __setstate__(self, state: Dict[str, Any]) -> None:
-        self._set_up(state["settings"])
-
-    def __deepcopy__(self: T, memo: Dict[int, Any]) -> T:
-        return copy.copy(self)
-
-    def __repr__(self) -> str:
-        settings = self._settings
-        return (
-            f"{type(self).__name__}(base_url={settings.base_url!r}, model={settings.model!r}, scope={settings.scope!r})"
-        )
-
-    # The data path.
-
-    def _call(self, method: str, path: str, result: Type[J], body: Any = None, **options: Any) -> J:
-        """Send one request and decode its answer into *result*."""
-        return self._send(self._request(method, path, body, **options)).decode(result)
-
-    def _stream(self, path: str, result: Type[C], body: Dict[str, Any], headers: Mapping[str, str]) -> Stream[C]:
-        """Prepare a request whose answer comes as events; it is sent when the stream is iterated."""
-        call = self._request("POST", path, body, headers=headers, streamed=True)
-        return Stream(functools.partial(self._send, call), functools.partial(_read_events, result))
-
-    def _request(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        *,
-        query: Sequence[Tuple[str, Any]] = (),
-        headers: Optional[Mapping[str, str]] = None,
-        streamed: bool = False,
-    ) -> _Call:
-        """Write a request: *body* is JSON unless it is bytes or an upload. Bad input raises here, before sending."""
-        url = self._settings.base_url + path
-        for name, value in query:
-            if value is None or value == "":
-                raise ValueError(f"{name} must not be empty")
-        if query:
-            url += "?" + urllib.parse.urlencode(query)
-        all_headers = dict(headers or {})
-        if isinstance(body, _Upload):
-            all_headers["Content-Type"] = body.content_type
-        elif body is not None and not isinstance(body, bytes):
-            body = _encode(body)
-            all_headers["Content-Type"] = "application/json"
-        return _Call(method, url, path, body, all_headers, streamed)
-
-    def _send(self, call: _Call) -> _Reply:
-        """Send a request and wait for its answer, with the retries that the settings ask for."""
-        return self._retrying(functools.partial(self._authorized, call), call.body)
-
-    def _retrying(self, attempt: Callable[[], T], body: Any = None) -> T:
-        """Repeat *attempt* while that is worth it and *body* can be sent again."""
-        for failures in itertools.count():
-            try:
-                return attempt()
-            except (ResponseError, APIConnectionError) as error:
-                delay = self._retry_delay(error, failures)
-                if delay is None or not _rewound(body):
-                    raise
-                logger.debug("%s: trying again in %.1f s", type(error).__name__, delay)
-            self._pool.pause(delay)
-        raise AssertionError("unreachable")
-
-    def _retry_delay(self, error: Union[ResponseError, APIConnectionError], failures: int) -> Optional[float]:
-        """Decide whether another attempt is worth it after *failures* earlier ones, and in how many seconds."""
-        settings = self._settings
-        if failures >= settings.max_retries:
-            return None
-        asked = 0.0
-        if isinstance(error, ResponseError):
-            if error.status_code not in settings.retry_on_status_codes:
-                return None
-            asked = _retry_after(error.headers)
-            if asked > _LONGEST_RETRY_AFTER:
-                return None
-        elif _is_lasting(error.__cause__):
-            return None
-        backoff = settings.retry_backoff_factor * 2 ** min(failures, 30) + random.uniform(0, _JITTER)
-        return asked or min(backoff, _LONGEST_BACKOFF)
-
-    def _authorized(self, call: _Call) -> _Reply:
-        """Send a request with a token; on a 401 drop the token and try once more with another."""
-        context_headers = _context_headers()
-        if any(name.lower() == "authorization" for name in context_headers):
-            return self._exchange(call, context_headers)
-        token = self._current_token()
-        if token is None and not self._needs_no_token():
-            raise ConfigurationError(
-                "there is nothing to authenticate with: set credentials (GIGACHAT_CREDENTIALS), access_token"
-                " (GIGACHAT_ACCESS_TOKEN), user and password, or cert_file"
-            )
-        try:
-            return self._exchange(call, context_headers, token)
-        except AuthenticationError:
-            if token is None or not self._drop_token(token) or not _rewound(call.body):
-                raise
-        return self._exchange(call, context_headers, self._current_token())
-
-    def _exchange(self, call: _Call, context_headers: Mapping[str, str], token: Optional[AccessToken] = None) -> _Reply:
-        """Send one request, once, and take its answer; raise the ResponseError of a status that is not 2xx."""
-        import urllib.request
-
-        request = urllib.request.Request(call.url, data=call.body, method=call.method)
-        headers = {"Host": request.host, "User-Agent": f"gigachat_lite/{__version__}", "Accept": "*/*"}
-        headers["Accept-Encoding"] = "identity"
-        headers.update(call.headers)
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token.access_token}"
-        for name, value in context_headers.items():
-            _set_header(headers, name, value)
-        request.headers = headers
-        started = time.monotonic()
-        reply: _Reply = self._opener.open(request, timeout=self._settings.timeout)
-        logger.debug("%s %s: %d, %.0f ms", call.method, call.url, reply.status, (time.monotonic() - started) * 1000)
-        reply.call = call
-        reply.secrets = functools.partial(self._secrets, headers.get("Authorization"))
-        try:
-            if not 200 <= reply.status < 300:
-                raise reply.error()
-            reply.require_identity()
-            if call.streamed:
-                reply.lift_deadline()
-            else:
-                reply.content = reply.read(_MOST_JSON_BYTES)
-        except BaseException:
-            reply.close()
-            raise
-        return reply
-
-    def _secrets(self, authorization: Optional[str]) -> List[str]:
-        """List what must not show in an error when the server echoes it."""
-        settings = self._settings
-        known = [settings.credentials, settings.password, settings.access_token, *(authorization or "").split()[-1:]]
-        known.append(_decoded_key(settings.credentials).partition(":")[2])
-        for proxy in settings.proxies.values():
-            user, _, password = urllib.parse.urlsplit(proxy).netloc.rpartition("@")[0].partition(":")
-            pair = f"{urllib.parse.unquote(user)}:{urllib.parse.unquote(password)}"
-            known += [password, urllib.parse.unquote(password), base64.b64encode(pair.encode()).decode()]
-        secrets = {secret for secret in known if secret and len(secret) > 3}
-        return [*secrets, *(json.dumps(secret)[1:-1] for secret in secrets)]
-
-    def _chat_body(self, payload: Payload, streamed: bool) -> Dict[str, Any]:
-        """Write the body of a chat request; the client's settings fill in what the payload leaves open."""
-        chat = _as_chat(payload)
-        explicit = dict(_sent_fields(chat))
-        additional = {**(explicit.pop("additional_fields", None) or {})}
-        additional.pop("stream", None)
-        body = {"model": None, **additional, **explicit, "stream": streamed or None}
-        settings = self._settings
-        for name, default in (("profanity_check", settings.profanity_check), ("flags", settings.flags)):
-            if body.get(name) is None:
-                body[name] = default
-        storage = body.get("storage")
-        stored = storage.to_dict() if isinstance(storage, Storage) else storage if isinstance(storage, dict) else {}
-        if body["model"] is None and not stored.get("assistant_id") and not stored.get("thread_id"):
-            body["model"] = settings.model
-        return {name: value for name, value in body.items() if value is not None or name in additional}
-
-    # Auth.
-
-    def _needs_no_token(self) -> bool:
-        """Whether a client certificate speaks for us: our own, or one that a given TLS context may hold."""
-        return self._settings.cert_file is not None or self._settings.ssl_context is not None
-
-    def _can_log_in(self) -> bool:
-        settings = self._settings
-        return bool(settings.credentials or (settings.user and settings.password))
-
-    def _drop_token(self, refused: AccessToken) -> bool:
-        """Forget a token that got a 401, unless a newer one is here already; tell whether there can be another."""
-        if not self._can_log_in():
-            return False
-        with self._login_lock:
-            if self._token is refused:
-                self._token = None
-        return True
-
-    def _current_token(self) -> Optional[AccessToken]:
-        """Give a token that is good for a call: one token request, whatever the number of callers."""
-        logins_before = self._logins
-        with self._login_lock:
-            if self._token is not None and (self._renew_at is None or time.time() < self._renew_at):
-                return self._token
-            if not self._can_log_in():
-                return None
-            if self._logins > logins_before and self._login_failure is not None:
-                # The request that we waited for failed; another one for each who waited would multiply it.
-                raise copy.copy(self._login_failure) from self._login_failure.__cause__
-            self._logins += 1
-            self._login_failure = None
-            try:
-                token = self._log_in()
-            except GigaChatException as error:
-                self._login_failure = error
-                raise
-            self._token = token
-            self._renew_at = self._renewal_time(token)
-            return token
-
-    def _renewal_time(self, token: AccessToken) -> Optional[float]:
-        """Say when to ask for another token: ahead of the expiry, but not before half of the token's life is over.
-
-        A token that expires in the past shows that the clocks differ: it is good until the server refuses it.
-        """
-        now = time.time()
-        life = token.expires_at / 1000 - now
-        if life <= 0:
-            return None
-        return now + life - min(self._settings.token_expiry_buffer_ms / 1000, life / 2)
-
-    def _log_in(self) -> AccessToken:
-        settings = self._settings
-        if settings.credentials:
-            headers = {
-                "Authorization": f"Basic {settings.credentials}",
-                "RqUID": _uuid4(),
-                "Content-Type": "application/x-www-form-urlencoded",
-            }
-            body = urllib.parse.urlencode({"scope": settings.scope}).encode("ascii")
-            path = urllib.parse.urlsplit(settings.auth_url).path
-            reply = self._exchange(_Call("POST", settings.auth_url, path, body, headers, private=True), {})
-        else:
-            pair = f"{settings.user}:{settings.password}".encode()
-            headers = {"Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}
-            context_headers = {n: v for n, v in _context_headers().items() if n.lower() != "authorization"}
-            reply = self._exchange(
-                _Call("POST", settings.base_url + "/token", "/token", b"", headers, private=True), context_headers
-            )
-        return _as_access_token(reply)
-
-    @property
-    def token(self) -> Optional[str]:
-        """The access token that the client holds, if any."""
-        return self._token.access_token if self._token is not None else None
-
-
-def _as_access_token(reply: _Reply) -> AccessToken:
-    """Read ``{"access_token", "expires_at"}`` (OAuth, milliseconds) or ``{"tok", "exp"}`` (/token, seconds)."""
-    answer = reply.decode(JSONObject)
-    fields = vars(answer)
-    text = fields.get("access_token") or fields.get("tok")
-    if not isinstance(text, str) or not re.match(r"[\x21-\x7e]+\Z", text):
-        raise InvalidResponseError(f"{reply.what}: the answer holds no token")
-    expires_at = fields.get("expires_at") or fields.get("exp")
-    if isinstance(expires_at, bool) or not isinstance(expires_at, (int, float)) or not 0 < expires_at < 1e17:
-        expires_at = 0
-    if expires_at < 1e11:  # 1973 in milliseconds, the year 5138 in seconds
-        expires_at *= 1000
-    token = AccessToken(access_token=text, expires_at=int(expires_at))
-    token.x_headers = answer.x_headers
-    return token
-
-
-def _uuid4() -> str:
-    """Make a random UUID (RFC 9562, section 5.4) without the 6 ms that importing uuid takes."""
-    number = int.from_bytes(os.urandom(16), "big")
-    number = number & ~(0xF << 76) & ~(0x3 << 62) | 0x4 << 76 | 0x2 << 62  # version 4, variant 10
-    digits = f"{number:032x}"
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
-
-
-def _is_lasting(cause: Optional[BaseException]) -> bool:
-    """Whether a failure to connect will be there next time too: certificates and TLS versions do not heal."""
-    return isinstance(cause, ssl.SSLError) and not isinstance(
-        cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError, TimeoutError)
-    )
-
-
-def _rewound(body: Union[bytes, _Upload, None]) -> bool:
-    """Make a body ready to be sent again; False where it can be read only once."""
-    if isinstance(body, _Upload):
-        return body.rewind()
-    return True
-
-
-def _shut_down(pool: KeepAlive, workers: _Workers, readers: _Workers) -> None:
-    pool.close()
-    workers.stop()
-    readers.stop()
-
-
-# Clients that the end of the interpreter must close, and a forked child free from what they share with the parent.
-_clients: weakref.WeakSet[_Client] = weakref.WeakSet()
-
-
-@atexit.register
-def _end() -> None:
-    """Close the sockets, so that none is collected unclosed; cutting them would make the threads that read complain."""
-    for client in list(_clients):
-        client._pool.forget()
-
-
-def _start_child() -> None:
-    for client in list(_clients):
-        client._forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_child)
-
-
-class GigaChatSyncClient(_Client):
-    """The blocking half of the client. Close it, or use it in a ``with`` block."""
-
-    def __enter__(self: T) -> T:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close all connections; calls under way in other threads end with an APIConnectionError."""
-        self._closing()
-
-    def get_token(self) -> Optional[AccessToken]:
-        """Give the access token, asking for one if need be: OAuth, or ``POST /token`` for user and password.
-
-        None where nothing is configured to get a token with. ``authorization_cvar`` keeps it from asking for one.
-        """
-        return self._token if authorization_cvar.get() else self._retrying(self._current_token)
-
-    def chat(self, payload: Payload) -> ChatCompletion:
-        """Answer a conversation: a question, messages, a dict or a Chat. ``POST /chat/completions``."""
-        return self._call("POST", _chat_path(), ChatCompletion, self._chat_body(payload, streamed=False))
-
-    def stream(self, payload: Payload) -> Stream[ChatCompletionChunk]:
-        """Answer a conversation bit by bit. ``POST /chat/completions``. Raises StreamInterruptedError when cut off."""
-        return self._stream(_chat_path(), ChatCompletionChunk, self._chat_body(payload, streamed=True), _STREAM_HEADERS)
-
-    def get_models(self) -> Models:
-        """List the models. ``GET /models``."""
-        return self._call("GET", "/models", Models)
-
-    def get_model(self, model: str) -> Model:
-        """Describe one model. ``GET /models/{model}``. Raises NotFoundError."""
-        return self._call("GET", f"/models/{_quote(model)}", Model)
-
-    def embeddings(self, texts: Union[str, Sequence[str]], model: str = "Embeddings") -> Embeddings:
-        """Turn texts into vectors, in the order of *texts* by ``index``. ``POST /embeddings``."""
-        return self._call("POST", "/embeddings", Embeddings, {"input": _texts(texts), "model": model})
-
-    def tokens_count(self, input_: Union[str, Sequence[str]], model: Optional[str] = None) -> List[TokensCount]:
-        """Count the tokens of each text, for the client's model unless told otherwise. ``POST /tokens/count``."""
-        body = {"model": model or self._settings.model, "input": _texts(input_)}
-        return self._call("POST", "/tokens/count", _TokensCounts, body).data
-
-    def upload_file(self, file: FileSource, purpose: str = "general") -> UploadedFile:
-        """Store a file. ``POST /files``. Text up to 40 MB, images up to 15 MB, audio up to 35 MB.
-
-        *file* is a path, bytes, a file open in binary mode, or a tuple ``(name, content[, type[, headers]])``.
-        """
-        return self._call("POST", "/files", UploadedFile, _Upload(file, purpose))
-
-    def get_file(self, file: str) -> UploadedFile:
-        """Describe a stored file. ``GET /files/{id}``. Raises NotFoundError."""
-        return self._call("GET", f"/files/{_quote(file)}", UploadedFile)
-
-    def get_files(self) -> UploadedFiles:
-        """List the stored files. ``GET /files``."""
-        return self._call("GET", "/files", UploadedFiles)
-
-    def delete_file(self, file: str) -> DeletedFile:
-        """Delete a stored file. ``POST /files/{id}/delete``. Raises NotFoundError."""
-        # The API takes any body or none; the official SDK sends the id as a file.
-        return self._call("POST", f"/files/{_quote(file)}/delete", DeletedFile, _Upload(_utf8(file)))
-
-    def get_image(self, file_id: str) -> Image:
-        """Give a file's content in base64. ``GET /files/{id}/content``. Raises NotFoundError."""
-        reply = self._send(self._request("GET", _content_path(file_id), headers={"Accept": "application/jpg"}))
-        return reply.stamp(Image(content=base64.b64encode(reply.content).decode("ascii")))
-
-    def download_file(self, file_id: str, to: Union[str, os.PathLike[str], BinaryIO, None] = None) -> bytes:
-        """Give a file's content; or write it to a path or a binary file, and give nothing. ``GET /files/{id}/content``.
-
-        The file at a path appears when all of it has arrived. Raises NotFoundError, and ForbiddenError for a file that
-        was stored under another X-Client-ID.
-        """
-        call = self._request("GET", _content_path(file_id), streamed=True)
-        return _download(functools.partial(self._send, call), to)
-
-    def get_balance(self) -> Balance:
-        """Tell how many tokens are left. ``GET /balance``. Raises ForbiddenError for pay-as-you-go accounts."""
-        return self._call("GET", "/balance", Balance)
-
-    def check_ai(self, text: str, model: str) -> AICheckResult:
-        """Tell whether a person or a model wrote a text of at least 20 words. ``POST /ai/check``.
-
-        *model* is GigaCheckClassification or GigaCheckDetection; the latter finds passages too.
-        """
-        return self._call("POST", "/ai/check", AICheckResult, {"input": text, "model": model})
-
-    def openapi_function_convert(self, openapi_function: str) -> OpenApiFunctions:
-        """Turn the text of an OpenAPI document into functions. ``POST /functions/convert``."""
-        return self._call("POST", "/functions/convert", OpenApiFunctions, _utf8(openapi_function))
-
-    def validate_function(self, function: Union[Function, Dict[str, Any]]) -> FunctionValidation:
-        """Have a function's description checked. ``POST /functions/validate``."""
-        if not isinstance(function, (Function, dict)):
-            raise TypeError(f"a function is Function or a dict, not {type(function).__name__}")
-        return self._call("POST", "/functions/validate", FunctionValidation, function)
-
-    def check_filter(
-        self,
-        messages: Union[str, Sequence[Message]],
-        model: str = "GigaFilter",
-        *,
-        functions: Optional[Sequence[Union[Function, Dict[str, Any]]]] = None,
-        neuro: Optional[bool] = None,
-        blacklist: Optional[bool] = None,
-        whitelist: Optional[bool] = None,
-        unnormalized_history: Optional[bool] = None,
-    ) -> FilterCheck:
-        """Have texts and images checked by the content filter, all of it by default. ``POST /filter/check``."""
-        settings = {
-            "neuro": neuro,
-            "blacklist": blacklist,
-            "whitelist": whitelist,
-            "unnormalized_history": unnormalized_history,
-        }
-        body = {
-            "model": model,
-            "messages": _as_messages(messages),
-            "functions": functions,
-            "settings": {name: value for name, value in settings.items() if value is not None} or None,
-        }
-        return self._call("POST", "/filter/check", FilterCheck, _without_nulls(body))
-
-    def create_batch(self, requests: BatchSource, method: str = "chat_completions") -> Batch:
-        """Hand in requests to be answered later. ``POST /batches``. Pay-as-you-go accounts only.
-
-        *requests* is a list of payloads (for ``method="embedder"``, of bodies of /embeddings), whose ids become "0",
-        "1" and so on; or JSON Lines, as bytes or the path of a file: ``{"id": ..., "request": {...}}`` a line.
-        """
-        lines = _batch_lines(requests, functools.partial(self._chat_body, streamed=False), method)
-        headers = {"Content-Type": "application/octet-stream"}
-        return self._call("POST", "/batches", Batch, lines, query=[("method", method)], headers=headers)
-
-    def get_batches(self) -> List[Batch]:
-        """List the batches. ``GET /batches``."""
-        return self._call("GET", "/batches", _Batches).batches
-
-    def get_batch(self, batch_id: str) -> Batch:
-        """Tell how far a batch is. ``GET /batches?batch_id=``. Raises NotFoundError."""
-        return self._call("GET", "/batches", _Batches, query=[("batch_id", batch_id)]).only(batch_id)
-
-    def batch_results(self, batch: Batch) -> Stream[BatchResult]:
-        """Read the results of a completed batch, matched to its requests by ``id``, in no certain order.
-
-        ``GET /files/{output_file_id}/content``.
-        """
-        if not batch.output_file_id:
-            raise ValueError(f"batch {batch.id} has no results yet: it is {batch.status}")
-        call = self._request("GET", _content_path(batch.output_file_id), streamed=True)
-        return Stream(functools.partial(self._send, call), functools.partial(_read_lines, BatchResult))
-
-    @property
-    def assistants(self) -> AssistantsSyncClient:
-        return AssistantsSyncClient(self)
-
-    @property
-    def threads(self) -> ThreadsSyncClient:
-        return ThreadsSyncClient(self)
-
-
-class _Resource:
-    """A group of endpoints of a client."""
-
-    def __init__(self, client: _Client) -> None:
-        self._client = client
-
-    @property
-    def _workers(self) -> _Workers:
-        return self._client._workers
-
-    @property
-    def _readers(self) -> _Workers:
-        return self._client._readers
-
-
-class AssistantsSyncClient(_Resource):
-    """Assistants: a model with instructions, files and functions, kept by the server."""
-
-    def get(self, assistant_id: Optional[str] = None) -> Assistants:
-        """List the assistants, or the one with this id. ``GET /assistants``."""
-        query = [("assistant_id", assistant_id)] if assistant_id else []
-        return self._client._call("GET", "/assistants", Assistants, query=query)
-
-    def create(
-        self,
-        model: str,
-        name: str,
-        instructions: Optional[str] = None,
-        description: Optional[str] = None,
-        file_ids: Optional[List[str]] = None,
-        functions: Optional[List[Function]] = None,
-        metadata: Optional[Dict[str, Any]] = None,
-    ) -> CreateAssistant:
-        """Make an assistant; ``metadata`` takes up to 16 pairs. ``POST /assistants``."""
-        body = {
-            "model": model,
-            "name": name,
-            "description": description,
-            "instructions": instructions,
-            "file_ids": file_ids,
-            "metadata": metadata,
-        }
-        return self._client._call("POST", "/assistants", CreateAssistant, _with_functions(body, functions))
-
-    def update(
-        self,
-        assistant_id: str,
-        name: Optional[str] = None,
-        description: Optional[str] = None,
-        instructions: Optional[str] = None,
-        file_ids: Optional[List[str]] = None,
-        functions: Optional[List[Function]] = None,
-        metadata: Optional[Dict[str, Any]] = None,
-    ) -> Assistant:
-        """Change an assistant. ``POST /assistants/modify``."""
-        body = {
-            "assistant_id": assistant_id,
-            "name": name,
-            "description": description,
-            "instructions": instructions,
-            "file_ids": file_ids,
-            "metadata": metadata,
-        }
-        return self._client._call("POST", "/assistants/modify", Assistant, _with_functions(body, functions))
-
-    def delete(self, assistant_id: str) -> AssistantDelete:
-        """Delete an assistant. ``POST /assistants/delete``."""
-        return self._client._call("POST", "/assistants/delete", AssistantDelete, {"assistant_id": assistant_id})
-
-    def delete_file(self, assistant_id: str, file_id: str) -> AssistantFileDelete:
-        """Take a file from an assistant. ``POST /assistants/files/delete``."""
-        body = {"assistant_id": assistant_id, "file_id": file_id}
-        return self._client._call("POST", "/assistants/files/delete", AssistantFileDelete, body)
-
-
-class ThreadsSyncClient(_Resource):
-    """Threads: conversations kept by the server."""
-
-    def list(
-        self,
-        assistants_ids: Optional[List[str]] = None,
-        limit: Optional[int] = None,
-        before: Optional[int] = None,
-    ) -> Threads:
-        """List threads; ``before``: Unix time, seconds. ``GET /threads``."""
-        query = [("assistants_ids", assistant_id) for assistant_id in assistants_ids or ()]
-        return self._client._call("GET", "/threads", Threads, query=query + _page(limit, before))
-
-    get_threads = list
-
-    def create(self) -> Thread:
-        """Begin a thread. ``POST /threads``."""
-        return self._client._call("POST", "/threads", Thread, {})
-
-    def create_thread(self) -> str:
-        """Begin a thread; give its id. ``POST /threads``."""
-        return ThreadsSyncClient.create(self).id
-
-    def retrieve(self, threads_ids: List[str]) -> Threads:
-        """Give the threads with these ids. ``POST /threads/retrieve``."""
-        return self._client._call("POST", "/threads/retrieve", Threads, {"threads_ids": threads_ids})
-
-    def delete(self, thread_id: str) -> bool:
-        """Delete a thread. ``POST /threads/delete``, whose answer is empty. Raises NotFoundError."""
-        self._client._send(self._client._request("POST", "/threads/delete", {"thread_id": thread_id}))
-        return True
-
-    def get_messages(self, thread_id: str, limit: Optional[int] = None, before: Optional[int] = None) -> ThreadMessages:
-        """Give a thread's messages; ``before``: Unix time, seconds. ``GET /threads/messages``."""
-        query: List[Tuple[str, Any]] = [("thread_id", thread_id)]
-        return self._client._call("GET", "/threads/messages", ThreadMessages, query=query + _page(limit, before))
-
-    def add_message(self, thread_id: str, message: Message) -> ThreadMessagesResponse:
-        """Add a message to a thread without an answer to it. ``POST /threads/messages``."""
-        return ThreadsSyncClient.add_messages(self, thread_id, [message])
-
-    def add_messages(
-        self, thread_id: Optional[str] = None, messages: Optional[Sequence[Message]] = None
-    ) -> ThreadMessagesResponse:
-        """Add messages to a thread, a new one without *thread_id*, without an answer. ``POST /threads/messages``."""
-        whole = [_with_nulls(message) for message in _as_messages(messages or [])]
-        body = _thread_body(thread_id, None, None, whole)
-        return self._client._call("POST", "/threads/messages", ThreadMessagesResponse, body)
-
-    def run(
-        self,
-        thread_id: str,
-        assistant_id: Optional[str] = None,
-        thread_options: Optional[ThreadRunOptions] = None,
-        options: Optional[ThreadRunOptions] = None,
-    ) -> ThreadRunResponse:
-        """Begin to answer a thread; :meth:`get_run` tells how it goes. ``POST /threads/run``."""
-        body = _run_body(thread_id, assistant_id, thread_options, options)
-        return self._client._call("POST", "/threads/run", ThreadRunResponse, body)
-
-    def run_stream(
-        self,
-        thread_id: str,
-        assistant_id: Optional[str] = None,
-        thread_options: Optional[ThreadRunOptions] = None,
-        options: Optional[ThreadRunOptions] = None,
-    ) -> Stream[ThreadCompletionChunk]:
-        """Answer a thread bit by bit. ``POST /threads/run``. Raises StreamInterruptedError when cut off."""
-        body = {**_run_body(thread_id, assistant_id, thread_options, options), "stream": True}
-        return self._client._stream("/threads/run", ThreadCompletionChunk, body, {})
-
-    def get_run(self, thread_id: str) -> ThreadRunResult:
-        """Tell how a thread's run goes. ``GET /threads/run``."""
-        return self._client._call("GET", "/threads/run", ThreadRunResult, query=[("thread_id", thread_id)])
-
-    def run_messages(
-        self,
-        messages: Sequence[Message],
-        thread_id: Optional[str] = None,
-        assistant_id: Optional[str] = None,
-        model: Optional[str] = None,
-        thread_options: Optional[ThreadRunOptions] = None,
-    ) -> ThreadCompletion:
-        """Add messages to a thread and answer. ``POST /threads/messages/run``."""
-        body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
-        body.update(_run_options(thread_options))
-        return self._client._call("POST", "/threads/messages/run", ThreadCompletion, body)
-
-    def run_messages_stream(
-        self,
-        messages: Sequence[Message],
-        thread_id: Optional[str] = None,
-        assistant_id: Optional[str] = None,
-        model: Optional[str] = None,
-        thread_options: Optional[ThreadRunOptions] = None,
-        update_interval: Optional[int] = None,
-    ) -> Stream[ThreadCompletionChunk]:
-        """Add messages and answer bit by bit; ``update_interval``: seconds. ``POST /threads/messages/run``."""
-        body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
-        body.update(_run_options(thread_options), stream=True, update_interval=update_interval)
-        return self._client._stream("/threads/messages/run", ThreadCompletionChunk, body, {})
-
-    def rerun_messages(self, thread_id: str, thread_options: Optional[ThreadRunOptions] = None) -> ThreadCompletion:
-        """Answer a thread's last message anew. ``POST /threads/messages/rerun``."""
-        body = {"thread_id": thread_id, **_run_options(thread_options)}
-        return self._client._call("POST", "/threads/messages/rerun", ThreadCompletion, body)
-
-    def rerun_messages_stream(
-        self,
-        thread_id: str,
-        thread_options: Optional[ThreadRunOptions] = None,
-        update_interval: Optional[int] = None,
-    ) -> Stream[ThreadCompletionChunk]:
-        """Answer anew, bit by bit; ``update_interval``: seconds. ``POST /threads/messages/rerun``."""
-        body = {
-            "thread_id": thread_id,
-            **_run_options(thread_options),
-            "stream": True,
-            "update_interval": update_interval,
-        }
-        return self._client._stream("/threads/messages/rerun", ThreadCompletionChunk, body, {})
-
-
-class GigaChatAsyncClient(_Client):
-    """The async half of the client: the same calls, in worker threads. Close it, or use it in ``async with``."""
-
-    async def __aenter__(self: T) -> T:
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close all connections; calls under way end with an APIConnectionError."""
-        self._closing()
-
-    aget_token = _twin(GigaChatSyncClient.get_token)
-    achat = _twin(GigaChatSyncClient.chat)
-    astream = _stream_twin(GigaChatSyncClient.stream)
-    aget_models = _twin(GigaChatSyncClient.get_models)
-    aget_model = _twin(GigaChatSyncClient.get_model)
-    aembeddings = _twin(GigaChatSyncClient.embeddings)
-    atokens_count = _twin(GigaChatSyncClient.tokens_count)
-    aupload_file = _twin(GigaChatSyncClient.upload_file)
-    aget_file = _twin(GigaChatSyncClient.get_file)
-    aget_files = _twin(GigaChatSyncClient.get_files)
-    adelete_file = _twin(GigaChatSyncClient.delete_file)
-    aget_image = _twin(GigaChatSyncClient.get_image)
-    adownload_file = _twin(GigaChatSyncClient.download_file)
-    aget_balance = _twin(GigaChatSyncClient.get_balance)
-    acheck_ai = _twin(GigaChatSyncClient.check_ai)
-    aopenapi_function_convert = _twin(GigaChatSyncClient.openapi_function_convert)
-    avalidate_function = _twin(GigaChatSyncClient.validate_function)
-    acheck_filter = _twin(GigaChatSyncClient.check_filter)
-    acreate_batch = _twin(GigaChatSyncClient.create_batch)
-    aget_batches = _twin(GigaChatSyncClient.get_batches)
-    aget_batch = _twin(GigaChatSyncClient.get_batch)
-    abatch_results = _stream_twin(GigaChatSyncClient.batch_results)
-
-    @property
-    def a_assistants(self) -> AssistantsAsyncClient:
-        return AssistantsAsyncClient(self)
-
-    @property
-    def a_threads(self) -> ThreadsAsyncClient:
-        return ThreadsAsyncClient(self)
-
-
-class AssistantsAsyncClient(_Resource):
-    """Async form of :class:`AssistantsSyncClient`."""
-
-    get = _twin(AssistantsSyncClient.get)
-    create = _twin(AssistantsSyncClient.create)
-    update = _twin(AssistantsSyncClient.update)
-    delete = _twin(AssistantsSyncClient.delete)
-    delete_file = _twin(AssistantsSyncClient.delete_file)
-
-
-class ThreadsAsyncClient(_Resource):
-    """Async form of :class:`ThreadsSyncClient`."""
-
-    list = _twin(ThreadsSyncClient.list)
-    get_threads = list
-    create = _twin(ThreadsSyncClient.create)
-    create_thread = _twin(ThreadsSyncClient.create_thread)
-    retrieve = _twin(ThreadsSyncClient.retrieve)
-    delete = _twin(ThreadsSyncClient.delete)
-    get_messages = _twin(ThreadsSyncClient.get_messages)
-    add_message = _twin(ThreadsSyncClient.add_message)
-    add_messages = _twin(ThreadsSyncClient.add_messages)
-    run = _twin(ThreadsSyncClient.run)
-    run_stream = _stream_twin(ThreadsSyncClient.run_stream)
-    get_run = _twin(ThreadsSyncClient.get_run)
-    run_messages = _twin(ThreadsSyncClient.run_messages)
-    run_messages_stream = _stream_twin(ThreadsSyncClient.run_messages_stream)
-    rerun_messages = _twin(ThreadsSyncClient.rerun_messages)
-    rerun_messages_stream = _stream_twin(ThreadsSyncClient.rerun_messages_stream)
-
-
-class GigaChat(GigaChatSyncClient, GigaChatAsyncClient):
-    """A client of GigaChat, blocking and async. Safe to share between threads, event loops and forked processes."""
-
-
-# ---------- payload helpers
-
-Message = Union[Messages, Dict[str, Any], str]
-Payload = Union[str, Dict[str, Any], Sequence[Message], Chat]
-FileContent = Union[str, "os.PathLike[str]", bytes, BinaryIO]
-FileSource = Union[
-    FileContent,
-    Tuple[Optional[str], FileContent],
-    Tuple[Optional[str], FileContent, Optional[str]],
-    Tuple[Optional[str], FileContent, Optional[str], Mapping[str, str]],
-]
-BatchSource = Union[Sequence[Payload], bytes, str, "os.PathLike[str]"]
-
-_STREAM_HEADERS = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-
-
-def _as_chat(payload: Payload) -> Chat:
-    if isinstance(payload, Chat):
-        return payload
-    if isinstance(payload, dict):
-        return Chat.from_dict(payload)
-    return Chat(messages=_as_messages(payload))
-
-
-def _as_messages(messages: Union[str, Sequence[Message]]) -> List[Messages]:
-    if isinstance(messages, str):
-        return [_as_message(messages)]
-    if not isinstance(messages, (list, tuple)):
-        raise TypeError(f"expected text, a dict, a list of messages or a Chat, not {type(messages).__name__}")
-    return [_as_message(message) for message in messages]
-
-
-def _as_message(message: Message) -> Messages:
-    if isinstance(message, str):
-        return Messages(role=MessagesRole.USER, content=message)
-    if not isinstance(message, (Messages, dict)):
-        raise TypeError(f"a message must be Messages, a dict or str, not {type(message).__name__}")
-    fields = message if isinstance(message, dict) else vars(message)
-    if fields.get("content") is None:  # the API wants one, even next to a function call
-        return Messages.from_dict({**fields, "content": ""})
-    return Messages.from_dict(message) if isinstance(message, dict) else message
-
-
-def _chat_path() -> str:
-    path = chat_url_cvar.get()
-    if not isinstance(path, str) or not re.match(r"/[\x21-\x7e]*\Z", path):
-        raise ValueError("chat_url_cvar must be a path below base_url, such as /chat/completions")
-    return path
-
-
-def _quote(argument: str) -> str:
-    """Make one segment of a path of an id, whatever it holds."""
-    if not isinstance(argument, str) or not argument:
-        raise ValueError(f"an id or name must be text that is not empty, not {argument!r}")
-    # Dots are no special characters, but a segment of nothing but dots would be followed upwards.
-    quoted = urllib.parse.quote(argument, safe="", errors="strict")
-    return quoted.replace(".", "%2E") if argument in (".", "..") else quoted
-
-
-def _content_path(file_id: str) -> str:
-    return f"/files/{_quote(file_id)}/content"
-
-
-def _texts(texts: Union[str, Sequence[str]]) -> List[str]:
-    if isinstance(texts, str):
-        return [texts]
-    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-        raise TypeError("expected a text or a list of texts")
-    return list(texts)
-
-
-def _without_nulls(body: Dict[str, Any]) -> Dict[str, Any]:
-    return {name: value for name, value in body.items() if value is not None}
-
-
-def _with_nulls(message: Messages) -> Dict[str, Any]:
-    """Write all fields of a message as /threads/messages gets them from the official SDK, which calls the id id_."""
-    fields = {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}
-    fields["id_"] = fields.pop("id")
-    return {**fields, **{name: value for name, value in vars(message).items() if name not in ("id", "x_headers")}}
-
-
-def _with_functions(body: Dict[str, Any], functions: Optional[List[Function]]) -> Dict[str, Any]:
-    return body if functions is None else {**body, "functions": functions}
-
-
-def _page(limit: Optional[int], before: Optional[int]) -> List[Tuple[str, Any]]:
-    return [(name, value) for name, value in (("limit", limit), ("before", before)) if value]
-
-
-def _thread_body(
-    thread_id: Optional[str], assistant_id: Optional[str], model: Optional[str], messages: Sequence[Any]
-) -> Dict[str, Any]:
-    """Address messages to a thread or an assistant, which have a model of their own, or else to a model."""
-    model = None if thread_id or assistant_id else model
-    return {"thread_id": thread_id, "assistant_id": assistant_id, "model": model, "messages": messages}
-
-
-def _run_options(options: Union[ThreadRunOptions, Dict[str, Any], None]) -> Dict[str, Any]:
-    if isinstance(options, dict):
-        options = ThreadRunOptions.from_dict(options)
-    return _sent_fields(options) if options is not None else {}
-
-
-def _run_body(
-    thread_id: str,
-    assistant_id: Optional[str],
-    thread_options: Optional[ThreadRunOptions],
-    options: Optional[ThreadRunOptions],
-) -> Dict[str, Any]:
-    if options is not None:
-        import warnings
-
-        warnings.warn("options is deprecated: use thread_options", DeprecationWarning, stacklevel=3)
-    return {**_run_options(thread_options or options), "thread_id": thread_id, "assistant_id": assistant_id}
-
-
-def _batch_lines(requests: BatchSource, write: Callable[[Payload], Dict[str, Any]], method: str) -> bytes:
-    """Write the JSON Lines of a batch."""
-    if isinstance(requests, bytes):
-        return requests
-    if isinstance(requests, (str, os.PathLike)):
-        return _read_file(os.fspath(requests))
-    if not isinstance(requests, (list, tuple)) or not requests:
-        raise TypeError("a batch is a list of requests, or JSON Lines as bytes or the path of a file")
-    bodies = requests if method == "embedder" else [write(request) for request in requests]
-    return b"\n".join(_encode({"id": str(number), "request": body}) for number, body in enumerate(bodies)) + b"\n"
-
-
-def _download(open_reply: Callable[[], _Reply], to: Union[str, os.PathLike[str], BinaryIO, None]) -> bytes:
-    """Read a file's content: all at once, into a file object, or under a name that becomes *to* at the end."""
-    if to is None:
-        reply = open_reply()
-        try:
-            return b"".join(iter(reply.read_some, b""))
-        finally:
-            reply.close()
-    if isinstance(to, (str, os.PathLike)):
-        path = os.path.realpath(os.fsdecode(to))
-        if os.path.exists(path) and not os.path.isfile(path):  # a device or a pipe must stay one; a directory raises
-            with open(path, "wb") as file:
-                return _download(open_reply, file)
-        partial = f"{path}.{os.urandom(4).hex()}.part"
-        with open(partial, "xb") as file:
-            try:
-                _download(open_reply, file)
-                file.close()
-                os.replace(partial, path)
-            except BaseException:
-                file.close()
-                os.unlink(partial)
-                raise
-        return b""
-    if not hasattr(to, "write") or isinstance(to, io.TextIOBase):
-        raise TypeError(f"to is a path or a file open in binary mode, not {type(to).__name__}")
-    reply = open_reply()
-    try:
-        for block in iter(reply.read_some, b""):
-            _write(to, block)
-    finally:
-        reply.close()
-    return b""
-
-
-def _write(file: BinaryIO, block: bytes) -> None:
-    """Write all of a block, also to what takes a part of it at a time (io.RawIOBase.write)."""
-    while block:
-        written = file.write(block)
-        block = block[written:] if isinstance(written, int) and 0 < written < len(block) else b""
-
-
-# What the API takes, by the ending of the name; mimetypes lacks several or says otherwise.
-_FILE_TYPES = {
-    ".txt": "text/plain",
-    ".doc": "application/msword",
-    ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
-    ".pdf": "application/pdf",
-    ".epub": "application/epub",
-    ".ppt": "application/ppt",
-    ".pptx": "application/pptx",
-    ".xlsx": "application/vnd.ms-excel",
-    ".jpeg": "image/jpeg",
-    ".jpg": "image/jpeg",
-    ".png": "image/png",
-    ".tiff": "image/tiff",
-    ".tif": "image/tiff",
-    ".bmp": "image/bmp",
-    ".mp4": "audio/mp4",
-    ".mp3": "audio/mp3",
-    ".m4a": "audio/x-m4a",
-    ".wav": "audio/wav",
-    ".weba": "audio/webm",
-    ".ogg": "audio/x-ogg",
-    ".opus": "audio/opus",
-}
-
-
-def _file_type(name: str) -> str:
-    ending = os.path.splitext(name)[1].lower()
-    if ending in _FILE_TYPES:
-        return _FILE_TYPES[ending]
-    import mimetypes
-
-    return mimetypes.guess_type(name)[0] or "application/octet-stream"
-
-
-class _Upload:
-    """A multipart/form-data body (RFC 7578) with one file, read as it is sent.
-
-    ``length`` is None for what cannot be measured: a file object that cannot seek.
-    """
-
-    def __init__(self, source: FileSource, purpose: Optional[str] = None) -> None:
-        name, content, kind, headers = _file_parts(source)
-        self._content = content
-        self._start = 0
-        self.rewindable = True
-        size = self._measure()
-        boundary = os.urandom(16).hex()
-        self.content_type = f"multipart/form-data; boundary={boundary}"
-        lines = [f"--{boundary}", 'Content-Disposition: form-data; name="purpose"', "", purpose] if purpose else []
-        lines += [
-            f"--{boundary}",
-            f'Content-Disposition: form-data; name="file"; filename="{_escaped(name)}"',
-            *(f"{header}: {_checked_header(header, value)}" for header, value in headers.items()),
-        ]
-        if not any(header.lower() == "content-type" for header in headers):
-            lines.append(f"Content-Type: {_checked_header('Content-Type', kind or _file_type(name))}")
-        self._head = _utf8("\r\n".join([*lines, "", ""]))
-        self._tail = f"\r\n--{boundary}--\r\n".encode("ascii")
-        self._size = size
-        self.length = None if size is None else len(self._head) + size + len(self._tail)
-
-    def _measure(self) -> Optional[int]:
-        content = self._content
-        if isinstance(content, bytes):
-            return len(content)
-        if isinstance(content, str):
-            if not os.path.isfile(content) and os.path.exists(content) and not os.path.isdir(content):
-                self.rewindable = False  # a pipe or a device
-                return None
-            with open(content, "rb") as file:  # raises for what is not there, or a directory
-                size = os.fstat(file.fileno()).st_size
-                return None if size == 0 and file.read(1) else size  # what is in /proc has no size
-        try:
-            self._start = content.tell()
-            content.seek(0, os.SEEK_END)  # which returns nothing in mmap before 3.13
-            end = content.tell()
-            content.seek(self._start)
-        except (AttributeError, OSError):  # OSError includes io.UnsupportedOperation
-            self.rewindable = False
-            return None
-        return max(0, end - self._start)
-
-    def rewind(self) -> bool:
-        """Go back to where the file stood; False where that cannot be."""
-        if self.rewindable and not isinstance(self._content, (bytes, str)):
-            self._content.seek(self._start)
-        return self.rewindable
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield self._head
-        if isinstance(self._content, bytes):
-            yield from (self._content[at : at + _SEND_BYTES] for at in range(0, len(self._content), _SEND_BYTES))
-        elif isinstance(self._content, str):
-            with open(self._content, "rb") as file:
-                yield from self._blocks(file)
-        else:
-            yield from self._blocks(self._content)
-        yield self._tail
-
-    def _blocks(self, file: BinaryIO) -> Iterator[bytes]:
-        """Read as many bytes as the Content-Length promises, even if the file grows meanwhile."""
-        left = self._size
-        while left is None or left > 0:
-            block = file.read(_SEND_BYTES if left is None else min(_SEND_BYTES, left))
-            if not block:
-                if left:
-                    raise GigaChatException("the file became shorter while it was sent")
-                return
-            yield block
-            left = None if left is None else left - len(block)
-
-
-def _file_parts(source: FileSource) -> Tuple[str, Union[bytes, BinaryIO, str], Optional[str], Mapping[str, str]]:
-    """Tell name, content (a str is a path), type and headers of what is to be uploaded."""
-    name: Optional[str] = None
-    kind: Optional[str] = None
-    headers: Mapping[str, str] = {}
-    content: Any = source
-    if isinstance(source, tuple):
-        if not 2 <= len(source) <= 4:
-            raise TypeError("a file is (name, content), (name, content, type) or (name, content, type, headers)")
-        rest: Tuple[Any, ...] = source[2:]
-        name, content = source[:2]
-        kind = rest[0] if rest else None
-        headers = rest[1] if len(rest) > 1 else {}
-        if isinstance(content, str):
-            content = content.encode("utf-8")
-    if isinstance(content, (str, os.PathLike)):
-        content = os.fsdecode(content)
-    elif isinstance(content, (bytearray, memoryview)):
-        content = bytes(content)
-    elif not isinstance(content, bytes):
-        _require_binary(content)
-    if name is None:
-        own = content if isinstance(content, str) else getattr(content, "name", None)
-        name = os.path.basename(own) if isinstance(own, str) and own else "upload"
-        name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # a name on disk may be no UTF-8
-    return name, content, kind, headers or {}
-
-
-def _require_binary(file: Any) -> None:
-    if not hasattr(file, "read"):
-        raise TypeError(f"a file is a path, bytes or a file open in binary mode, not {type(file).__name__}")
-    if isinstance(file, io.TextIOBase) or isinstance(file.read(0), str):
-        raise TypeError('the file is open in text mode: open it with "rb"')
-
-
-def _escaped(name: str) -> str:
-    """Write a file name as browsers do: UTF-8, with what would end the quotes or the line escaped."""
-    name = name.replace("\\", "\\\\").replace('"', "%22")
-    return re.sub(r"[\x00-\x1f\x7f]", lambda match: f"%{ord(match.group()):02X}", name)
-
-
-_IMAGE_ID = re.compile(r"<(?:img|video|audio)\b[^>]*?\bsrc=[\"']([^\"'>]+)[\"']", re.IGNORECASE)
-
-
-def file_ids(answer: Union[str, ChatCompletion, Messages]) -> List[str]:
-    """List the ids of the files that an answer shows: ``<img src="...">``. ``download_file()`` takes them."""
-    if isinstance(answer, ChatCompletion):
-        return [found for choice in answer.choices for found in file_ids(choice.message)]
-    text = answer if isinstance(answer, str) else answer.content
-    return _IMAGE_ID.findall(text or "")
 
 
 # ---------- command line
