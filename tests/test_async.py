@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import CERTS
+from conftest import CA, raw_client
 from faults import (
     DONE,
     LAST_CHUNK,
@@ -26,15 +26,10 @@ from faults import (
     well_behaved,
 )
 
-from gigachat_lite import APIConnectionError, GigaChat, GigaChatException
+from gigachat_lite import APIConnectionError, GigaChatException
 
 OK = b"HTTP/1.1 200 OK\r\n"
 AT_ONCE = 2.0  # seconds; timeouts in this file are 20
-
-
-def raw_client(server, **settings):
-    """Make a client of a RawServer; it needs no token request."""
-    return GigaChat(**{"base_url": server.base_url, "access_token": "token", "timeout": 20, **settings})
 
 
 async def until(server, fulfilled):
@@ -88,7 +83,7 @@ def test_cancelled(stage, tls):
         await nobody_busy(client)
 
     with RawServer(silent_after(STUCK[stage]), tls) as server:
-        with raw_client(server, ca_bundle_file=CERTS / "ca.pem") as client:
+        with raw_client(server, ca_bundle_file=CA) as client:
             asyncio.run(run(client, server))
 
 
@@ -330,7 +325,7 @@ def test_the_loop_never_waits():
         await client.aupload_file(b"x" * 1_000_000)
 
     async def run(server):
-        settings = {"auth_url": server.auth_url, "credentials": "YTpi", "ca_bundle_file": CERTS / "ca.pem"}
+        settings = {"auth_url": server.auth_url, "credentials": "YTpi", "ca_bundle_file": CA}
         client = raw_client(server, access_token=None, **settings)
         gc.collect()
         gap = await largest_gap(work(client, server))
@@ -338,10 +333,7 @@ def test_the_loop_never_waits():
         return gap
 
     def handler(wire):
-        while True:
-            request = wire.receive()
-            if request is None:
-                return
+        for request in wire:
             wire.send(slow_reply(request))
 
     with RawServer(handler, SERVER_TLS) as server:

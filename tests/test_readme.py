@@ -10,16 +10,15 @@ import shutil
 import ssl
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import CERTS
+from conftest import CA, CERTS, ROOT
+from faults import SERVER_TLS
 from local_server import LocalServer
 
 import gigachat_lite
 from gigachat_lite import GigaChat, GigaChatException, ResponseError
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEST_COMMAND = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/python -m pytest --cov"
 
@@ -93,8 +92,8 @@ def serve():
 
     def start(block):
         scope = "GIGACHAT_API_CORP" if "GIGACHAT_API_CORP" in block else "GIGACHAT_API_PERS"
-        tls = (str(CERTS / "server.pem"), str(CERTS / "server.key"))
-        opened.append(LocalServer(tls=tls, client_ca=str(CERTS / "ca.pem"), scope=scope))
+        tls = SERVER_TLS
+        opened.append(LocalServer(tls=tls, client_ca=CA, scope=scope))
         opened[-1].start()
         return opened[-1]
 
@@ -318,7 +317,7 @@ def shell(server, tmp_path):
         shutil.copy(gigachat_lite.__file__, str(tmp_path / name))
     (tmp_path / "app" / "__main__.py").write_text("import gigachat_lite\n", encoding="utf-8")
     (tmp_path / "corpus.txt").write_text("one\ntwo\n", encoding="utf-8")
-    shutil.copy(str(CERTS / "ca.pem"), str(tmp_path / "Russian_Trusted_Root_CA.crt"))
+    shutil.copy(CA, str(tmp_path / "Russian_Trusted_Root_CA.crt"))
     commands = tmp_path / "bin"
     commands.mkdir()
     for name, words in {

@@ -2,14 +2,13 @@
 
 import hashlib
 import importlib.util
-import os
-import subprocess
 import sys
 import zipapp
 import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import output_of
 
 import gigachat_lite
 
@@ -22,18 +21,8 @@ def python(server, tmp_path):
     """Run this Python in an empty directory, without any installed package, with the variables of the local server."""
 
     def run(*arguments, **environment):
-        kept = {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}
-        done = subprocess.run(
-            [sys.executable, "-B", "-S", "-W", "error", *map(str, arguments)],
-            cwd=str(tmp_path),
-            env={**kept, **server.environment(), "PYTHONIOENCODING": "utf-8", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            timeout=60,
-            check=False,
-        )
-        assert (done.returncode, done.stderr.decode("utf-8")) == (0, "")
-        return done.stdout.decode("utf-8").replace("\r\n", "\n")
+        variables = {**server.environment(), "PYTHONPATH": "", **environment}
+        return output_of("-S", *arguments, cwd=tmp_path, **variables)
 
     return run
 
