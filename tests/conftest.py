@@ -16,8 +16,9 @@ Every test starts without GIGACHAT_*, proxy and SSL_CERT_* variables and with em
 ``raw_server``: a RawServer that answers chats and streams well.
 ``holding``: a RawServer whose streams bring one chunk and then nothing.
 
-To import from here: ``CERTS``, the directory of the test certificates; ``CA``, the root of them; ``ROOT``, where the
-module is; ``raw_client``, a client of a RawServer; ``run_python`` and ``output_of``, for processes of their own.
+To import from here: ``CERTS``, the directory of the test certificates; ``CA``, the root of them; ``ROOT``, the tree;
+``MODULE``, the file under test; ``raw_client``, a client of a RawServer; ``run_python`` and ``output_of``, for
+processes of their own.
 """
 
 import asyncio
@@ -34,7 +35,8 @@ from local_server import LocalServer
 import gigachat_lite
 from gigachat_lite import AsyncStream, GigaChat, Stream
 
-ROOT = Path(gigachat_lite.__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
+MODULE = Path(gigachat_lite.__file__).resolve()  # somewhere else where an installed one is tested
 CA = str(CERTS / "ca.pem")
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ftp_proxy", "request_method")
 
@@ -156,7 +158,7 @@ def run_python(*arguments, cwd=None, seconds=60, **environment):
     An empty variable is taken away; Windows needs SYSTEMROOT to open a socket.
     """
     kept = {name: os.environ[name] for name in ("SYSTEMROOT", "TMPDIR") if name in os.environ}
-    variables = {**kept, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **environment}
+    variables = {**kept, "PYTHONPATH": str(MODULE.parent), "PYTHONIOENCODING": "utf-8", **environment}
     return subprocess.run(
         [sys.executable, "-B", "-W", "error", *map(str, arguments)],
         cwd=cwd,

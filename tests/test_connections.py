@@ -16,7 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import CA, CERTS, ROOT, raw_client, run_python
+from conftest import CA, CERTS, MODULE, raw_client, run_python
 from faults import (
     DONE,
     LAST_CHUNK,
@@ -1144,7 +1144,7 @@ def test_read_only_files(tmp_path):
     """Nothing is written: not beside the module, not in the working directory, not in the temporary one."""
     module = tmp_path / "lib"
     module.mkdir()
-    (module / "gigachat_lite.py").write_bytes((ROOT / "gigachat_lite.py").read_bytes())
+    (module / "gigachat_lite.py").write_bytes(MODULE.read_bytes())
     (tmp_path / "empty").mkdir()
     with RawServer(moods) as server:
         script = """

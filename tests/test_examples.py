@@ -16,11 +16,10 @@ from pathlib import Path
 
 import embed_corpus
 import pytest
-from conftest import CA, CERTS, ROOT, output_of, run_python
+from conftest import CA, CERTS, MODULE, ROOT, output_of, run_python
 from faults import SERVER_TLS
 from local_server import LocalServer
 
-import gigachat_lite
 from gigachat_lite import PaymentRequiredError
 
 EXAMPLES = ROOT / "examples"
@@ -68,7 +67,7 @@ def served(request):
     """Give the environment that leads a program to a local server of the scope that the test was given."""
     scope = getattr(request, "param", "") or "GIGACHAT_API_PERS"
     with LocalServer(tls=SERVER_TLS, scope=scope) as server:
-        yield {**server.environment(), "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+        yield {**server.environment(), "PYTHONPATH": str(MODULE.parent), "PYTHONIOENCODING": "utf-8"}
 
 
 def test_every_example_is_run():
@@ -190,7 +189,7 @@ def start(server, *arguments, **streams):
     kept = {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}
     return subprocess.Popen(
         [sys.executable, "-B", "-W", "error", str(PROGRAM), *map(str, arguments)],
-        env={**kept, **server.environment(), "PYTHONPATH": str(ROOT)},
+        env={**kept, **server.environment(), "PYTHONPATH": str(MODULE.parent)},
         **streams,
     )
 
@@ -492,7 +491,7 @@ print(json.dumps({
 """
 
 
-MAKE = (EXAMPLES / "lambda_layer.py", "--module", gigachat_lite.__file__)
+MAKE = (EXAMPLES / "lambda_layer.py", "--module", MODULE)
 
 
 def make(layer, *options):
@@ -514,7 +513,7 @@ def test_layer_is_reproducible(bytecode, tmp_path):
     options = ["--ca", CA, *(["--python", sys.executable] if bytecode else [])]
     first = make(tmp_path / "first.zip", *options)
     copy = tmp_path / "gigachat_lite.py"
-    copy.write_bytes((ROOT / "gigachat_lite.py").read_bytes())
+    copy.write_bytes(MODULE.read_bytes())
     os.utime(str(copy), (0, 1_000_000_000))
     assert make(tmp_path / "second.zip", *options, "--module", str(copy)) == first
 
@@ -524,7 +523,7 @@ def test_layer_holds_the_file_as_it_is(tmp_path):
     make(tmp_path / "layer.zip", "--ca", CA)
     with zipfile.ZipFile(str(tmp_path / "layer.zip")) as layer:
         assert layer.namelist() == ["python/ca.pem", "python/gigachat_lite.py"]
-        assert layer.read("python/gigachat_lite.py") == (ROOT / "gigachat_lite.py").read_bytes()
+        assert layer.read("python/gigachat_lite.py") == MODULE.read_bytes()
         assert layer.read("python/ca.pem") == (CERTS / "ca.pem").read_bytes()
         assert {stat.filemode(entry.external_attr >> 16) for entry in layer.infolist()} == {"-rw-r--r--"}
 

@@ -299,7 +299,7 @@ def test_table_of_groups(group, kind):
 # Blocks for a shell that this file does not run, by a part of them, and who does.
 RUN_ELSEWHERE = {
     "pip ": ".ci/run: they need a package index",
-    "--dask": "test_embed_corpus.py, where Dask is installed",
+    "--dask": "test_examples.py, where Dask is installed",
     "local_server.py": "the next test: it runs until it is stopped",
     "benchmarks": "nobody: it needs the official SDK",
 }

@@ -12,7 +12,7 @@ import threading
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import CA, CERTS, raw_client
+from conftest import CA, CERTS, MODULE, raw_client
 from faults import (
     SERVER_TLS,
     WAIT_SECONDS,
@@ -24,7 +24,6 @@ from faults import (
 )
 from local_server import LocalServer
 
-import gigachat_lite
 from gigachat_lite import (
     APIConnectionError,
     ConfigurationError,
@@ -334,7 +333,7 @@ def test_passwords_are_never_asked_for(mutual_server, key_file_password):
             print("REFUSED")
     """
     environment = {
-        "PYTHONPATH": os.path.dirname(os.path.abspath(gigachat_lite.__file__)),
+        "PYTHONPATH": str(MODULE.parent),
         "GIGACHAT_BASE_URL": mutual_server.base_url,
         "GIGACHAT_CA_BUNDLE_FILE": CA,
         "GIGACHAT_CERT_FILE": str(CERTS / "client.pem"),
