@@ -52,6 +52,8 @@ from gigachat_lite import (
     _EventParser,
 )
 
+pytestmark = pytest.mark.usefixtures("no_jitter")
+
 # Every shape of result that the endpoints have.
 CALLS = {
     "chat": ("x",),

@@ -30,6 +30,8 @@ from gigachat_lite import (
     custom_headers_cvar,
 )
 
+pytestmark = pytest.mark.usefixtures("no_jitter")
+
 STORED = {"id": "f-1", "object": "file", "bytes": 5, "created_at": 1, "filename": "a", "purpose": "general"}
 MEGABYTE = 1 << 20
 
