@@ -18,12 +18,14 @@ Every test starts without GIGACHAT_*, proxy and SSL_CERT_* variables and with em
 
 To import from here: ``CERTS``, the directory of the test certificates; ``CA``, the root of them; ``ROOT``, the tree;
 ``MODULE``, the file under test; ``raw_client``, a client of a RawServer; ``run_python`` and ``output_of``, for
-processes of their own.
+processes of their own; ``sockets_to``, to look at what is connected.
 """
 
 import asyncio
+import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +152,20 @@ def call(request):
 def raw_client(server, **settings):
     """Make a client of a RawServer; it needs no token request."""
     return GigaChat(**{"base_url": server.base_url, "access_token": "token", "timeout": 20, **settings})
+
+
+def sockets_to(server):
+    """Give the sockets of this process that are connected to a server, as the garbage collector knows them."""
+    found = []
+    for one in gc.get_objects():
+        if isinstance(one, socket.socket) and one.family in (socket.AF_INET, socket.AF_INET6):
+            try:
+                port = one.getpeername()[1]
+            except OSError:  # closed, or connected to nobody
+                continue
+            if port == server.port:
+                found.append(one)
+    return found
 
 
 def run_python(*arguments, cwd=None, seconds=60, **environment):

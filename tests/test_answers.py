@@ -33,6 +33,7 @@ from faults import (
 
 from gigachat_lite import (
     APIConnectionError,
+    APITimeoutError,
     AsyncStream,
     AuthenticationError,
     BadRequestError,
@@ -349,6 +350,11 @@ def gather(client, how):
 both = pytest.mark.parametrize("how", ["sync", "async"])
 
 
+def assert_place_is_free(client, how):
+    """A stream that failed has given the only place back: the next one does not wait for it."""
+    assert not isinstance(gather(client, how)[1], APITimeoutError)
+
+
 # ---------- the grammar
 
 GRAMMAR = {
@@ -460,11 +466,12 @@ def test_cut_at_every_position():
 )
 def test_broken_off(how, rest, end):
     """What was delivered stays, then comes an error; nothing is cut off in silence."""
-    with RawServer(end(STREAM_HEAD, chunk(delta("раз")), rest)) as server, raw_client(server) as client:
-        words, error = gather(client, how)
-        assert words == "раз"[: len(words)]
-        assert isinstance(error, (StreamInterruptedError, InvalidResponseError))
-        assert client._pool._busy == set()
+    with RawServer(end(STREAM_HEAD, chunk(delta("раз")), rest)) as server:
+        with raw_client(server, max_connections=1) as client:
+            words, error = gather(client, how)
+            assert words == "раз"[: len(words)]
+            assert isinstance(error, (StreamInterruptedError, InvalidResponseError))
+            assert_place_is_free(client, how)
 
 
 @both
@@ -518,10 +525,10 @@ def test_error_in_mid_stream(how):
     ]
     for bad, kind in cases:
         with RawServer(closing(STREAM_HEAD, chunk(delta("раз") + bad) + LAST_CHUNK)) as server:
-            with raw_client(server) as client:
+            with raw_client(server, max_connections=1) as client:
                 words, error = gather(client, how)
                 assert words == "раз" and type(error) is kind and "Слишком" in str(error)
-                assert client._pool._busy == set()
+                assert_place_is_free(client, how)
 
 
 @both
@@ -531,20 +538,21 @@ def test_error_in_mid_stream(how):
 def test_event_that_is_none(how, data):
     """An event of another shape is an InvalidResponseError, after what came before it."""
     reply = STREAM_HEAD + chunk(delta("раз") + b"data: " + data + b"\n\n" + DONE) + LAST_CHUNK
-    with RawServer(closing(reply)) as server, raw_client(server) as client:
+    with RawServer(closing(reply)) as server, raw_client(server, max_connections=1) as client:
         words, error = gather(client, how)
         assert words == "раз" and type(error) is InvalidResponseError
-        assert client._pool._busy == set()
+        assert_place_is_free(client, how)
 
 
 @both
 @pytest.mark.parametrize("kind", ["application/json", "text/html; charset=utf-8", "text/event-streams", ""])
 def test_wrong_content_type(how, kind):
     """Something else than a stream is not taken for an empty one."""
-    with RawServer(closing(answer(b"<html>", Content_Type=kind))) as server, raw_client(server) as client:
-        words, error = gather(client, how)
-        assert words == "" and type(error) is InvalidResponseError
-        assert client._pool._busy == set()
+    with RawServer(closing(answer(b"<html>", Content_Type=kind))) as server:
+        with raw_client(server, max_connections=1) as client:
+            words, error = gather(client, how)
+            assert words == "" and type(error) is InvalidResponseError
+            assert_place_is_free(client, how)
 
 
 @both

@@ -16,7 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import CA, CERTS, MODULE, raw_client, run_python
+from conftest import CA, CERTS, MODULE, raw_client, run_python, sockets_to
 from faults import (
     DONE,
     LAST_CHUNK,
@@ -246,14 +246,14 @@ def test_idle_connections_expire(monkeypatch, clock, passed, connections):
         assert serials(server) == connections
 
 
-def test_socket_options(client):
+def test_socket_options(client, server):
     """Small requests leave at once, and a vanished peer is noticed."""
     client.chat("Привет")
-    (connection,) = client._pool._idle_connections()
-    assert connection._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
-    assert connection._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0
+    (sock,) = sockets_to(server)
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0
     if hasattr(socket, "TCP_KEEPIDLE"):
-        assert connection._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
 
 
 def test_close_closes_idle_connections(call):
@@ -352,9 +352,8 @@ def wait_for_a_place(client, threads):
     stream = client.stream("Привет")
     next(stream)
     waiting = threads.submit(client.chat, "Привет")
-    while not client._pool._waiting:
-        assert not waiting.done()
-        time.sleep(0.001)
+    time.sleep(0.05)
+    assert not waiting.done()
     return stream, waiting
 
 
@@ -441,12 +440,14 @@ STAGES = {
 @pytest.mark.parametrize("stage", STAGES)
 def test_cut(call, stage, end, tls):
     """A connection that ends too early, whether decently or not, is an APIConnectionError or no right answer."""
-    with RawServer(end(STAGES[stage]), tls) as server, raw_client(server, ca_bundle_file=CA) as client:
-        with pytest.raises((APIConnectionError, InvalidResponseError)) as caught:
-            call(client, "chat", "Привет")
-        if "body" in stage or "chunk" in stage or not STAGES[stage]:
-            assert type(caught.value) is APIConnectionError
-        assert client._pool._busy == set()
+    options = {"ca_bundle_file": CA, "max_connections": 1}
+    with RawServer(end(STAGES[stage]), tls) as server, raw_client(server, **options) as client:
+        for _ in range(2):  # the first leaves its place to the second
+            with pytest.raises((APIConnectionError, InvalidResponseError)) as caught:
+                call(client, "chat", "Привет")
+            assert type(caught.value) is not APITimeoutError
+            if "body" in stage or "chunk" in stage or not STAGES[stage]:
+                assert type(caught.value) is APIConnectionError
 
 
 def test_cut_in_the_handshake(call):
@@ -521,11 +522,13 @@ RUBBISH = {
 @pytest.mark.parametrize("reply", RUBBISH.values(), ids=list(RUBBISH))
 def test_rubbish(call, reply):
     """What is no HTTP is an APIConnectionError; the text does not repeat it."""
-    with RawServer(closing(reply)) as server, raw_client(server) as client:
-        with pytest.raises(APIConnectionError) as caught:
-            call(client, "chat", "Привет")
-        assert "rubbish" not in str(caught.value) and len(str(caught.value)) < 200
-        assert client._pool._busy == set() and client._pool._idle_connections() == []
+    with RawServer(closing(reply)) as server, raw_client(server, max_connections=1) as client:
+        for number in (1, 2):
+            with pytest.raises(APIConnectionError) as caught:
+                call(client, "chat", "Привет")
+            assert type(caught.value) is not APITimeoutError
+            assert "rubbish" not in str(caught.value) and len(str(caught.value)) < 200
+            assert server.connections == number and sockets_to(server) == []
 
 
 def test_odd_but_right(call):
@@ -669,7 +672,7 @@ def test_early_answer(call):
         with RawServer(handler) as server, raw_client(server, timeout=SHORT) as client:
             with pytest.raises(RequestEntityTooLargeError, match="too large"):
                 call(client, "upload_file", b"x" * 20_000_000)
-            assert client._pool._idle_connections() == []
+            assert sockets_to(server) == []
             done.set()
 
 
@@ -856,7 +859,7 @@ def moods(wire):
 def run_script(script, server, *options, **environment):
     """Run a script in a process of its own that has a client of *server*, called ``client``."""
     head = "import asyncio, sys, threading, time\nfrom gigachat_lite import *\n"
-    head += f"client = GigaChat(base_url={server.base_url!r}, access_token='token', timeout=30)\n"
+    head += f"base_url = {server.base_url!r}\nclient = GigaChat(base_url=base_url, access_token='token', timeout=30)\n"
     return run_python(*options, "-c", head + textwrap.dedent(script), **environment)
 
 
@@ -914,12 +917,11 @@ def test_fork_with_a_login_in_flight():
     script = """
         import os, signal, warnings
         warnings.simplefilter("ignore", DeprecationWarning)
-        base_url = client._settings.base_url
+        early = client
         client = GigaChat(base_url=base_url, auth_url=base_url + "/oauth", credentials="YTpi", timeout=30)
         thread = threading.Thread(target=client.get_token, daemon=True)
         thread.start()
-        while not any(connection.doing == "waiting for the answer" for connection in list(client._pool._busy)):
-            time.sleep(0.001)
+        early.chat("has the login arrived?")
         child = os.fork()
         if not child:
             signal.alarm(20)
@@ -932,6 +934,7 @@ def test_fork_with_a_login_in_flight():
     def handler(wire):
         for request in wire:
             if not request.path.endswith("/oauth"):
+                server.wait(lambda: any(request.path.endswith("/oauth") for request in server.requests))
                 wire.send(echo(request))
                 continue
             logins.append(request)
@@ -995,8 +998,7 @@ def test_copies(make, call):
     with RawServer(always(echo)) as server, raw_client(server, max_connections=3, model="Модель") as client:
         call(client, "chat", "x")
         with make(client) as other:
-            assert type(other) is GigaChat and other._settings == client._settings
-            assert other._pool is not client._pool
+            assert type(other) is GigaChat and repr(other) == repr(client)
             call(other, "chat", "y")
             client.close()
             assert call(other, "chat", "z").choices[0].message.content == "z"
@@ -1078,7 +1080,7 @@ ENDS = {
     """,
     "thread in a call": "threading.Thread(target=client.chat, args=('hang',), daemon=True).start()\ntime.sleep(0.05)",
     "backoff": """
-        client = GigaChat(base_url=client._settings.base_url, access_token="token", max_retries=5)
+        client = GigaChat(base_url=base_url, access_token="token", max_retries=5)
         async def main():
             try:
                 await asyncio.wait_for(client.achat("fail"), 0.1)
@@ -1167,8 +1169,10 @@ def test_read_only_files(tmp_path):
     assert [path.name for path in module.iterdir()] == ["gigachat_lite.py"]
 
 
-def test_client_certificate_in_a_worker_process():
+def test_client_certificate_in_a_worker_process(call):
     """Settings with files survive the way through pickle."""
-    client = GigaChat(base_url="https://host/v1", cert_file=CERTS / "client.pem", key_file=CERTS / "client.key")
-    assert pickle.loads(pickle.dumps(client))._settings == client._settings
-    asyncio.run(client.aclose())
+    with LocalServer(tls=SERVER_TLS, client_ca=CA) as server:
+        files = {"ca_bundle_file": CA, "cert_file": CERTS / "client.pem", "key_file": CERTS / "client.key"}
+        with GigaChat(base_url=server.base_url, **files) as client, pickle.loads(pickle.dumps(client)) as other:
+            assert call(other, "chat", "Привет").choices
+        assert "TEST client" in str(server.requests[0].peer_certificate)

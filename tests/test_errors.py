@@ -956,7 +956,7 @@ def test_secrets_of_failed_calls(call, caplog, handler):
                 with pytest.raises(GigaChatException) as caught:
                     call(client, "chat", "x")
                 assert_no_secret(everything_of(caught.value))
-                shown = [client, client._settings, client._pool, client._opener, copy.copy(client), client.threads]
+                shown = [client, *vars(client).values(), copy.copy(client), client.threads]
                 assert_no_secret(repr(shown) + str(shown))
     assert_no_secret(caplog.text + repr([str(one.message) for one in warned]))
 
@@ -983,7 +983,7 @@ def test_secrets_of_a_working_client(call, caplog):
         with secret_client(server, access_token=None, **settings) as client:
             shown = [call(client, "chat", "x"), call(client, "get_token"), client, client.assistants]
             stream = client.stream("x")
-            shown += [stream, client.astream("x"), stream._batches, client._workers, client._settings]
+            shown += [stream, client.astream("x"), *vars(client).values()]
             assert_no_secret(repr(shown) + str(shown) + caplog.text)
             assert server.requests[1].headers["authorization"] == f"Bearer {NEW_TOKEN}"
 

@@ -441,7 +441,7 @@ def test_repr_shows_no_secret():
     secrets = dict.fromkeys(("credentials", "access_token", "password", "key_file_password"), SECRET + "=")
     proxy = f"http://user:{SECRET}@proxy:3128"
     with GigaChat(**secrets, user=SECRET, cert_file="c.pem", proxy=proxy, model="GigaChat-2") as client:
-        for shown in (repr(client), str(client), f"{client}", repr(client._settings), str(client._settings)):
+        for shown in (repr(client), str(client), f"{client}", *map(repr, vars(client).values())):
             assert SECRET not in shown
         assert repr(client).startswith("GigaChat(")
         assert "GigaChat-2" in repr(client)

@@ -12,7 +12,7 @@ import threading
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import CA, CERTS, MODULE, raw_client
+from conftest import CA, CERTS, MODULE, raw_client, sockets_to
 from faults import (
     SERVER_TLS,
     WAIT_SECONDS,
@@ -214,7 +214,8 @@ def test_old_tls_is_refused():
         with RawServer(well_behaved, SERVER_TLS) as server:
             with raw_client(server, ca_bundle_file=CA, verify_ssl_certs=verify) as client:
                 client.chat("Привет")
-                assert client._pool._tls.minimum_version == ssl.TLSVersion.TLSv1_2
+                (sock,) = sockets_to(server)
+                assert sock.context.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
 def test_no_tls_at_all(call):
