@@ -21,6 +21,8 @@ To update: copy the newer file over this one; no other file belongs to it.
 License: MIT. Copyright (c) 2026 the gigachat_lite authors.
 """
 
+from __future__ import annotations
+
 import atexit
 import base64
 import collections
@@ -58,6 +60,7 @@ from typing import (
     Coroutine,
     Deque,
     Dict,
+    FrozenSet,
     Generator,
     Generic,
     Iterable,
@@ -67,9 +70,9 @@ from typing import (
     NamedTuple,
     NoReturn,
     Optional,
+    Protocol,
     Sequence,
     Set,
-    TextIO,
     Tuple,
     Type,
     TypeVar,
@@ -78,12 +81,16 @@ from typing import (
 )
 
 if TYPE_CHECKING:
-    import argparse
     from urllib.request import OpenerDirector, Request
 
-    from typing_extensions import Concatenate, ParamSpec
+    from typing_extensions import Concatenate, ParamSpec, dataclass_transform
 
     P = ParamSpec("P")
+else:
+
+    def dataclass_transform(**_: Any) -> Callable[[T], T]:
+        return lambda kind: kind
+
 
 __version__ = "0.1.0"
 # fmt: off
@@ -108,13 +115,15 @@ __all__ = [
 # fmt: on
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 J = TypeVar("J", bound="JSONObject")
+C = TypeVar("C", bound="ChatCompletionChunk")
 
 logger = logging.getLogger("gigachat_lite")
 logger.addHandler(logging.NullHandler())
 
 
-# ---------- errors
+# ---------- errors, and what to do about them
 
 
 class GigaChatException(Exception):
@@ -153,7 +162,7 @@ class ResponseError(GigaChatException):
         url: str,
         status_code: int,
         content: bytes,
-        headers: Optional["http.client.HTTPMessage"] = None,
+        headers: Optional[http.client.HTTPMessage] = None,
         *,
         request: str = "",
         hint: str = "",
@@ -251,13 +260,142 @@ _ERRORS_BY_STATUS: Dict[int, Type[ResponseError]] = {
 }
 
 
+TLS_HINT = (
+    "GigaChat's certificates are issued by the Russian Trusted Root CA: get it at https://www.gosuslugi.ru/crt and"
+    " install it in the system, or name its file in ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE)"
+)
+
+
+STRICT_HINT = (
+    "Python 3.13 and newer check certificates strictly: pass an ssl_context whose verify_flags lack"
+    " ssl.VERIFY_X509_STRICT"
+)
+
+
+# What to do about a certificate, by a part of OpenSSL's reason; TLS_HINT where none fits.
+_CERTIFICATE_HINTS = (
+    ("Authority Key Identifier", STRICT_HINT),
+    ("not marked critical", STRICT_HINT),
+    ("mismatch", "Another server answers: check base_url, auth_url and the proxy. " + TLS_HINT),
+    ("expired", "Check the clock of this machine. " + TLS_HINT),
+    ("not yet valid", "Check the clock of this machine. " + TLS_HINT),
+)
+
+
+_SCOPES = "GIGACHAT_API_PERS (individuals), GIGACHAT_API_B2B (prepaid) or GIGACHAT_API_CORP (pay-as-you-go)"
+
+
+# What to do about an error: status or its first digit, part of the path, part of the server's words, advice.
+# The first line that fits is shown.
+_ADVICE = (
+    (4, "", "scope from db", "The key belongs to another scope than {scope}, which was sent: scope (GIGACHAT_SCOPE) is "
+     + _SCOPES),
+    (4, "oauth", "scope", "The scope that was sent is {scope}: scope (GIGACHAT_SCOPE) is " + _SCOPES),
+    (4, "oauth", "decode", "credentials (GIGACHAT_CREDENTIALS) is the authorization key, base64 of"
+     " client_id:client_secret, not one of the two alone"),
+    (401, "oauth", "", "The authorization key is wrong or was replaced: copy it anew into credentials"
+     " (GIGACHAT_CREDENTIALS)"),
+    (401, "/token", "", "user or password (GIGACHAT_USER, GIGACHAT_PASSWORD) is wrong"),
+    (401, "", "", "The access token is wrong or has expired: it lives 30 minutes, and with credentials"
+     " (GIGACHAT_CREDENTIALS) the client renews it by itself"),
+    (402, "", "", "The tokens for this model are used up: get_balance() tells what is left"),
+    (403, "/balance", "", "Pay-as-you-go accounts have no balance"),
+    (403, "/ai/check", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
+    (403, "/batches", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
+    (403, "/files", "", "A file can be read only under the X-Client-ID that stored it: set client_id_cvar"),
+    (404, "", "no such model", "There is no model {model}: get_models() lists those that there are"),
+    (413, "", "", "The request is too large: tokens_count() measures texts; a long text fits into a file"),
+    (422, "", "system message", "Send one system message at most, and send it first"),
+    (422, "", "support functions", "The model {model} takes no functions: choose another"),
+    (422, "", "propert", "validate_function() tells what is wrong with a function's description"),
+    (429, "oauth", "", "The token endpoint takes 10 requests a second: share one client"),
+    (429, "", "", "Individuals have one stream at a time, legal entities ten: set max_connections"
+     " (GIGACHAT_MAX_CONNECTIONS), or max_retries (GIGACHAT_MAX_RETRIES)"),
+    (3, "oauth", "", "Redirects are not followed: check auth_url (GIGACHAT_AUTH_URL) and the proxy"),
+    (3, "", "", "Redirects are not followed: check base_url (GIGACHAT_BASE_URL) and the proxy"),
+    (5, "", "", "The server failed: try again later, or give its support the request id"),
+)  # fmt: skip
+
+
+def _advice(error: ResponseError, call: _Call) -> str:
+    """Say what to do about an error, if we know."""
+    if error.content.lstrip().startswith(b"<") and error.status_code in (403, 404, 405):
+        return f"A page came back instead of JSON. {_address_hint(call)}"
+    said = error.message.lower()
+    for status, path, words, advice in _ADVICE:
+        if status in (error.status_code, error.status_code // 100) and path in call.path and words in said:
+            return advice.format(scope=_sent(call, "scope"), model=_sent(call, "model"))
+    base_url = call.url.partition("?")[0][: -len(call.path)]
+    return _address_hint(call) if error.status_code == 404 and not base_url.endswith("/v1") else ""
+
+
+_ADDRESS_HINTS = (
+    "Check base_url (GIGACHAT_BASE_URL), which ends in /api/v1 or /v1",
+    "Check auth_url (GIGACHAT_AUTH_URL), the address of the token endpoint",
+)
+
+
+def _address_hint(call: _Call) -> str:
+    return _ADDRESS_HINTS[call.private and call.path != "/token"]
+
+
+def _sent(call: _Call, name: str) -> str:
+    """Look up what a request said, to show it in an error."""
+    body = call.body if isinstance(call.body, bytes) else b""
+    if body.startswith(b"scope="):
+        return dict(urllib.parse.parse_qsl(body.decode("ascii"))).get(name, "")
+    try:
+        return repr(_decode(body)[name])
+    except (ValueError, KeyError, TypeError):
+        return call.path.rpartition("/")[2]
+
+
+def _connection_error(error: Exception, connection: _Connection) -> Exception:
+    """Name, for people, what went wrong on a connection."""
+    if connection.flight is not None and connection.flight.cut_off:
+        return _Cut()
+    where, doing = connection.where, connection.doing
+    if connection.is_cut:
+        return APIConnectionError(f"{where}: the client was closed while {doing}")
+    if isinstance(error, (socket.timeout, TimeoutError)):
+        return APITimeoutError(
+            f"{where}: timed out after {connection.timeout:g} s while {doing}: see timeout (GIGACHAT_TIMEOUT)"
+        )
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = (error.verify_message or str(error)).rstrip(".")
+        hint = next((hint for words, hint in _CERTIFICATE_HINTS if words in reason), TLS_HINT)
+        return APIConnectionError(f"{where}: the server's certificate is not trusted: {reason}. {hint}")
+    if isinstance(error, ssl.SSLError) and "CERTIFICATE_REQUIRED" in str(error):
+        return APIConnectionError(
+            f"{where}: the server asks for a client certificate: set cert_file (GIGACHAT_CERT_FILE)"
+        )
+    if isinstance(error, socket.gaierror):
+        return APIConnectionError(f"{where}: the name cannot be resolved: {error.strerror or error}")
+    if isinstance(error, http.client.RemoteDisconnected):
+        return APIConnectionError(f"{where}: the server closed the connection while {doing}")
+    if isinstance(error, http.client.IncompleteRead):
+        return APIConnectionError(f"{where}: the connection was cut while {doing}")
+    if isinstance(error, http.client.HTTPException):
+        return APIConnectionError(f"{where}: what came back is not HTTP ({type(error).__name__})")
+    return APIConnectionError(f"{where}: failed while {doing}: {error}")
+
+
+def _hushed(error: Exception) -> Exception:
+    """Take out of a cause what it quotes of the server's words: they may echo our credentials."""
+    if isinstance(error, http.client.HTTPException) and not isinstance(error, http.client.IncompleteRead):
+        error.args = ()
+        vars(error).clear()
+        error.__cause__ = error.__context__ = None
+    return error
+
+
 def _one_line(text: str, most: int) -> str:
     """Make what a stranger wrote fit to be shown: one line, no control characters, *most* characters."""
     printable = "".join(character if character.isprintable() else " " for character in text[: most * 20])
     return " ".join(printable.split())[:most]
 
 
-def _retry_after(headers: Optional["http.client.HTTPMessage"]) -> float:
+def _retry_after(headers: Optional[http.client.HTTPMessage]) -> float:
     """Read Retry-After, seconds or an HTTP date (RFC 9110, section 10.2.3), as seconds from now."""
     value = (headers.get("retry-after") or "") if headers is not None else ""
     try:
@@ -281,18 +419,23 @@ def _seconds_until(date: str, server_now: str) -> float:
 
 # ---------- context variables
 
-authorization_cvar: "contextvars.ContextVar[Optional[str]]" = contextvars.ContextVar("authorization_cvar", default=None)
-session_id_cvar: "contextvars.ContextVar[Optional[str]]" = contextvars.ContextVar("session_id_cvar", default=None)
-request_id_cvar: "contextvars.ContextVar[Optional[str]]" = contextvars.ContextVar("request_id_cvar", default=None)
-client_id_cvar: "contextvars.ContextVar[Optional[str]]" = contextvars.ContextVar("client_id_cvar", default=None)
-service_id_cvar: "contextvars.ContextVar[Optional[str]]" = contextvars.ContextVar("service_id_cvar", default=None)
-operation_id_cvar: "contextvars.ContextVar[Optional[str]]" = contextvars.ContextVar("operation_id_cvar", default=None)
-trace_id_cvar: "contextvars.ContextVar[Optional[str]]" = contextvars.ContextVar("trace_id_cvar", default=None)
-agent_id_cvar: "contextvars.ContextVar[Optional[str]]" = contextvars.ContextVar("agent_id_cvar", default=None)
-custom_headers_cvar: "contextvars.ContextVar[Optional[Dict[str, str]]]" = contextvars.ContextVar(
+authorization_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("authorization_cvar", default=None)
+session_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("session_id_cvar", default=None)
+request_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("request_id_cvar", default=None)
+client_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("client_id_cvar", default=None)
+service_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("service_id_cvar", default=None)
+operation_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("operation_id_cvar", default=None)
+trace_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("trace_id_cvar", default=None)
+agent_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("agent_id_cvar", default=None)
+
+
+custom_headers_cvar: contextvars.ContextVar[Optional[Dict[str, str]]] = contextvars.ContextVar(
     "custom_headers_cvar", default=None
 )
-chat_url_cvar: "contextvars.ContextVar[str]" = contextvars.ContextVar("chat_url_cvar", default="/chat/completions")
+
+
+chat_url_cvar: contextvars.ContextVar[str] = contextvars.ContextVar("chat_url_cvar", default="/chat/completions")
+
 
 # In the order of precedence: the later wins; custom_headers_cvar comes after all of them.
 _HEADER_CVARS = (
@@ -345,1083 +488,7 @@ def _checked_header(name: str, value: str) -> str:
     return value
 
 
-# ---------- JSON objects: models and codec
-
-
-class JSONObject:
-    """Base of the models: a JSON object whose keys are attributes.
-
-    Keys that a class does not know are attributes too and come back from :meth:`to_dict`. Known ones that are absent
-    read as their default. ``x_headers`` of an answer holds ``x-request-id``, ``x-session-id`` and ``x-client-id``.
-    """
-
-    x_headers: Optional[Dict[str, Optional[str]]] = None
-
-    # What an answer is useless without; everything else may be missing.
-    _essential: ClassVar[Tuple[str, ...]] = ()
-    # Which field takes the items where the API answers with a bare array.
-    _array_field: ClassVar[Optional[str]] = None
-    # Whether a None that was given is meant, as in the "default" of a JSON schema.
-    _sends_nulls: ClassVar[bool] = False
-
-    if not TYPE_CHECKING:  # which gets each class's own __init__ from dataclass()
-
-        def __init__(self, *values: Any, **named: Any) -> None:
-            defaults, required, standing = _defaults(type(self))
-            given = {**dict(zip(defaults, values)), **named} if values else named
-            if len(given) < len(values) + len(named) or not required <= given.keys() <= defaults.keys():
-                odd = [name for name in named if name not in defaults or name in list(defaults)[: len(values)]]
-                missing = [name for name in defaults if name in required and name not in given]
-                problem = f"not {odd}" if odd else f"and lacks {missing}" if missing else "no more"
-                raise TypeError(f"{type(self).__name__} takes {', '.join(defaults)}: {problem}")
-            fields = {name: v if type(v) is str else _copied(v) for name, v in given.items() if v is not None}
-            for name, default in standing:
-                fields.setdefault(name, default)
-            self._adopt(fields)
-
-    @classmethod
-    def from_dict(cls: Type[J], fields: Mapping[str, Any]) -> J:
-        """Make an object of a JSON object; unknown keys are kept. ValueError where it lacks what it must have."""
-        if not isinstance(fields, Mapping):
-            raise TypeError(f"{cls.__name__} needs a dict, not {type(fields).__name__}")
-        self = cls.__new__(cls)
-        self._adopt(_copied(dict(fields)))
-        return self
-
-    def to_dict(self) -> Dict[str, Any]:
-        """Give the JSON object back, without ``x_headers``; plain values inside it are shared, not copied."""
-        return {name: _plain(value) for name, value in vars(self).items() if name != "x_headers"}
-
-    def _adopt(self, fields: Dict[str, Any]) -> None:
-        """Become *fields*: no copy and no work per field but for the nested models."""
-        for name in self._essential:
-            if fields.get(name) is None:
-                raise ValueError(f"{type(self).__name__} lacks {name!r}")
-        for name, nest in _nested_fields(type(self)):
-            value = fields.get(name)
-            if value is not None:
-                fields[name] = nest(value, name in self._essential)
-        self.__dict__ = fields
-
-    if not TYPE_CHECKING:  # or type checkers would take any misspelt attribute
-
-        def __getattr__(self, name: str) -> Any:
-            """Read a known field that the object lacks and whose default is made, or that has none."""
-            for field in getattr(type(self), "__dataclass_fields__", {}).values():
-                if field.name == name:
-                    return None if field.default_factory is dataclasses.MISSING else field.default_factory()
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, JSONObject) and type(self) is type(other) and _plain(self) == _plain(other)
-
-    __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
-
-    def __getstate__(self) -> Dict[str, Any]:
-        return vars(self)
-
-    def __setstate__(self, state: Dict[str, Any]) -> None:
-        self.__dict__ = dict(state)
-
-
-APIResponse = JSONObject  # the official SDK's name for the base of all answers
-
-if TYPE_CHECKING:
-    from dataclasses import dataclass as _model
-else:
-    # dataclass() would compile an __init__ for each of 55 models, half of the time that importing takes.
-    _model = functools.partial(dataclass, init=False, repr=False, eq=False)
-
-
-@functools.lru_cache(maxsize=None)
-def _defaults(kind: Type[JSONObject]) -> Tuple[Dict[str, Any], Set[str], List[Tuple[str, Any]]]:
-    """Work out, once for a class, what its constructor takes, what it needs, and the defaults that are not None."""
-    defaults: Dict[str, Any] = {}
-    required: Set[str] = set()
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]  # all models are dataclasses
-        defaults[field.name] = None if field.default is dataclasses.MISSING else field.default
-        if field.default is field.default_factory:  # both MISSING
-            required.add(field.name)
-    return defaults, required, [(name, value) for name, value in defaults.items() if value is not None]
-
-
-class _Alias(Generic[T]):
-    """The official SDK's spelling of a field: ``model.id_`` reads ``model.id``."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __get__(self, owner: Any, kind: Optional[type] = None) -> T:
-        value: T = getattr(owner, self.name)
-        return value
-
-    def __set__(self, owner: Any, value: NoReturn) -> None:
-        raise AttributeError(f"set {self.name!r}: {self.name}_ only reads it")
-
-
-_Nest = Callable[[Any, bool], Any]
-
-
-@functools.lru_cache(maxsize=None)
-def _nested_fields(kind: Type[JSONObject]) -> Tuple[Tuple[str, _Nest], ...]:
-    """Work out, once for a class, which fields hold models and how they are nested."""
-    nested: List[Tuple[str, _Nest]] = []
-    # Before 3.10 get_type_hints() fails for a module that its loader did not put into sys.modules.
-    registered = all(base.__module__ in sys.modules for base in kind.__mro__)
-    for name, hint in get_type_hints(kind, None if registered else globals()).items():
-        for choice in (hint, *getattr(hint, "__args__", ())):  # Optional and Union: one level down
-            container = getattr(choice, "__origin__", None)
-            inner = getattr(choice, "__args__", (choice,))[-1] if container in (list, dict) else choice
-            if isinstance(inner, type) and issubclass(inner, JSONObject):
-                nest = _nest_list if container is list else _nest_values if container is dict else _nest_one
-                nested.append((name, functools.partial(nest, inner)))
-                break
-    return tuple(nested)
-
-
-def _nest_one(kind: Type[J], value: Any, essential: bool) -> Any:
-    if type(value) is dict:
-        nested = kind.__new__(kind)
-        nested._adopt(value)
-        return nested
-    if essential and not isinstance(value, JSONObject):
-        raise ValueError(f"{kind.__name__} must be an object, not {type(value).__name__}")
-    return value
-
-
-def _nest_list(kind: Type[J], value: Any, essential: bool) -> Any:
-    if isinstance(value, (list, tuple)):
-        nested: List[Any] = []
-        for item in value:
-            if type(item) is dict:
-                model = kind.__new__(kind)
-                model._adopt(item)
-                nested.append(model)
-            else:
-                nested.append(_nest_one(kind, item, essential))
-        return nested
-    if essential:
-        raise ValueError(f"expected a list of {kind.__name__}, not {type(value).__name__}")
-    return value
-
-
-def _nest_values(kind: Type[J], value: Any, essential: bool) -> Any:
-    if isinstance(value, dict):
-        return {name: _nest_one(kind, item, essential) for name, item in value.items()}
-    return value
-
-
-_TOO_DEEP = "the request is nested too deeply, or inside itself"
-
-
-def _copied(value: Any) -> Any:
-    """Copy the dicts and lists of the caller's JSON, so that making models of it leaves his alone."""
-    try:
-        if isinstance(value, dict):
-            return {name: item if type(item) is str else _copied(item) for name, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [item if isinstance(item, JSONObject) else _copied(item) for item in value]
-    except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
-    return value
-
-
-def _plain(value: Any) -> Any:
-    """Turn models back into JSON objects, also inside lists and dicts of models."""
-    if isinstance(value, JSONObject):
-        return JSONObject.to_dict(value)  # the object may have a key of that name
-    if isinstance(value, list) and value and isinstance(value[0], JSONObject):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict) and any(isinstance(item, JSONObject) for item in value.values()):
-        return {name: _plain(item) for name, item in value.items()}
-    return value
-
-
-def _sent_fields(model: Any) -> Dict[str, Any]:
-    """What of a model goes out: not the fields that are None. The encoder calls it for each model that it meets."""
-    if not isinstance(model, JSONObject):
-        raise TypeError(f"a request cannot hold {type(model).__name__}: it has no form in JSON")
-    fields = vars(model)
-    nulls = type(model)._sends_nulls
-    if "x_headers" not in fields and (nulls or None not in fields.values()):
-        return fields  # as it is for most
-    return {name: value for name, value in fields.items() if (nulls or value is not None) and name != "x_headers"}
-
-
-# A value inside itself ends in a RecursionError: keeping track of what we are in would take a tenth of the time.
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, default=_sent_fields)
-
-
-def _encode(value: Any) -> bytes:
-    """Write JSON in UTF-8; ValueError or TypeError for what JSON cannot say."""
-    try:
-        text = _ENCODER.encode(value)
-    except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
-    except ValueError:
-        raise ValueError("the request holds NaN or an infinite number, which JSON has no form for") from None
-    return _utf8(text)
-
-
-def _utf8(text: str) -> bytes:
-    if not isinstance(text, str):
-        raise TypeError(f"expected text, not {type(text).__name__}")
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        half = error.object[error.start : error.end]
-        raise ValueError(f"the text holds {half!r}, half of a surrogate pair, which is no character") from None
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
-
-
-def _decode(text: bytes) -> Any:
-    """Read JSON in UTF-8; ValueError for anything else, without the text: it may hold a secret."""
-    try:
-        # As decode() does, which takes 0.5 µs to look for the white space with regular expressions.
-        decoded = text.decode("utf-8").strip(" \t\r\n")
-        value, end = _DECODER.raw_decode(decoded)
-        return value if end == len(decoded) else _DECODER.decode(decoded)
-    except RecursionError:
-        problem = "nested too deeply"
-    except ValueError as error:
-        problem = str(error)
-    raise ValueError(problem)
-
-
-# ---------- models
-#
-# Field names are the wire's; id_, object_, type_ and bytes_ read the same as in the official SDK.
-
-
-class MessagesRole(str, enum.Enum):
-    """Who speaks. Answers may have roles that are not here: they are plain strings."""
-
-    ASSISTANT = "assistant"
-    SYSTEM = "system"
-    USER = "user"
-    FUNCTION = "function"
-    SEARCH_RESULT = "search_result"
-    FUNCTION_IN_PROGRESS = "function_in_progress"
-
-
-class ThreadStatus(str, enum.Enum):
-    """State of a thread; the status in an answer is a string that compares equal to a member."""
-
-    IN_PROGRESS = "in_progress"
-    READY = "ready"
-    FAILED = "failed"
-    DELETED = "deleted"
-
-
-@_model
-class AccessToken(JSONObject):
-    """A token for API calls. ``expires_at``: Unix time, milliseconds; 0 where that is not known."""
-
-    access_token: str
-    expires_at: int = 0
-
-    def __repr__(self) -> str:
-        return f"AccessToken(access_token='***', expires_at={self.expires_at!r})"
-
-
-@_model
-class Token(JSONObject):
-    """What ``POST /token`` answers to user and password. ``exp``: Unix time, seconds."""
-
-    tok: str
-    exp: int = 0
-
-    def __repr__(self) -> str:
-        return f"Token(tok='***', exp={self.exp!r})"
-
-
-@_model
-class FunctionParametersProperty(JSONObject):
-    """JSON schema of one argument; pass a dict for keywords that are not here."""
-
-    type: str = "object"
-    description: Optional[str] = None
-    items: Optional[Dict[str, Any]] = None
-    enum: Optional[List[Any]] = None
-    properties: Optional[Dict[str, Any]] = None
-    required: Optional[List[str]] = None
-
-    _sends_nulls = True
-    type_ = _Alias[str]("type")
-
-
-@_model
-class FunctionParameters(JSONObject):
-    """JSON schema of a function's arguments; pass a dict for keywords that are not here."""
-
-    type: str = "object"
-    properties: Optional[Dict[str, FunctionParametersProperty]] = None
-    required: Optional[List[str]] = None
-
-    _sends_nulls = True
-    type_ = _Alias[str]("type")
-
-
-@_model
-class FewShotExample(JSONObject):
-    """An example of a request and the arguments to make of it."""
-
-    request: str
-    params: Dict[str, Any]
-
-
-@_model
-class Function(JSONObject):
-    """A function that the model may call.
-
-    Takes a JSON schema too, as ``Function(**schema)`` or as a dict in a payload: ``title`` serves as the name, and
-    ``properties`` and the other keywords at the top level become the parameters.
-    """
-
-    name: str
-    description: Optional[str] = None
-    parameters: Optional[FunctionParameters] = None
-    few_shot_examples: Optional[List[FewShotExample]] = None
-    return_parameters: Optional[Dict[str, Any]] = None
-
-    _essential = ("name",)
-
-    def __init__(
-        self,
-        name: Optional[str] = None,
-        description: Optional[str] = None,
-        parameters: Union[FunctionParameters, Dict[str, Any], None] = None,
-        few_shot_examples: Union[Sequence[Union[FewShotExample, Dict[str, Any]]], None] = None,
-        return_parameters: Optional[Dict[str, Any]] = None,
-        **schema: Any,
-    ) -> None:
-        fields = {
-            "name": name,
-            "description": description,
-            "parameters": parameters,
-            "few_shot_examples": few_shot_examples,
-            "return_parameters": return_parameters,
-        }
-        self._adopt(_copied({**{name: value for name, value in fields.items() if value is not None}, **schema}))
-
-    def _adopt(self, fields: Dict[str, Any]) -> None:
-        if "title" in fields and "name" not in fields:
-            fields["name"] = fields.pop("title")
-        if "parameters" not in fields and ("properties" in fields or fields.get("type") == "object"):
-            own = {field.name for field in dataclasses.fields(self)} | {"title"}
-            schema = {keyword: fields.pop(keyword) for keyword in list(fields) if keyword not in own}
-            fields["parameters"] = {"type": "object", **schema}
-        super()._adopt(fields)
-
-
-@_model
-class FunctionCall(JSONObject):
-    """A call that the model wants made; ``arguments`` is an object."""
-
-    name: str
-    arguments: Optional[Dict[str, Any]] = None
-
-
-@_model
-class ChatFunctionCall(JSONObject):
-    """Forces a call of one function; the model fills in what ``partial_arguments`` leaves open."""
-
-    name: str
-    partial_arguments: Optional[Dict[str, Any]] = None
-
-
-@_model
-class Messages(JSONObject):
-    """One message. ``attachments`` are ids of uploaded files; ``data_for_context`` is deprecated by the API."""
-
-    role: str
-    content: str = ""
-    function_call: Optional[FunctionCall] = None
-    name: Optional[str] = None
-    attachments: Optional[List[str]] = None
-    data_for_context: Optional[List[Dict[str, Any]]] = None
-    functions_state_id: Optional[str] = None
-    reasoning_content: Optional[str] = None
-    id: Optional[Any] = None
-
-    id_ = _Alias[Optional[Any]]("id")
-
-
-@_model
-class Storage(JSONObject):
-    """Where the server keeps the history of a conversation."""
-
-    is_stateful: bool
-    limit: Optional[int] = None
-    assistant_id: Optional[str] = None
-    thread_id: Optional[str] = None
-    metadata: Optional[Dict[str, Any]] = None
-
-
-@_model
-class Chat(JSONObject):
-    """A request for an answer: the messages and how to answer them. What is None is not sent.
-
-    ``response_format`` is ``{"type": "json_schema", "schema": {...}, "strict": True}`` or the like, ``function_ranker``
-    ``{"enabled": True, "top_n": 3}``. ``additional_fields`` go to the top level of the request; explicit fields win.
-    """
-
-    messages: List[Messages]
-    model: Optional[str] = None
-    temperature: Optional[float] = None
-    top_p: Optional[float] = None
-    n: Optional[int] = None
-    stream: Optional[bool] = None
-    max_tokens: Optional[int] = None
-    repetition_penalty: Optional[float] = None
-    update_interval: Optional[float] = None
-    profanity_check: Optional[bool] = None
-    function_call: Union[str, ChatFunctionCall, None] = None
-    functions: Optional[List[Function]] = None
-    flags: Optional[List[str]] = None
-    storage: Optional[Storage] = None
-    additional_fields: Optional[Dict[str, Any]] = None
-    reasoning_effort: Optional[str] = None
-    response_format: Optional[Dict[str, Any]] = None
-    function_ranker: Optional[Dict[str, Any]] = None
-
-    _essential = ("messages",)
-
-    def _adopt(self, fields: Dict[str, Any]) -> None:
-        messages = fields.get("messages")
-        if not isinstance(messages, (list, tuple)):
-            raise TypeError(f"messages must be a list, not {type(messages).__name__}")
-        # A dict is a copy by now: it is adopted below and need not be copied again.
-        fields["messages"] = [message if type(message) is dict else _as_message(message) for message in messages]
-        super()._adopt(fields)
-
-
-@_model
-class Usage(JSONObject):
-    """Tokens that an answer took."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
-    precached_prompt_tokens: Optional[int] = None
-
-
-@_model
-class Choices(JSONObject):
-    """One alternative. ``finish_reason``: stop, length, function_call, blacklist, error."""
-
-    message: Messages
-    index: int = 0
-    finish_reason: Optional[str] = None
-
-    _essential = ("message",)
-
-
-@_model
-class ChatCompletion(JSONObject):
-    """A whole answer. ``created``: Unix time, seconds."""
-
-    choices: List[Choices]
-    created: int = 0
-    model: str = ""
-    thread_id: Optional[str] = None
-    message_id: Optional[str] = None
-    usage: Usage = None  # type: ignore[assignment]  # always sent
-    object: str = ""
-
-    _essential = ("choices",)
-    object_ = _Alias[str]("object")
-
-
-@_model
-class MessagesChunk(JSONObject):
-    """What one chunk adds to a message."""
-
-    role: Optional[str] = None
-    content: Optional[str] = None
-    reasoning_content: Optional[str] = None
-    function_call: Optional[FunctionCall] = None
-    functions_state_id: Optional[str] = None
-
-
-@_model
-class ChoicesChunk(JSONObject):
-    """One alternative's share of a chunk; ``finish_reason`` comes with the last."""
-
-    delta: MessagesChunk = dataclasses.field(default_factory=MessagesChunk)
-    index: int = 0
-    finish_reason: Optional[str] = None
-
-
-@_model
-class ChatCompletionChunk(JSONObject):
-    """A part of an answer; the last one has ``usage``. ``created``: Unix time, seconds."""
-
-    choices: List[ChoicesChunk]
-    created: int = 0
-    model: str = ""
-    object: str = ""
-    usage: Optional[Usage] = None
-
-    _essential = ("choices",)
-    object_ = _Alias[str]("object")
-
-
-@_model
-class Model(JSONObject):
-    """A model. ``type``: chat, embedder, aicheck, filter."""
-
-    id: str
-    object: str = ""
-    owned_by: str = ""
-    type: Optional[str] = None
-
-    _essential = ("id",)
-    id_ = _Alias[str]("id")
-    object_ = _Alias[str]("object")
-    type_ = _Alias[Optional[str]]("type")
-
-
-@_model
-class Models(JSONObject):
-    """The models that there are."""
-
-    data: List[Model]
-    object: str = ""
-
-    _essential = ("data",)
-    object_ = _Alias[str]("object")
-
-
-@_model
-class EmbeddingsUsage(JSONObject):
-    """Tokens of one text."""
-
-    prompt_tokens: int = 0
-
-
-@_model
-class Embedding(JSONObject):
-    """The vector of one text; ``index`` is the text's place in the request."""
-
-    embedding: List[float]
-    usage: EmbeddingsUsage = None  # type: ignore[assignment]  # always sent
-    index: int = 0
-    object: str = ""
-
-    _essential = ("embedding",)
-    object_ = _Alias[str]("object")
-
-
-@_model
-class Embeddings(JSONObject):
-    """Vectors of texts."""
-
-    data: List[Embedding]
-    model: Optional[str] = None
-    object: str = ""
-
-    _essential = ("data",)
-    object_ = _Alias[str]("object")
-
-
-@_model
-class TokensCount(JSONObject):
-    """Size of one text in tokens and in Unicode characters."""
-
-    tokens: int = 0
-    characters: int = 0
-    object: str = ""
-
-    object_ = _Alias[str]("object")
-
-
-@_model
-class _TokensCounts(JSONObject):
-    """What /tokens/count answers, a bare array."""
-
-    data: List[TokensCount]
-
-    _essential = ("data",)
-    _array_field = "data"
-
-
-@_model
-class UploadedFile(JSONObject):
-    """A file in the storage. ``bytes``: its size; ``created_at``: Unix time, seconds."""
-
-    id: str
-    object: str = ""
-    bytes: int = 0
-    created_at: int = 0
-    filename: str = ""
-    purpose: str = ""
-    access_policy: Optional[str] = None
-    modalities: Optional[List[str]] = None
-
-    _essential = ("id",)
-    id_ = _Alias[str]("id")
-    object_ = _Alias[str]("object")
-    bytes_ = _Alias[int]("bytes")
-
-
-@_model
-class UploadedFiles(JSONObject):
-    """The files in the storage."""
-
-    data: List[UploadedFile]
-
-    _essential = ("data",)
-
-
-@_model
-class DeletedFile(JSONObject):
-    """A file that is no more."""
-
-    id: str
-    deleted: bool = False
-    access_policy: Optional[str] = None
-
-    _essential = ("id",)
-    id_ = _Alias[str]("id")
-
-
-@_model
-class Image(JSONObject):
-    """A file's content in base64."""
-
-    content: str
-
-
-@_model
-class BalanceValue(JSONObject):
-    """Tokens left for one model or service."""
-
-    usage: str = ""
-    value: float = 0
-
-
-@_model
-class Balance(JSONObject):
-    """Tokens left in the packages."""
-
-    balance: List[BalanceValue]
-
-    _essential = ("balance",)
-
-
-@_model
-class AICheckResult(JSONObject):
-    """Who wrote a text: ``category`` is ai, human or mixed; ``ai_intervals`` are offsets in characters."""
-
-    category: str
-    characters: int = 0
-    tokens: int = 0
-    ai_intervals: Optional[List[List[int]]] = None
-
-    _essential = ("category",)
-
-
-@_model
-class OpenApiFunctions(JSONObject):
-    """Functions made of an OpenAPI document."""
-
-    functions: List[Function]
-
-    _essential = ("functions",)
-
-
-@_model
-class FunctionRemark(JSONObject):
-    """One fault of a function's description and its place in the schema."""
-
-    description: str = ""
-    schema_location: str = ""
-
-
-@_model
-class FunctionValidation(JSONObject):
-    """Verdict on a function's description; HTTP is 200 also where there are ``errors``."""
-
-    message: str
-    status: int = 0
-    json_ai_rules_version: Optional[str] = None
-    errors: List[FunctionRemark] = dataclasses.field(default_factory=list)
-    warnings: List[FunctionRemark] = dataclasses.field(default_factory=list)
-
-    _essential = ("message",)
-
-    @property
-    def valid(self) -> bool:
-        return not self.errors and self.message == "Function is valid"
-
-
-@_model
-class FilterUsage(JSONObject):
-    """Tokens that the content filter took."""
-
-    filter_tokens: int = 0
-
-
-@_model
-class FilterCheck(JSONObject):
-    """Verdict of the content filter."""
-
-    is_profane: bool
-    usage: Optional[FilterUsage] = None
-
-    _essential = ("is_profane",)
-
-
-@_model
-class BatchRequestCounts(JSONObject):
-    """How many requests a batch has, and what became of them."""
-
-    total: int = 0
-    completed: int = 0
-    failed: int = 0
-
-
-@_model
-class Batch(JSONObject):
-    """A batch: created, in_progress, then completed, with an ``output_file_id``. Times are Unix times."""
-
-    id: str
-    method: str = ""
-    request_counts: Optional[BatchRequestCounts] = None
-    status: str = ""
-    output_file_id: Optional[str] = None
-    created_at: int = 0
-    updated_at: int = 0
-
-    _essential = ("id",)
-    id_ = _Alias[str]("id")
-
-
-@_model
-class _Batches(JSONObject):
-    """What GET /batches answers: an envelope in the documentation, a bare array or one batch elsewhere."""
-
-    batches: List[Batch]
-
-    _essential = ("batches",)
-    _array_field = "batches"
-
-    def _adopt(self, fields: Dict[str, Any]) -> None:
-        super()._adopt({"batches": [fields]} if "id" in fields and "batches" not in fields else fields)
-
-    def only(self, batch_id: str) -> Batch:
-        for batch in self.batches:
-            if batch.id == batch_id:
-                return batch
-        raise InvalidResponseError(f"GET /batches: the answer has no batch {batch_id!r}")
-
-
-@_model
-class BatchResult(JSONObject):
-    """What became of the request with this ``id``: ``result`` is the body of its answer, or there is an ``error``."""
-
-    id: str
-    result: Optional[Dict[str, Any]] = None
-    error: Optional[Dict[str, Any]] = None
-
-    _essential = ("id",)
-    id_ = _Alias[str]("id")
-
-
-@_model
-class AssistantAttachment(JSONObject):
-    """A file of an assistant."""
-
-    file_id: str
-    name: str = ""
-
-
-@_model
-class Assistant(JSONObject):
-    """An assistant. Times are Unix times, seconds."""
-
-    assistant_id: str
-    model: str = ""
-    name: Optional[str] = None
-    description: Optional[str] = None
-    instructions: Optional[str] = None
-    created_at: int = 0
-    updated_at: int = 0
-    files: Optional[List[AssistantAttachment]] = None
-    file_ids: Optional[List[str]] = None
-    metadata: Optional[Dict[str, Any]] = None
-    threads_count: Optional[int] = None
-    functions: Optional[List[Function]] = None
-
-    _essential = ("assistant_id",)
-
-
-@_model
-class Assistants(JSONObject):
-    """The assistants that there are."""
-
-    data: List[Assistant]
-
-    _essential = ("data",)
-
-
-@_model
-class CreateAssistant(JSONObject):
-    """A new assistant's id. ``created_at``: Unix time, seconds."""
-
-    assistant_id: str
-    created_at: int = 0
-
-    _essential = ("assistant_id",)
-
-
-@_model
-class AssistantDelete(JSONObject):
-    """An assistant that is no more."""
-
-    assistant_id: str
-    deleted: bool = False
-
-    _essential = ("assistant_id",)
-
-
-@_model
-class AssistantFileDelete(JSONObject):
-    """A file that an assistant no longer has."""
-
-    file_id: str
-    deleted: bool = False
-
-    _essential = ("file_id",)
-
-
-@_model
-class Thread(JSONObject):
-    """A conversation kept by the server. Times are Unix times, seconds."""
-
-    id: str
-    assistant_id: Optional[str] = None
-    model: str = ""
-    created_at: int = 0
-    updated_at: int = 0
-    run_lock: bool = False
-    status: str = ""
-
-    _essential = ("id",)
-    id_ = _Alias[str]("id")
-
-
-@_model
-class Threads(JSONObject):
-    """Conversations kept by the server."""
-
-    threads: List[Thread]
-
-    _essential = ("threads",)
-
-
-@_model
-class ThreadMessageAttachment(JSONObject):
-    """A file of a message."""
-
-    file_id: str
-    name: str = ""
-
-
-@_model
-class ThreadMessage(JSONObject):
-    """A message of a thread. ``created_at``: Unix time, seconds."""
-
-    message_id: str
-    role: str = ""
-    content: str = ""
-    attachments: Optional[List[ThreadMessageAttachment]] = dataclasses.field(default_factory=list)
-    created_at: int = 0
-    function_call: Optional[FunctionCall] = None
-    finish_reason: Optional[str] = None
-    model: Optional[str] = None
-
-
-@_model
-class ThreadMessages(JSONObject):
-    """Messages of a thread."""
-
-    messages: List[ThreadMessage]
-    thread_id: str = ""
-
-    _essential = ("messages",)
-
-
-@_model
-class ThreadMessageResponse(JSONObject):
-    """A message that was added. ``created_at``: Unix time, seconds."""
-
-    message_id: str
-    created_at: int = 0
-
-
-@_model
-class ThreadMessagesResponse(JSONObject):
-    """Messages that were added to a thread."""
-
-    messages: List[ThreadMessageResponse]
-    thread_id: str = ""
-
-    _essential = ("messages",)
-
-
-@_model
-class ThreadRunOptions(JSONObject):
-    """How to answer in a thread. What is None is not sent."""
-
-    temperature: Optional[float] = None
-    top_p: Optional[float] = None
-    limit: Optional[int] = None
-    max_tokens: Optional[int] = None
-    repetition_penalty: Optional[float] = None
-    profanity_check: Optional[bool] = None
-    flags: Optional[List[str]] = None
-    function_call: Union[str, ChatFunctionCall, None] = None
-    functions: Optional[List[Function]] = None
-
-
-@_model
-class ThreadRunResponse(JSONObject):
-    """A run that has begun. ``created_at``: Unix time, seconds."""
-
-    thread_id: str
-    status: str = ""
-    created_at: int = 0
-
-    _essential = ("thread_id",)
-
-
-@_model
-class ThreadRunResult(JSONObject):
-    """State of a thread's run, and its messages. ``updated_at``: Unix time, seconds."""
-
-    thread_id: str
-    status: str = ""
-    updated_at: int = 0
-    model: str = ""
-    messages: Optional[List[ThreadMessage]] = None
-
-    _essential = ("thread_id",)
-
-
-@_model
-class ThreadCompletion(JSONObject):
-    """A whole answer in a thread. ``created``: Unix time, seconds."""
-
-    message: Messages
-    object: str = ""
-    model: str = ""
-    thread_id: str = ""
-    message_id: str = ""
-    created: int = 0
-    usage: Usage = None  # type: ignore[assignment]  # always sent
-    finish_reason: Optional[str] = None
-
-    _essential = ("message",)
-    object_ = _Alias[str]("object")
-
-
-@_model
-class ThreadCompletionChunk(ChatCompletionChunk):
-    """A part of an answer in a thread; each has a ``usage`` of its own."""
-
-    thread_id: str = ""
-    message_id: str = ""
-
-
 # ---------- settings
-
-
-@dataclass(frozen=True, repr=False)
-class _Settings:
-    """What a client was told: an argument beats GIGACHAT_<NAME> in the environment, which beats the default here."""
-
-    credentials: Optional[str] = None
-    scope: str = "GIGACHAT_API_PERS"
-    model: str = "GigaChat"
-    base_url: str = "https://gigachat.devices.sberbank.ru/api/v1"
-    auth_url: str = "https://ngw.devices.sberbank.ru:9443/api/v2/oauth"
-    access_token: Optional[str] = None
-    user: Optional[str] = None
-    password: Optional[str] = None
-    verify_ssl_certs: bool = True
-    ca_bundle_file: Optional[str] = None
-    cert_file: Optional[str] = None
-    key_file: Optional[str] = None
-    key_file_password: Optional[str] = None
-    ssl_context: Optional[ssl.SSLContext] = None
-    proxy: Optional[str] = None
-    timeout: float = 30.0
-    max_connections: Optional[int] = None
-    max_retries: int = 0
-    retry_backoff_factor: float = 0.5
-    retry_on_status_codes: Tuple[int, ...] = (429, 500, 502, 503, 504)
-    token_expiry_buffer_ms: int = 60_000
-    profanity_check: Optional[bool] = None
-    flags: Optional[List[str]] = None
-    proxies: Dict[str, str] = dataclasses.field(default_factory=dict)  # by scheme: from proxy or the environment
-
-    def __repr__(self) -> str:
-        return f"_Settings(base_url={self.base_url!r}, model={self.model!r}, scope={self.scope!r})"
-
-
-_SECRET_SETTINGS = frozenset({"credentials", "access_token", "user", "password", "key_file_password", "proxy"})
-_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-
-
-def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> _Settings:
-    """Put the settings together; ConfigurationError, naming parameter and variable, for what cannot work."""
-    found: Dict[str, Any] = {}
-    for name, read in _READERS.items():
-        variable = "GIGACHAT_" + name.upper()
-        value, source = arguments.get(name), name
-        if value is None and name != "ssl_context":
-            value, source = environment.get(variable) or None, variable
-        if value is None:
-            continue
-        try:
-            found[name] = read(value)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            shown = "the value" if name in _SECRET_SETTINGS or name.endswith("_url") else repr(value)
-            other = variable if source == name else name
-            raise ConfigurationError(f"{source} (also {other}): {shown} {error}") from None
-    settings = _Settings(**found, proxies=_proxies(found.get("proxy"), environment))
-    _check_together(settings)
-    return settings
-
-
-def _check_together(settings: _Settings) -> None:
-    """Refuse settings that contradict each other."""
-    if settings.key_file and not settings.cert_file:
-        raise ConfigurationError(
-            "key_file (GIGACHAT_KEY_FILE) needs cert_file (GIGACHAT_CERT_FILE): a key is not enough"
-        )
-    if settings.ssl_context is not None:
-        for name in ("ca_bundle_file", "cert_file", "key_file", "key_file_password"):
-            if getattr(settings, name):
-                raise ConfigurationError(
-                    f"ssl_context is used as it is: load {name} (GIGACHAT_{name.upper()}) into it, or leave one out"
-                )
-        if not settings.verify_ssl_certs:
-            raise ConfigurationError(
-                "ssl_context is used as it is: set its verify_mode, or leave out verify_ssl_certs"
-                " (GIGACHAT_VERIFY_SSL_CERTS)"
-            )
 
 
 def _read_text(value: Any) -> str:
@@ -1533,6 +600,9 @@ def _read_path(value: Any) -> str:
     return path
 
 
+_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
 def _read_boolean(value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -1603,147 +673,442 @@ def _read_ssl_context(value: Any) -> ssl.SSLContext:
     return value
 
 
-_READERS: Dict[str, Callable[[Any], Any]] = {
-    "credentials": _read_credentials,
-    "scope": _read_text,
-    "model": _read_text,
-    "base_url": _read_base_url,
-    "auth_url": _read_auth_url,
-    "access_token": _read_header_text,
-    "user": _read_text,
-    "password": _read_text,
-    "verify_ssl_certs": _read_boolean,
-    "ca_bundle_file": _read_path,
-    "cert_file": _read_path,
-    "key_file": _read_path,
-    "key_file_password": _read_text,
-    "ssl_context": _read_ssl_context,
-    "proxy": _read_proxy,
-    "timeout": _read_seconds,
-    "max_connections": functools.partial(_read_whole, least=1),
-    "max_retries": _read_whole,
-    "retry_backoff_factor": _read_number,
-    "retry_on_status_codes": _read_status_codes,
-    "token_expiry_buffer_ms": _read_whole,
-    "profanity_check": _read_boolean,
-    "flags": _read_flags,
-}
+class _Setting(NamedTuple):
+    default: Any
+    read: Callable[[Any], Any]
+    meaning: str
+    secret: bool = False
 
 
-def _proxies(setting: Optional[str], environment: Mapping[str, str]) -> Dict[str, str]:
+def _setting(default: Any, read: Callable[[Any], Any], meaning: str, *, secret: bool = False) -> Any:
+    """Declare a setting, whose value each object of the class then has under its name."""
+    return _Setting(default, read, meaning, secret)
+
+
+# fmt: off
+class _Settings(types.SimpleNamespace):
+    """What a client was told: an argument beats GIGACHAT_<NAME> in the environment, which beats the default here."""
+
+    credentials: Optional[str] = _setting(None, _read_credentials, "the authorization key", secret=True)
+    scope: str = _setting("GIGACHAT_API_PERS", _read_text, "whom the key belongs to: ..._PERS, ..._B2B or ..._CORP")
+    model: str = _setting("GigaChat", _read_text, "model of chats, where the request names none")
+    base_url: str = _setting("https://gigachat.devices.sberbank.ru/api/v1", _read_base_url, "address of the API")
+    auth_url: str = _setting(
+        "https://ngw.devices.sberbank.ru:9443/api/v2/oauth", _read_auth_url, "address of the token endpoint"
+    )
+    access_token: Optional[str] = _setting(None, _read_header_text, "a token that is there already", secret=True)
+    user: Optional[str] = _setting(None, _read_text, "user, for services that give tokens at /token", secret=True)
+    password: Optional[str] = _setting(None, _read_text, "the user's password", secret=True)
+    verify_ssl_certs: bool = _setting(True, _read_boolean, "off: anyone in between can read your key")
+    ca_bundle_file: Optional[str] = _setting(None, _read_path, "root certificates, PEM or DER: a file or a directory")
+    cert_file: Optional[str] = _setting(None, _read_path, "client certificate, PEM")
+    key_file: Optional[str] = _setting(None, _read_path, "its private key, where cert_file does not hold it")
+    key_file_password: Optional[str] = _setting(None, _read_text, "password of the private key", secret=True)
+    ssl_context: Optional[ssl.SSLContext] = _setting(None, _read_ssl_context, "a TLS context of your own")
+    proxy: Optional[str] = _setting(None, _read_proxy, "http://[user:password@]host:port; empty: none", secret=True)
+    timeout: float = _setting(30.0, _read_seconds, "seconds to wait for the server each time")
+    max_connections: Optional[int] = _setting(None, functools.partial(_read_whole, least=1), "most connections at once")
+    max_retries: int = _setting(0, _read_whole, "how often a failed call is tried again")
+    retry_backoff_factor: float = _setting(0.5, _read_number, "seconds before the first retry; doubles each time")
+    retry_on_status_codes: Tuple[int, ...] = _setting(
+        (429, 500, 502, 503, 504), _read_status_codes, "statuses that are tried again"
+    )
+    token_expiry_buffer_ms: int = _setting(60_000, _read_whole, "how long before its end a token is renewed")
+    profanity_check: Optional[bool] = _setting(None, _read_boolean, "whether the service filters profanity")
+    flags: Optional[List[str]] = _setting(None, _read_flags, "flags of chats, JSON or separated by commas")
+    # fmt: on
+
+    proxies: Dict[str, str]  # by scheme, from proxy or the environment
+
+    def __repr__(self) -> str:
+        return f"_Settings(base_url={self.base_url!r}, model={self.model!r}, scope={self.scope!r})"
+
+
+_SETTINGS: Dict[str, _Setting] = {name: it for name, it in vars(_Settings).items() if isinstance(it, _Setting)}
+
+
+def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> _Settings:
+    """Put the settings together; ConfigurationError, naming parameter and variable, for what cannot work."""
+    found = {name: setting.default for name, setting in _SETTINGS.items()}
+    for name, setting in _SETTINGS.items():
+        variable = "GIGACHAT_" + name.upper()
+        value, source = arguments.get(name), name
+        if value is None and name != "ssl_context":
+            value, source = environment.get(variable) or None, variable
+        if value is None:
+            continue
+        try:
+            found[name] = setting.read(value)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            shown = "the value" if setting.secret or name.endswith("_url") else repr(value)
+            other = variable if source == name else name
+            raise ConfigurationError(f"{source} (also {other}): {shown} {error}") from None
+    settings = _Settings(**found, proxies=_proxies(found["proxy"]))
+    _check_together(settings)
+    return settings
+
+
+def _check_together(settings: _Settings) -> None:
+    """Refuse settings that contradict each other."""
+    if settings.key_file and not settings.cert_file:
+        raise ConfigurationError(
+            "key_file (GIGACHAT_KEY_FILE) needs cert_file (GIGACHAT_CERT_FILE): a key is not enough"
+        )
+    if settings.ssl_context is None:
+        return
+    for name in ("ca_bundle_file", "cert_file", "key_file", "key_file_password"):
+        if getattr(settings, name):
+            raise ConfigurationError(
+                f"ssl_context is used as it is: load {name} (GIGACHAT_{name.upper()}) into it, or leave one out"
+            )
+    if not settings.verify_ssl_certs:
+        raise ConfigurationError(
+            "ssl_context is used as it is: set its verify_mode, or leave out verify_ssl_certs"
+            " (GIGACHAT_VERIFY_SSL_CERTS)"
+        )
+
+
+def _proxies(setting: Optional[str]) -> Dict[str, str]:
     """Say which proxy serves which scheme: from the setting, else from the environment, read once for a client."""
+    import urllib.request
+
     if setting is not None:
         return {"http": setting, "https": setting} if setting else {}
+    environment = urllib.request.getproxies_environment()
     found: Dict[str, str] = {}
-    # http_proxy is left alone under CGI, where the header "Proxy:" of a stranger sets HTTP_PROXY (httpoxy).
-    for scheme, names in (("https", ("https_proxy", "HTTPS_PROXY")), ("http", ("http_proxy", "HTTP_PROXY"))):
-        for name in (*names, "all_proxy", "ALL_PROXY"):
-            value = environment.get(name)
-            if value and not (name == "HTTP_PROXY" and "REQUEST_METHOD" in environment):
-                try:
-                    found[scheme] = _read_proxy(value)
-                except ValueError as error:
-                    raise ConfigurationError(f"proxy (from {name}): the value {error}") from None
-                break
+    for scheme in ("https", "http"):
+        value = environment.get(scheme) or environment.get("all")
+        if value:
+            try:
+                found[scheme] = _read_proxy(value)
+            except ValueError as error:
+                raise ConfigurationError(f"proxy (from {_proxy_variable(value)}): the value {error}") from None
     return found
 
 
-# ---------- transport: one exchange
-
-TLS_HINT = (
-    "GigaChat's certificates are issued by the Russian Trusted Root CA: get it at https://www.gosuslugi.ru/crt and"
-    " install it in the system, or name its file in ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE)"
-)
-STRICT_HINT = (
-    "Python 3.13 and newer check certificates strictly: pass an ssl_context whose verify_flags lack"
-    " ssl.VERIFY_X509_STRICT"
-)
-
-# What to do about a certificate, by a part of OpenSSL's reason; TLS_HINT where none fits.
-_CERTIFICATE_HINTS = (
-    ("Authority Key Identifier", STRICT_HINT),
-    ("not marked critical", STRICT_HINT),
-    ("mismatch", "Another server answers: check base_url, auth_url and the proxy. " + TLS_HINT),
-    ("expired", "Check the clock of this machine. " + TLS_HINT),
-    ("not yet valid", "Check the clock of this machine. " + TLS_HINT),
-)
-_IDLE_SECONDS = 60  # shorter than the usual idle timeouts of servers (nginx: 75 s) and of NAT gateways
-_READ_BYTES = 65_536  # a TLS record holds at most 16 KiB; more than one waits only on plain connections
-_SEND_BYTES = 262_144  # one block of an upload: each gets the whole `timeout`
-_MOST_AT_ONCE = 262_144  # what one hop of an async stream brings at most
-_MOST_JSON_BYTES = 268_435_456  # an endless answer must not eat the machine's memory
-_MOST_ERROR_BYTES = 1_048_576
-_READING_FILE = "reading the file"  # where an OSError is the caller's own
-_DRAIN_SECONDS = 0.1  # how long the end of an answer whose last event is here may take to save the connection
+def _proxy_variable(value: str) -> str:
+    """Name the environment variable that a proxy comes from."""
+    names = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+    return next((name for name in names if os.environ.get(name) == value), "the environment")
 
 
-def _tls_context(settings: _Settings) -> ssl.SSLContext:
-    """Make the TLS context for the API and the token endpoint alike. Reads files; ConfigurationError names them."""
-    if settings.ssl_context is not None:
-        return settings.ssl_context
-    if settings.verify_ssl_certs:
-        # Given roots, create_default_context() does not load the system's, which take 18 ms.
-        roots = _read_roots(settings.ca_bundle_file) if settings.ca_bundle_file else None
-        try:
-            context = ssl.create_default_context(cadata=roots)
-        except (ssl.SSLError, TypeError, ValueError) as error:
+# ---------- the way of a call
+
+_LONGEST_RETRY_AFTER = 120.0  # seconds; a server that asks for more gets the caller's attention instead
+_LONGEST_BACKOFF = 60.0
+_JITTER = 0.5
+
+
+class _Client:
+    """Settings, connections and token: what every endpoint goes through."""
+
+    def __init__(
+        self,
+        *,
+        base_url: Optional[str] = None,
+        auth_url: Optional[str] = None,
+        credentials: Optional[str] = None,
+        scope: Optional[str] = None,
+        access_token: Optional[str] = None,
+        model: Optional[str] = None,
+        profanity_check: Optional[bool] = None,
+        user: Optional[str] = None,
+        password: Optional[str] = None,
+        timeout: Optional[float] = None,
+        verify_ssl_certs: Optional[bool] = None,
+        ca_bundle_file: Optional[str] = None,
+        cert_file: Optional[str] = None,
+        key_file: Optional[str] = None,
+        key_file_password: Optional[str] = None,
+        ssl_context: Optional[ssl.SSLContext] = None,
+        flags: Optional[List[str]] = None,
+        max_connections: Optional[int] = None,
+        max_retries: Optional[int] = None,
+        retry_backoff_factor: Optional[float] = None,
+        retry_on_status_codes: Optional[Tuple[int, ...]] = None,
+        token_expiry_buffer_ms: Optional[int] = None,
+        proxy: Optional[str] = None,
+        **unknown: Any,
+    ) -> None:
+        """Make a client; nothing is opened before the first call.
+
+        What is not given comes from the environment, ``GIGACHAT_`` and the name in capital letters, or has the default
+        of the official SDK. Raises ConfigurationError.
+        """
+        arguments = dict(locals())
+        if unknown:
+            logger.warning("unknown arguments of %s are ignored: %s", type(self).__name__, ", ".join(sorted(unknown)))
+        self._set_up(_read_settings(arguments, os.environ))
+
+    def _set_up(self, settings: _Settings) -> None:
+        import urllib.request  # 9 ms that those who only import this module save
+
+        self._settings = settings
+        self._pool = KeepAlive(settings)
+        # Only these two: no redirects, which would carry the token to another host, no file: and ftp:, no cookies.
+        self._opener = urllib.request.OpenerDirector()
+        self._opener.add_handler(urllib.request.ProxyHandler(settings.proxies))
+        self._opener.add_handler(self._pool)  # type: ignore[arg-type]  # all that is asked of a handler
+        self._token: Optional[AccessToken] = None
+        self._renew_at: Optional[float] = None  # Unix time, seconds; None: when the server refuses the token
+        if settings.access_token is not None:
+            self._token = AccessToken(access_token=settings.access_token)
+        self._logins = 0
+        self._login_failure: Optional[GigaChatException] = None
+        self._login_lock = threading.Lock()  # guards the token and all about it; never held during an API call
+        self._workers = _Workers(max(100, settings.max_connections or 0))
+        # Apart, and as many as there are streams: reading must not queue behind calls that wait for a connection.
+        self._readers = _Workers(None)
+        self._closing = weakref.finalize(self, _shut_down, self._pool, self._workers, self._readers)
+        self._closing.atexit = False  # see _end()
+        _clients.add(self)
+
+    def _forget_parent(self) -> None:
+        """Start afresh in a forked child, with no socket, lock or thread of the parent's."""
+        self._login_lock = threading.Lock()
+        self._pool.forget()
+        self._workers.forget()
+        self._readers.forget()
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {"settings": self._settings}
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        self._set_up(state["settings"])
+
+    def __deepcopy__(self: T, memo: Dict[int, Any]) -> T:
+        return copy.copy(self)
+
+    def __repr__(self) -> str:
+        settings = self._settings
+        return (
+            f"{type(self).__name__}(base_url={settings.base_url!r}, model={settings.model!r}, scope={settings.scope!r})"
+        )
+
+    # The data path.
+
+    def _call(self, method: str, path: str, result: Type[J], body: Any = None, **options: Any) -> J:
+        """Send one request and decode its answer into *result*."""
+        return self._send(self._request(method, path, body, **options)).decode(result)
+
+    def _stream(self, path: str, result: Type[C], body: Dict[str, Any], headers: Mapping[str, str]) -> Stream[C]:
+        """Prepare a request whose answer comes as events; it is sent when the stream is iterated."""
+        call = self._request("POST", path, body, headers=headers, streamed=True)
+        return Stream(functools.partial(self._send, call), functools.partial(_read_events, result))
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Sequence[Tuple[str, Any]] = (),
+        headers: Optional[Mapping[str, str]] = None,
+        streamed: bool = False,
+    ) -> _Call:
+        """Write a request: *body* is JSON unless it is bytes or an upload. Bad input raises here, before sending."""
+        url = self._settings.base_url + path
+        for name, value in query:
+            if value is None or value == "":
+                raise ValueError(f"{name} must not be empty")
+        if query:
+            url += "?" + urllib.parse.urlencode(query)
+        all_headers = dict(headers or {})
+        if isinstance(body, _Upload):
+            all_headers["Content-Type"] = body.content_type
+        elif body is not None and not isinstance(body, bytes):
+            body = _encode(body)
+            all_headers["Content-Type"] = "application/json"
+        return _Call(method, url, path, body, all_headers, streamed)
+
+    def _send(self, call: _Call) -> _Reply:
+        """Send a request and wait for its answer, with the retries that the settings ask for."""
+        return self._retrying(functools.partial(self._authorized, call), call.body)
+
+    def _retrying(self, attempt: Callable[[], T], body: Any = None) -> T:
+        """Repeat *attempt* while that is worth it and *body* can be sent again."""
+        for failures in itertools.count():
+            try:
+                return attempt()
+            except (ResponseError, APIConnectionError) as error:
+                delay = self._retry_delay(error, failures)
+                if delay is None or not _rewound(body):
+                    raise
+                logger.debug("%s: trying again in %.1f s", type(error).__name__, delay)
+            self._pool.pause(delay)
+        raise AssertionError("unreachable")
+
+    def _retry_delay(self, error: Union[ResponseError, APIConnectionError], failures: int) -> Optional[float]:
+        """Decide whether another attempt is worth it after *failures* earlier ones, and in how many seconds."""
+        settings = self._settings
+        if failures >= settings.max_retries:
+            return None
+        asked = 0.0
+        if isinstance(error, ResponseError):
+            if error.status_code not in settings.retry_on_status_codes:
+                return None
+            asked = _retry_after(error.headers)
+            if asked > _LONGEST_RETRY_AFTER:
+                return None
+        elif _is_lasting(error.__cause__):
+            return None
+        backoff = settings.retry_backoff_factor * 2 ** min(failures, 30) + random.uniform(0, _JITTER)
+        return asked or min(backoff, _LONGEST_BACKOFF)
+
+    def _authorized(self, call: _Call) -> _Reply:
+        """Send a request with a token; on a 401 drop the token and try once more with another."""
+        context_headers = _context_headers()
+        if any(name.lower() == "authorization" for name in context_headers):
+            return self._exchange(call, context_headers)
+        token = self._current_token()
+        if token is None and not self._needs_no_token():
             raise ConfigurationError(
-                f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): {settings.ca_bundle_file!r} holds a broken certificate"
-            ) from error
-    else:
-        logger.warning("verify_ssl_certs is off: whoever answers is taken for GigaChat")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if settings.cert_file:
-        _load_client_certificate(context, settings)
-    return context
+                "there is nothing to authenticate with: set credentials (GIGACHAT_CREDENTIALS), access_token"
+                " (GIGACHAT_ACCESS_TOKEN), user and password, or cert_file"
+            )
+        try:
+            return self._exchange(call, context_headers, token)
+        except AuthenticationError:
+            if token is None or not self._drop_token(token) or not _rewound(call.body):
+                raise
+        return self._exchange(call, context_headers, self._current_token())
 
+    def _exchange(self, call: _Call, context_headers: Mapping[str, str], token: Optional[AccessToken] = None) -> _Reply:
+        """Send one request, once, and take its answer; raise the ResponseError of a status that is not 2xx."""
+        import urllib.request
 
-_PEM_CERTIFICATE = re.compile(
-    rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----.+?-----END (?:X509 |TRUSTED )?CERTIFICATE-----", re.DOTALL
-)
+        request = urllib.request.Request(call.url, data=call.body, method=call.method)
+        headers = {"Host": request.host, "User-Agent": f"gigachat_lite/{__version__}", "Accept": "*/*"}
+        headers["Accept-Encoding"] = "identity"
+        headers.update(call.headers)
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token.access_token}"
+        for name, value in context_headers.items():
+            _set_header(headers, name, value)
+        request.headers = headers
+        started = time.monotonic()
+        reply: _Reply = self._opener.open(request, timeout=self._settings.timeout)
+        logger.debug("%s %s: %d, %.0f ms", call.method, call.url, reply.status, (time.monotonic() - started) * 1000)
+        reply.call = call
+        reply.secrets = functools.partial(self._secrets, headers.get("Authorization"))
+        try:
+            if not 200 <= reply.status < 300:
+                raise reply.error()
+            reply.require_identity()
+            if call.streamed:
+                reply.lift_deadline()
+            else:
+                reply.content = reply.read(_MOST_JSON_BYTES)
+        except BaseException:
+            reply.close()
+            raise
+        return reply
 
+    def _secrets(self, authorization: Optional[str]) -> List[str]:
+        """List what must not show in an error when the server echoes it."""
+        settings = self._settings
+        known = [settings.credentials, settings.password, settings.access_token, *(authorization or "").split()[-1:]]
+        known.append(_decoded_key(settings.credentials).partition(":")[2])
+        for proxy in settings.proxies.values():
+            user, _, password = urllib.parse.urlsplit(proxy).netloc.rpartition("@")[0].partition(":")
+            pair = f"{urllib.parse.unquote(user)}:{urllib.parse.unquote(password)}"
+            known += [password, urllib.parse.unquote(password), base64.b64encode(pair.encode()).decode()]
+        secrets = {secret for secret in known if secret and len(secret) > 3}
+        return [*secrets, *(json.dumps(secret)[1:-1] for secret in secrets)]
 
-def _read_roots(path: str) -> Union[str, bytes]:
-    """Read certificates, PEM or DER, from a file or from all files of a directory."""
-    name = f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): {path!r}"
-    try:
-        if os.path.isdir(path):
-            files = [os.path.join(path, entry) for entry in sorted(os.listdir(path))]
-            contents = [_read_file(file) for file in files if os.path.isfile(file)]
+    def _chat_body(self, payload: Payload, streamed: bool) -> Dict[str, Any]:
+        """Write the body of a chat request; the client's settings fill in what the payload leaves open."""
+        chat = _as_chat(payload)
+        explicit = dict(_sent_fields(chat))
+        additional = {**(explicit.pop("additional_fields", None) or {})}
+        additional.pop("stream", None)
+        body = {"model": None, **additional, **explicit, "stream": streamed or None}
+        settings = self._settings
+        for name, default in (("profanity_check", settings.profanity_check), ("flags", settings.flags)):
+            if body.get(name) is None:
+                body[name] = default
+        storage = body.get("storage")
+        stored = storage.to_dict() if isinstance(storage, Storage) else storage if isinstance(storage, dict) else {}
+        if body["model"] is None and not stored.get("assistant_id") and not stored.get("thread_id"):
+            body["model"] = settings.model
+        return {name: value for name, value in body.items() if value is not None or name in additional}
+
+    # Auth.
+
+    def _needs_no_token(self) -> bool:
+        """Whether a client certificate speaks for us: our own, or one that a given TLS context may hold."""
+        return self._settings.cert_file is not None or self._settings.ssl_context is not None
+
+    def _can_log_in(self) -> bool:
+        settings = self._settings
+        return bool(settings.credentials or (settings.user and settings.password))
+
+    def _drop_token(self, refused: AccessToken) -> bool:
+        """Forget a token that got a 401, unless a newer one is here already; tell whether there can be another."""
+        if not self._can_log_in():
+            return False
+        with self._login_lock:
+            if self._token is refused:
+                self._token = None
+        return True
+
+    def _current_token(self) -> Optional[AccessToken]:
+        """Give a token that is good for a call: one token request, whatever the number of callers."""
+        logins_before = self._logins
+        with self._login_lock:
+            if self._token is not None and (self._renew_at is None or time.time() < self._renew_at):
+                return self._token
+            if not self._can_log_in():
+                return None
+            if self._logins > logins_before and self._login_failure is not None:
+                # The request that we waited for failed; another one for each who waited would multiply it.
+                raise copy.copy(self._login_failure) from self._login_failure.__cause__
+            self._logins += 1
+            self._login_failure = None
+            try:
+                token = self._log_in()
+            except GigaChatException as error:
+                self._login_failure = error
+                raise
+            self._token = token
+            self._renew_at = self._renewal_time(token)
+            return token
+
+    def _renewal_time(self, token: AccessToken) -> Optional[float]:
+        """Say when to ask for another token: ahead of the expiry, but not before half of the token's life is over.
+
+        A token that expires in the past shows that the clocks differ: it is good until the server refuses it.
+        """
+        now = time.time()
+        life = token.expires_at / 1000 - now
+        if life <= 0:
+            return None
+        return now + life - min(self._settings.token_expiry_buffer_ms / 1000, life / 2)
+
+    def _log_in(self) -> AccessToken:
+        settings = self._settings
+        if settings.credentials:
+            headers = {
+                "Authorization": f"Basic {settings.credentials}",
+                "RqUID": _uuid4(),
+                "Content-Type": "application/x-www-form-urlencoded",
+            }
+            body = urllib.parse.urlencode({"scope": settings.scope}).encode("ascii")
+            path = urllib.parse.urlsplit(settings.auth_url).path
+            reply = self._exchange(_Call("POST", settings.auth_url, path, body, headers, private=True), {})
         else:
-            contents = [_read_file(path)]
-    except OSError as error:
-        raise ConfigurationError(f"{name} cannot be read: {error.strerror}") from error
-    pem = [certificate.decode("latin-1") for content in contents for certificate in _PEM_CERTIFICATE.findall(content)]
-    # A certificate in DER is an ASN.1 SEQUENCE with a long length: it begins with 0x30 0x82.
-    pem += [ssl.DER_cert_to_PEM_cert(content) for content in contents if content.startswith(b"\x30\x82")]
-    if not pem:
-        raise ConfigurationError(f"{name} holds no certificate, neither PEM nor DER")
-    return "\n".join(pem)
+            pair = f"{settings.user}:{settings.password}".encode()
+            headers = {"Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}
+            context_headers = {n: v for n, v in _context_headers().items() if n.lower() != "authorization"}
+            reply = self._exchange(
+                _Call("POST", settings.base_url + "/token", "/token", b"", headers, private=True), context_headers
+            )
+        return _as_access_token(reply)
 
-
-def _read_file(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def _load_client_certificate(context: ssl.SSLContext, settings: _Settings) -> None:
-    """Load the client's certificate and key. Without a password at hand OpenSSL would ask for one on the terminal."""
-    assert settings.cert_file is not None
-    for name, path in (("cert_file", settings.cert_file), ("key_file", settings.key_file)):
-        if path is not None and not os.path.isfile(path):
-            raise ConfigurationError(f"{name} (GIGACHAT_{name.upper()}): there is no file {path!r}")
-    try:
-        context.load_cert_chain(settings.cert_file, settings.key_file, lambda: settings.key_file_password or "")
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"cert_file {settings.cert_file!r} and key_file {settings.key_file or settings.cert_file!r}"
-            " (GIGACHAT_CERT_FILE, GIGACHAT_KEY_FILE) hold no certificate with its key in PEM, or the key is encrypted"
-            " and key_file_password (GIGACHAT_KEY_FILE_PASSWORD) is missing or wrong"
-        ) from error
+    @property
+    def token(self) -> Optional[str]:
+        """The access token that the client holds, if any."""
+        return self._token.access_token if self._token is not None else None
 
 
 class _Call(NamedTuple):
@@ -1752,7 +1117,7 @@ class _Call(NamedTuple):
     method: str
     url: str
     path: str  # the url without its base, for people
-    body: Union[bytes, "_Upload", None] = None
+    body: Union[bytes, _Upload, None] = None
     headers: Mapping[str, str] = {}
     streamed: bool = False  # the body is left to be read bit by bit
     private: bool = False  # the answer is a secret
@@ -1761,397 +1126,939 @@ class _Call(NamedTuple):
         return f"_Call({self.method} {self.path})"
 
 
-class _Cut(Exception):
-    """Ends the work for a task that was cancelled or a stream that was closed."""
+def _as_access_token(reply: _Reply) -> AccessToken:
+    """Read ``{"access_token", "expires_at"}`` (OAuth, milliseconds) or ``{"tok", "exp"}`` (/token, seconds)."""
+    answer = reply.decode(JSONObject)
+    fields = vars(answer)
+    text = fields.get("access_token") or fields.get("tok")
+    if not isinstance(text, str) or not re.match(r"[\x21-\x7e]+\Z", text):
+        raise InvalidResponseError(f"{reply.what}: the answer holds no token")
+    expires_at = fields.get("expires_at") or fields.get("exp")
+    if isinstance(expires_at, bool) or not isinstance(expires_at, (int, float)) or not 0 < expires_at < 1e17:
+        expires_at = 0
+    if expires_at < 1e11:  # 1973 in milliseconds, the year 5138 in seconds
+        expires_at *= 1000
+    token = AccessToken(access_token=text, expires_at=int(expires_at))
+    token.x_headers = answer.x_headers
+    return token
 
 
-class _Flight:
-    """What a task's worker or a stream is blocked in, so that cancelling or closing can end it at once."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards both fields
-        self._stop: Optional[Callable[[], object]] = None
-        self.cut_off = False
-
-    def blocked_in(self, stop: Callable[[], object]) -> None:
-        """Note how to end what comes next; raise _Cut where the task is cancelled already."""
-        with self._lock:
-            self._stop = stop
-            if not self.cut_off:
-                return
-        raise _Cut
-
-    def landed(self, stop: Callable[[], object]) -> None:
-        """Note that *stop* must not be called any more: the connection is about to serve others."""
-        with self._lock:
-            if self._stop == stop:
-                self._stop = None
-
-    def cut(self) -> None:
-        with self._lock:
-            self.cut_off = True
-            if self._stop is not None:
-                self._stop()
+def _uuid4() -> str:
+    """Make a random UUID (RFC 9562, section 5.4) without the 6 ms that importing uuid takes."""
+    number = int.from_bytes(os.urandom(16), "big")
+    number = number & ~(0xF << 76) & ~(0x3 << 62) | 0x4 << 76 | 0x2 << 62  # version 4, variant 10
+    digits = f"{number:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
-# Set in the context that a worker or a stream runs in; a simple blocking call has none.
-_flight_cvar: "contextvars.ContextVar[Optional[_Flight]]" = contextvars.ContextVar("_flight_cvar", default=None)
+def _is_lasting(cause: Optional[BaseException]) -> bool:
+    """Whether a failure to connect will be there next time too: certificates and TLS versions do not heal."""
+    return isinstance(cause, ssl.SSLError) and not isinstance(
+        cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError, TimeoutError)
+    )
 
 
-def _blocked_in(stop: Callable[[], object]) -> Optional[_Flight]:
-    flight = _flight_cvar.get()
-    if flight is not None:
-        flight.blocked_in(stop)
-    return flight
+def _rewound(body: Union[bytes, _Upload, None]) -> bool:
+    """Make a body ready to be sent again; False where it can be read only once."""
+    if isinstance(body, _Upload):
+        return body.rewind()
+    return True
 
 
-class _SocketReader(io.RawIOBase):
-    """What comes in on a socket; each wait is bounded by ``timeout`` and, where there is one, by ``deadline``."""
-
-    def __init__(self, sock: socket.socket, timeout: float) -> None:
-        self.sock = sock
-        self.timeout = timeout
-        self.deadline: Optional[float] = None  # by time.monotonic()
-        self.received = False
-        self.ended = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        timeout = self.timeout
-        if self.deadline is not None:
-            timeout = min(timeout, self.deadline - time.monotonic())
-            if timeout <= 0:
-                raise socket.timeout("timed out")
-        self.sock.settimeout(timeout)
-        count = self.sock.recv_into(buffer)
-        if count:
-            self.received = True
-        else:
-            self.ended = True
-        return count
+def _shut_down(pool: KeepAlive, workers: _Workers, readers: _Workers) -> None:
+    pool.close()
+    workers.stop()
+    readers.stop()
 
 
-_Origin = Tuple[str, str, Optional[str]]  # scheme, host:port to connect to, host:port to reach through a tunnel
+# Clients that the end of the interpreter must close, and a forked child free from what they share with the parent.
+_clients: weakref.WeakSet[_Client] = weakref.WeakSet()
 
 
-class _Connection:
-    """One socket: connected, perhaps through a proxy's tunnel, perhaps under TLS."""
+@atexit.register
+def _end() -> None:
+    """Close the sockets, so that none is collected unclosed; cutting them would make the threads that read complain."""
+    for client in list(_clients):
+        client._pool.forget()
 
-    def __init__(self, origin: _Origin, timeout: float) -> None:
-        self.origin = origin
-        self.timeout = timeout
-        self.doing = "connecting"  # what a failure would interrupt
-        self.idle_since: Tuple[float, float] = (0.0, 0.0)
-        self.is_cut = False
-        self.flight: Optional[_Flight] = None  # of the task or stream that it serves
-        self.sent_whole = False
-        self._tunnelled = False
-        self._sock: Optional[socket.socket] = None
-        self._reader: Optional[_SocketReader] = None
 
-    @property
-    def where(self) -> str:
-        _, address, tunnel = self.origin
-        if tunnel is None:
-            return address
-        return tunnel if self._tunnelled else f"{tunnel} through the proxy {address}"
+def _start_child() -> None:
+    for client in list(_clients):
+        client._forget_parent()
 
-    @property
-    def opened(self) -> bool:
-        return self._sock is not None
 
-    @property
-    def received(self) -> bool:
-        """Whether any byte of the answer to this request has come."""
-        return self._reader is not None and self._reader.received
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_child)
 
-    def open(self, tls: Callable[[], ssl.SSLContext], proxy_authorization: Optional[str]) -> None:
-        scheme, address, tunnel = self.origin
-        host, port = _host_and_port(address, 80 if scheme == "http" or tunnel else 443)
-        self._connect(host, port)
-        if tunnel is not None:
-            self._open_tunnel(tunnel, proxy_authorization)
-            host, _ = _host_and_port(tunnel, 443)
-        if scheme == "https":
-            self.doing = "agreeing on TLS"
-            sock = tls().wrap_socket(self._open_sock(), server_hostname=host, do_handshake_on_connect=False)
-            self._sock = sock
-            self._open_sock().settimeout(self.timeout)
-            sock.do_handshake()
 
-    def _connect(self, host: str, port: int) -> None:
-        """Connect to the first of the host's addresses that answers, all within ``timeout``."""
-        deadline = time.monotonic() + self.timeout
-        failure: Optional[OSError] = None
-        # Bytes: of text, getaddrinfo() imports a codec, under a lock that a fork beside it would leave held.
-        name: Union[str, bytes] = host.encode("ascii") if host.isascii() else host
-        try:
-            for family, kind, protocol, _, address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
-                left = deadline - time.monotonic()
-                if failure is not None and left <= 0:
-                    break
-                try:
-                    sock = self._sock = socket.socket(family, kind, protocol)
-                    sock.settimeout(max(left, 0.001))
-                    self._open_sock().connect(address)
-                except OSError as error:
-                    failure = error
-                    self.close()
-                    continue
-                _tune(sock)
-                return
-            raise failure or OSError(f"{host} has no address")
-        finally:
-            failure = None  # its traceback holds this frame: no cycle is left behind
+# ---------- endpoints
 
-    def _open_sock(self) -> socket.socket:
-        """Give the socket, unless the call has been cut off in the meantime."""
-        if self.is_cut or self._sock is None:
-            raise ConnectionAbortedError("the connection was closed")
-        return self._sock
+class GigaChatSyncClient(_Client):
+    """The blocking half of the client. Close it, or use it in a ``with`` block."""
 
-    def _open_tunnel(self, target: str, proxy_authorization: Optional[str]) -> None:
-        """Ask the proxy for a tunnel (RFC 9110, section 9.3.6); only this request carries the proxy's credentials."""
-        self.doing = "waiting for the proxy"
-        target = target if re.search(r":\d+\Z", target) else f"{target}:443"
-        head = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
-        if proxy_authorization is not None:
-            head.append(f"Proxy-Authorization: {proxy_authorization}")
-        self._open_sock().sendall("\r\n".join([*head, "", ""]).encode("latin-1"))
-        response, _ = self.read_head("CONNECT")
-        if not 200 <= response.status < 300:
-            meaning = http.client.responses.get(response.status, "unknown status")
-            raise ConnectionRefusedError(
-                f"the proxy {self.origin[1]} refused a tunnel to {target}: {response.status} {meaning}"
-            )
-        self._tunnelled = True
+    def __enter__(self: T) -> T:
+        return self
 
-    def send(self, head: bytes, body: Union[bytes, "_Upload", None]) -> None:
-        """Send a request. What the server says before it has read all of it is its answer, not a failure."""
-        self.doing = "sending the request"
-        self.sent_whole = False
-        if self._reader is not None:
-            self._reader.received = False
-        sock = self._open_sock()
-        sock.settimeout(self.timeout)
-        try:
-            if isinstance(body, bytes) and len(body) <= _SEND_BYTES:
-                sock.sendall(head + body)
-            else:
-                sock.sendall(head)
-                blocks = _blocks(body)
-                while True:
-                    self.doing = _READING_FILE
-                    block = next(blocks, None)
-                    self.doing = "sending the request"
-                    if block is None:
-                        break
-                    sock.sendall(block)
-            self.sent_whole = True
-        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, socket.timeout):
-            if not _readable(sock):
-                raise
-
-    def read_head(self, method: str) -> Tuple[http.client.HTTPResponse, io.BufferedReader]:
-        """Wait for status line and headers, within ``timeout`` in all; give them and what to read the body from."""
-        self.doing = "waiting for the answer" if method != "CONNECT" else self.doing
-        self._reader = reader = _SocketReader(self._open_sock(), self.timeout)
-        reader.deadline = time.monotonic() + self.timeout
-        incoming: io.BufferedReader = io.BufferedReader(reader, _READ_BYTES)  # pyright: ignore[reportAssignmentType]
-        source: Any = types.SimpleNamespace(makefile=lambda mode: incoming)  # all that HTTPResponse asks of a socket
-        while True:
-            response = http.client.HTTPResponse(source, method=method)
-            try:
-                response.begin()
-            finally:
-                # HTTPResponse.read1() loses count of the length before 3.12.2 (bpo-113199): we read on by ourselves.
-                response.fp = None  # type: ignore[assignment]
-            if response.status >= 200 or response.status == 101:  # begin() skips 100, but not 103 and its like
-                break
-        if reader.ended:  # http.client takes half a head for a whole one
-            raise http.client.RemoteDisconnected("the head of the answer was cut")
-        lengths = set(response.headers.get_all("content-length", ()))
-        if len(lengths) > 1 or not all(re.match(r"[0-9]+\Z", length) for length in lengths):  # RFC 9112, section 6.3
-            raise http.client.HTTPException("lengths that are no numbers or contradict each other")
-        self.doing = "reading the answer"
-        return response, incoming
-
-    def lift_deadline(self) -> None:
-        """Bound each read of the rest by ``timeout``, not all of them together."""
-        if self._reader is not None:
-            self._reader.deadline = None
-
-    def limit(self, seconds: float) -> None:
-        """Bound the rest of the answer by *seconds* in all."""
-        if self._reader is not None:
-            self._reader.deadline = time.monotonic() + seconds
-
-    def receive_more(self, most: int) -> Iterator[bytes]:
-        """Give what has already arrived, without waiting."""
-        sock = self._open_sock()
-        sock.settimeout(0)
-        while most > 0:
-            try:
-                data = sock.recv(_READ_BYTES)
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                return
-            most -= len(data)
-            yield data
-            if not data:
-                return
-
-    def holds_more(self, incoming: io.BufferedReader) -> bool:
-        """Whether more has been read than was asked for, without reading on."""
-        self.limit(0)
-        try:
-            return bool(incoming.peek(1))
-        except socket.timeout:
-            return False
-
-    def usable(self) -> bool:
-        """Whether an idle connection can take a request: not too old, and the server has neither closed nor spoken."""
-        monotonic, wall = self.idle_since
-        idle = max(time.monotonic() - monotonic, time.time() - wall)  # a frozen process stops the first clock
-        return idle < _IDLE_SECONDS and self._sock is not None and not _readable(self._sock)
-
-    def cut(self) -> None:
-        """End whatever another thread does with the socket. Closing it there could hit a newer one of its number."""
-        self.is_cut = True
-        sock = self._sock
-        if sock is not None:
-            try:
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not the TLS object's, which drops its state
-            except OSError:
-                pass  # not connected yet, or no longer: the next step sees is_cut
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
     def close(self) -> None:
-        sock, self._sock = self._sock, None
-        if sock is not None:
-            sock.close()
+        """Close all connections; calls under way in other threads end with an APIConnectionError."""
+        self._closing()
+
+    def get_token(self) -> Optional[AccessToken]:
+        """Give the access token, asking for one if need be: OAuth, or ``POST /token`` for user and password.
+
+        None where nothing is configured to get a token with. ``authorization_cvar`` keeps it from asking for one.
+        """
+        return self._token if authorization_cvar.get() else self._retrying(self._current_token)
+
+    def chat(self, payload: Payload) -> ChatCompletion:
+        """Answer a conversation: a question, messages, a dict or a Chat. ``POST /chat/completions``."""
+        return self._call("POST", _chat_path(), ChatCompletion, self._chat_body(payload, streamed=False))
+
+    def stream(self, payload: Payload) -> Stream[ChatCompletionChunk]:
+        """Answer a conversation bit by bit. ``POST /chat/completions``. Raises StreamInterruptedError when cut off."""
+        return self._stream(_chat_path(), ChatCompletionChunk, self._chat_body(payload, streamed=True), _STREAM_HEADERS)
+
+    def get_models(self) -> Models:
+        """List the models. ``GET /models``."""
+        return self._call("GET", "/models", Models)
+
+    def get_model(self, model: str) -> Model:
+        """Describe one model. ``GET /models/{model}``. Raises NotFoundError."""
+        return self._call("GET", f"/models/{_quote(model)}", Model)
+
+    def embeddings(self, texts: Union[str, Sequence[str]], model: str = "Embeddings") -> Embeddings:
+        """Turn texts into vectors, in the order of *texts* by ``index``. ``POST /embeddings``."""
+        return self._call("POST", "/embeddings", Embeddings, {"input": _texts(texts), "model": model})
+
+    def tokens_count(self, input_: Union[str, Sequence[str]], model: Optional[str] = None) -> List[TokensCount]:
+        """Count the tokens of each text, for the client's model unless told otherwise. ``POST /tokens/count``."""
+        body = {"model": model or self._settings.model, "input": _texts(input_)}
+        return self._call("POST", "/tokens/count", _TokensCounts, body).data
+
+    def upload_file(self, file: FileSource, purpose: str = "general") -> UploadedFile:
+        """Store a file. ``POST /files``. Text up to 40 MB, images up to 15 MB, audio up to 35 MB.
+
+        *file* is a path, bytes, a file open in binary mode, or a tuple ``(name, content[, type[, headers]])``.
+        """
+        return self._call("POST", "/files", UploadedFile, _Upload(file, purpose))
+
+    def get_file(self, file: str) -> UploadedFile:
+        """Describe a stored file. ``GET /files/{id}``. Raises NotFoundError."""
+        return self._call("GET", f"/files/{_quote(file)}", UploadedFile)
+
+    def get_files(self) -> UploadedFiles:
+        """List the stored files. ``GET /files``."""
+        return self._call("GET", "/files", UploadedFiles)
+
+    def delete_file(self, file: str) -> DeletedFile:
+        """Delete a stored file. ``POST /files/{id}/delete``. Raises NotFoundError."""
+        # The API takes any body or none; the official SDK sends the id as a file.
+        return self._call("POST", f"/files/{_quote(file)}/delete", DeletedFile, _Upload(_utf8(file)))
+
+    def get_image(self, file_id: str) -> Image:
+        """Give a file's content in base64. ``GET /files/{id}/content``. Raises NotFoundError."""
+        reply = self._send(self._request("GET", _content_path(file_id), headers={"Accept": "application/jpg"}))
+        return reply.stamp(Image(content=base64.b64encode(reply.content).decode("ascii")))
+
+    def download_file(self, file_id: str, to: Union[str, os.PathLike[str], BinaryIO, None] = None) -> bytes:
+        """Give a file's content; or write it to a path or a binary file, and give nothing. ``GET /files/{id}/content``.
+
+        The file at a path appears when all of it has arrived. Raises NotFoundError, and ForbiddenError for a file that
+        was stored under another X-Client-ID.
+        """
+        call = self._request("GET", _content_path(file_id), streamed=True)
+        return _download(functools.partial(self._send, call), to)
+
+    def get_balance(self) -> Balance:
+        """Tell how many tokens are left. ``GET /balance``. Raises ForbiddenError for pay-as-you-go accounts."""
+        return self._call("GET", "/balance", Balance)
+
+    def check_ai(self, text: str, model: str) -> AICheckResult:
+        """Tell whether a person or a model wrote a text of at least 20 words. ``POST /ai/check``.
+
+        *model* is GigaCheckClassification or GigaCheckDetection; the latter finds passages too.
+        """
+        return self._call("POST", "/ai/check", AICheckResult, {"input": text, "model": model})
+
+    def openapi_function_convert(self, openapi_function: str) -> OpenApiFunctions:
+        """Turn the text of an OpenAPI document into functions. ``POST /functions/convert``."""
+        return self._call("POST", "/functions/convert", OpenApiFunctions, _utf8(openapi_function))
+
+    def validate_function(self, function: Union[Function, Dict[str, Any]]) -> FunctionValidation:
+        """Have a function's description checked. ``POST /functions/validate``."""
+        if not isinstance(function, (Function, dict)):
+            raise TypeError(f"a function is Function or a dict, not {type(function).__name__}")
+        return self._call("POST", "/functions/validate", FunctionValidation, function)
+
+    def check_filter(
+        self,
+        messages: Union[str, Sequence[Message]],
+        model: str = "GigaFilter",
+        *,
+        functions: Optional[Sequence[Union[Function, Dict[str, Any]]]] = None,
+        neuro: Optional[bool] = None,
+        blacklist: Optional[bool] = None,
+        whitelist: Optional[bool] = None,
+        unnormalized_history: Optional[bool] = None,
+    ) -> FilterCheck:
+        """Have texts and images checked by the content filter, all of it by default. ``POST /filter/check``."""
+        settings = {
+            "neuro": neuro,
+            "blacklist": blacklist,
+            "whitelist": whitelist,
+            "unnormalized_history": unnormalized_history,
+        }
+        body = {
+            "model": model,
+            "messages": _as_messages(messages),
+            "functions": functions,
+            "settings": {name: value for name, value in settings.items() if value is not None} or None,
+        }
+        return self._call("POST", "/filter/check", FilterCheck, _without_nulls(body))
+
+    def create_batch(self, requests: BatchSource, method: str = "chat_completions") -> Batch:
+        """Hand in requests to be answered later. ``POST /batches``. Pay-as-you-go accounts only.
+
+        *requests* is a list of payloads (for ``method="embedder"``, of bodies of /embeddings), whose ids become "0",
+        "1" and so on; or JSON Lines, as bytes or the path of a file: ``{"id": ..., "request": {...}}`` a line.
+        """
+        lines = _batch_lines(requests, functools.partial(self._chat_body, streamed=False), method)
+        headers = {"Content-Type": "application/octet-stream"}
+        return self._call("POST", "/batches", Batch, lines, query=[("method", method)], headers=headers)
+
+    def get_batches(self) -> List[Batch]:
+        """List the batches. ``GET /batches``."""
+        return self._call("GET", "/batches", _Batches).batches
+
+    def get_batch(self, batch_id: str) -> Batch:
+        """Tell how far a batch is. ``GET /batches?batch_id=``. Raises NotFoundError."""
+        return self._call("GET", "/batches", _Batches, query=[("batch_id", batch_id)]).only(batch_id)
+
+    def batch_results(self, batch: Batch) -> Stream[BatchResult]:
+        """Read the results of a completed batch, matched to its requests by ``id``, in no certain order.
+
+        ``GET /files/{output_file_id}/content``.
+        """
+        if not batch.output_file_id:
+            raise ValueError(f"batch {batch.id} has no results yet: it is {batch.status}")
+        call = self._request("GET", _content_path(batch.output_file_id), streamed=True)
+        return Stream(functools.partial(self._send, call), functools.partial(_read_lines, BatchResult))
+
+    @property
+    def assistants(self) -> AssistantsSyncClient:
+        return AssistantsSyncClient(self)
+
+    @property
+    def threads(self) -> ThreadsSyncClient:
+        return ThreadsSyncClient(self)
 
 
-def _host_and_port(address: str, default_port: int) -> Tuple[str, int]:
-    parts = urllib.parse.urlsplit("//" + address)
-    return parts.hostname or "", parts.port or default_port
+class _Resource:
+    """A group of endpoints of a client."""
+
+    def __init__(self, client: _Client) -> None:
+        self._client = client
+
+    @property
+    def _workers(self) -> _Workers:
+        return self._client._workers
+
+    @property
+    def _readers(self) -> _Workers:
+        return self._client._readers
 
 
-def _tune(sock: socket.socket) -> None:
-    """Send small requests at once, and notice a peer that vanished (NAT gateways forget quiet connections)."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPALIVE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5)):
-        if hasattr(socket, name):  # TCP_KEEPALIVE is what macOS calls TCP_KEEPIDLE
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+class AssistantsSyncClient(_Resource):
+    """Assistants: a model with instructions, files and functions, kept by the server."""
+
+    def get(self, assistant_id: Optional[str] = None) -> Assistants:
+        """List the assistants, or the one with this id. ``GET /assistants``."""
+        query = [("assistant_id", assistant_id)] if assistant_id else []
+        return self._client._call("GET", "/assistants", Assistants, query=query)
+
+    def create(
+        self,
+        model: str,
+        name: str,
+        instructions: Optional[str] = None,
+        description: Optional[str] = None,
+        file_ids: Optional[List[str]] = None,
+        functions: Optional[List[Function]] = None,
+        metadata: Optional[Dict[str, Any]] = None,
+    ) -> CreateAssistant:
+        """Make an assistant; ``metadata`` takes up to 16 pairs. ``POST /assistants``."""
+        body = {
+            "model": model,
+            "name": name,
+            "description": description,
+            "instructions": instructions,
+            "file_ids": file_ids,
+            "metadata": metadata,
+        }
+        return self._client._call("POST", "/assistants", CreateAssistant, _with_functions(body, functions))
+
+    def update(
+        self,
+        assistant_id: str,
+        name: Optional[str] = None,
+        description: Optional[str] = None,
+        instructions: Optional[str] = None,
+        file_ids: Optional[List[str]] = None,
+        functions: Optional[List[Function]] = None,
+        metadata: Optional[Dict[str, Any]] = None,
+    ) -> Assistant:
+        """Change an assistant. ``POST /assistants/modify``."""
+        body = {
+            "assistant_id": assistant_id,
+            "name": name,
+            "description": description,
+            "instructions": instructions,
+            "file_ids": file_ids,
+            "metadata": metadata,
+        }
+        return self._client._call("POST", "/assistants/modify", Assistant, _with_functions(body, functions))
+
+    def delete(self, assistant_id: str) -> AssistantDelete:
+        """Delete an assistant. ``POST /assistants/delete``."""
+        return self._client._call("POST", "/assistants/delete", AssistantDelete, {"assistant_id": assistant_id})
+
+    def delete_file(self, assistant_id: str, file_id: str) -> AssistantFileDelete:
+        """Take a file from an assistant. ``POST /assistants/files/delete``."""
+        body = {"assistant_id": assistant_id, "file_id": file_id}
+        return self._client._call("POST", "/assistants/files/delete", AssistantFileDelete, body)
 
 
-def _readable(sock: socket.socket) -> bool:
-    """Whether bytes or an end wait on a socket."""
-    if hasattr(select, "poll"):  # select() cannot take file numbers of 1024 and above
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        return bool(poll.poll(0))
-    return bool(select.select([sock], [], [], 0)[0])
+class ThreadsSyncClient(_Resource):
+    """Threads: conversations kept by the server."""
+
+    def list(
+        self,
+        assistants_ids: Optional[List[str]] = None,
+        limit: Optional[int] = None,
+        before: Optional[int] = None,
+    ) -> Threads:
+        """List threads; ``before``: Unix time, seconds. ``GET /threads``."""
+        query = [("assistants_ids", assistant_id) for assistant_id in assistants_ids or ()]
+        return self._client._call("GET", "/threads", Threads, query=query + _page(limit, before))
+
+    get_threads = list
+
+    def create(self) -> Thread:
+        """Begin a thread. ``POST /threads``."""
+        return self._client._call("POST", "/threads", Thread, {})
+
+    def create_thread(self) -> str:
+        """Begin a thread; give its id. ``POST /threads``."""
+        return ThreadsSyncClient.create(self).id
+
+    def retrieve(self, threads_ids: List[str]) -> Threads:
+        """Give the threads with these ids. ``POST /threads/retrieve``."""
+        return self._client._call("POST", "/threads/retrieve", Threads, {"threads_ids": threads_ids})
+
+    def delete(self, thread_id: str) -> bool:
+        """Delete a thread. ``POST /threads/delete``, whose answer is empty. Raises NotFoundError."""
+        self._client._send(self._client._request("POST", "/threads/delete", {"thread_id": thread_id}))
+        return True
+
+    def get_messages(self, thread_id: str, limit: Optional[int] = None, before: Optional[int] = None) -> ThreadMessages:
+        """Give a thread's messages; ``before``: Unix time, seconds. ``GET /threads/messages``."""
+        query: List[Tuple[str, Any]] = [("thread_id", thread_id)]
+        return self._client._call("GET", "/threads/messages", ThreadMessages, query=query + _page(limit, before))
+
+    def add_message(self, thread_id: str, message: Message) -> ThreadMessagesResponse:
+        """Add a message to a thread without an answer to it. ``POST /threads/messages``."""
+        return ThreadsSyncClient.add_messages(self, thread_id, [message])
+
+    def add_messages(
+        self, thread_id: Optional[str] = None, messages: Optional[Sequence[Message]] = None
+    ) -> ThreadMessagesResponse:
+        """Add messages to a thread, a new one without *thread_id*, without an answer. ``POST /threads/messages``."""
+        whole = [_with_nulls(message) for message in _as_messages(messages or [])]
+        body = _thread_body(thread_id, None, None, whole)
+        return self._client._call("POST", "/threads/messages", ThreadMessagesResponse, body)
+
+    def run(
+        self,
+        thread_id: str,
+        assistant_id: Optional[str] = None,
+        thread_options: Optional[ThreadRunOptions] = None,
+        options: Optional[ThreadRunOptions] = None,
+    ) -> ThreadRunResponse:
+        """Begin to answer a thread; :meth:`get_run` tells how it goes. ``POST /threads/run``."""
+        body = _run_body(thread_id, assistant_id, thread_options, options)
+        return self._client._call("POST", "/threads/run", ThreadRunResponse, body)
+
+    def run_stream(
+        self,
+        thread_id: str,
+        assistant_id: Optional[str] = None,
+        thread_options: Optional[ThreadRunOptions] = None,
+        options: Optional[ThreadRunOptions] = None,
+    ) -> Stream[ThreadCompletionChunk]:
+        """Answer a thread bit by bit. ``POST /threads/run``. Raises StreamInterruptedError when cut off."""
+        body = {**_run_body(thread_id, assistant_id, thread_options, options), "stream": True}
+        return self._client._stream("/threads/run", ThreadCompletionChunk, body, {})
+
+    def get_run(self, thread_id: str) -> ThreadRunResult:
+        """Tell how a thread's run goes. ``GET /threads/run``."""
+        return self._client._call("GET", "/threads/run", ThreadRunResult, query=[("thread_id", thread_id)])
+
+    def run_messages(
+        self,
+        messages: Sequence[Message],
+        thread_id: Optional[str] = None,
+        assistant_id: Optional[str] = None,
+        model: Optional[str] = None,
+        thread_options: Optional[ThreadRunOptions] = None,
+    ) -> ThreadCompletion:
+        """Add messages to a thread and answer. ``POST /threads/messages/run``."""
+        body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
+        body.update(_run_options(thread_options))
+        return self._client._call("POST", "/threads/messages/run", ThreadCompletion, body)
+
+    def run_messages_stream(
+        self,
+        messages: Sequence[Message],
+        thread_id: Optional[str] = None,
+        assistant_id: Optional[str] = None,
+        model: Optional[str] = None,
+        thread_options: Optional[ThreadRunOptions] = None,
+        update_interval: Optional[int] = None,
+    ) -> Stream[ThreadCompletionChunk]:
+        """Add messages and answer bit by bit; ``update_interval``: seconds. ``POST /threads/messages/run``."""
+        body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
+        body.update(_run_options(thread_options), stream=True, update_interval=update_interval)
+        return self._client._stream("/threads/messages/run", ThreadCompletionChunk, body, {})
+
+    def rerun_messages(self, thread_id: str, thread_options: Optional[ThreadRunOptions] = None) -> ThreadCompletion:
+        """Answer a thread's last message anew. ``POST /threads/messages/rerun``."""
+        body = {"thread_id": thread_id, **_run_options(thread_options)}
+        return self._client._call("POST", "/threads/messages/rerun", ThreadCompletion, body)
+
+    def rerun_messages_stream(
+        self,
+        thread_id: str,
+        thread_options: Optional[ThreadRunOptions] = None,
+        update_interval: Optional[int] = None,
+    ) -> Stream[ThreadCompletionChunk]:
+        """Answer anew, bit by bit; ``update_interval``: seconds. ``POST /threads/messages/rerun``."""
+        body = {
+            "thread_id": thread_id,
+            **_run_options(thread_options),
+            "stream": True,
+            "update_interval": update_interval,
+        }
+        return self._client._stream("/threads/messages/rerun", ThreadCompletionChunk, body, {})
 
 
-class _SizedBody:
-    """A body of a known length: bytes in, payload out."""
+# ---------- async twins
 
-    def __init__(self, length: int) -> None:
-        self._left = length
-        self.complete = length == 0
-        self.excess = False
+def _twin(
+    method: Callable[Concatenate[Any, P], T],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """Give the async form of a blocking *method*: same arguments, run in a worker thread."""
 
-    def feed(self, data: bytes) -> bytes:
-        payload = data[: self._left]
-        self._left -= len(payload)
-        self.complete = self._left == 0
-        self.excess = len(payload) < len(data)
-        return payload
+    @functools.wraps(method)
+    async def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await _in_worker(self._workers, functools.partial(method, self, *args, **kwargs), _Flight())
 
-    def end(self) -> None:
-        if not self.complete:
-            raise http.client.IncompleteRead(b"", self._left)
+    return call
 
 
-class _UnsizedBody:
-    """A body that lasts until the server closes the connection."""
+def _stream_twin(
+    method: Callable[Concatenate[Any, P], Stream[T]],
+) -> Callable[Concatenate[Any, P], AsyncStream[T]]:
+    """Give the async form of a *method* that streams: same arguments, read in worker threads."""
 
-    def __init__(self) -> None:
-        self.complete = False
-        self.excess = False
+    @functools.wraps(method)
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[T]:
+        return AsyncStream(method(self, *args, **kwargs), self._readers)
 
-    def feed(self, data: bytes) -> bytes:
-        return data
-
-    def end(self) -> None:
-        self.complete = True
+    return call
 
 
-class _ChunkedBody:
-    """A body in chunks (RFC 9112, section 7.1): bytes in, payload out.
+class GigaChatAsyncClient(_Client):
+    """The async half of the client: the same calls, in worker threads. Close it, or use it in ``async with``."""
 
-    http.client gives one chunk a read, which makes an async stream pay a hop to a worker for every event.
+    async def __aenter__(self: T) -> T:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections; calls under way end with an APIConnectionError."""
+        self._closing()
+
+    aget_token = _twin(GigaChatSyncClient.get_token)
+    achat = _twin(GigaChatSyncClient.chat)
+    astream = _stream_twin(GigaChatSyncClient.stream)
+    aget_models = _twin(GigaChatSyncClient.get_models)
+    aget_model = _twin(GigaChatSyncClient.get_model)
+    aembeddings = _twin(GigaChatSyncClient.embeddings)
+    atokens_count = _twin(GigaChatSyncClient.tokens_count)
+    aupload_file = _twin(GigaChatSyncClient.upload_file)
+    aget_file = _twin(GigaChatSyncClient.get_file)
+    aget_files = _twin(GigaChatSyncClient.get_files)
+    adelete_file = _twin(GigaChatSyncClient.delete_file)
+    aget_image = _twin(GigaChatSyncClient.get_image)
+    adownload_file = _twin(GigaChatSyncClient.download_file)
+    aget_balance = _twin(GigaChatSyncClient.get_balance)
+    acheck_ai = _twin(GigaChatSyncClient.check_ai)
+    aopenapi_function_convert = _twin(GigaChatSyncClient.openapi_function_convert)
+    avalidate_function = _twin(GigaChatSyncClient.validate_function)
+    acheck_filter = _twin(GigaChatSyncClient.check_filter)
+    acreate_batch = _twin(GigaChatSyncClient.create_batch)
+    aget_batches = _twin(GigaChatSyncClient.get_batches)
+    aget_batch = _twin(GigaChatSyncClient.get_batch)
+    abatch_results = _stream_twin(GigaChatSyncClient.batch_results)
+
+    @property
+    def a_assistants(self) -> AssistantsAsyncClient:
+        return AssistantsAsyncClient(self)
+
+    @property
+    def a_threads(self) -> ThreadsAsyncClient:
+        return ThreadsAsyncClient(self)
+
+
+class AssistantsAsyncClient(_Resource):
+    """Async form of :class:`AssistantsSyncClient`."""
+
+    get = _twin(AssistantsSyncClient.get)
+    create = _twin(AssistantsSyncClient.create)
+    update = _twin(AssistantsSyncClient.update)
+    delete = _twin(AssistantsSyncClient.delete)
+    delete_file = _twin(AssistantsSyncClient.delete_file)
+
+
+class ThreadsAsyncClient(_Resource):
+    """Async form of :class:`ThreadsSyncClient`."""
+
+    list = _twin(ThreadsSyncClient.list)
+    get_threads = list
+    create = _twin(ThreadsSyncClient.create)
+    create_thread = _twin(ThreadsSyncClient.create_thread)
+    retrieve = _twin(ThreadsSyncClient.retrieve)
+    delete = _twin(ThreadsSyncClient.delete)
+    get_messages = _twin(ThreadsSyncClient.get_messages)
+    add_message = _twin(ThreadsSyncClient.add_message)
+    add_messages = _twin(ThreadsSyncClient.add_messages)
+    run = _twin(ThreadsSyncClient.run)
+    run_stream = _stream_twin(ThreadsSyncClient.run_stream)
+    get_run = _twin(ThreadsSyncClient.get_run)
+    run_messages = _twin(ThreadsSyncClient.run_messages)
+    run_messages_stream = _stream_twin(ThreadsSyncClient.run_messages_stream)
+    rerun_messages = _twin(ThreadsSyncClient.rerun_messages)
+    rerun_messages_stream = _stream_twin(ThreadsSyncClient.rerun_messages_stream)
+
+
+class GigaChat(GigaChatSyncClient, GigaChatAsyncClient):
+    """A client of GigaChat, blocking and async. Safe to share between threads, event loops and forked processes."""
+
+
+class AsyncStream(Generic[T]):
+    """An answer as it arrives, for ``async for``; leave it early with ``break``, ``aclose()`` or ``async with``."""
+
+    def __init__(self, stream: Stream[T], workers: _Workers) -> None:
+        self._batches = stream._batches
+        self._workers = workers
+        self._flight = stream._flight
+        self._arrived: Iterator[T] = iter(())
+        self._reading = False
+        self._closed = False
+
+    def __aiter__(self) -> AsyncStream[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        # One hop to a worker brings all that one read brought: a hop takes 100 µs, an event 5.
+        while not self._closed:
+            if self._reading:
+                raise RuntimeError("another task is waiting for the next chunk of this stream")
+            try:
+                for chunk in self._arrived:
+                    return chunk
+                self._reading = True
+                batch = await _in_worker(self._workers, self._next_batch, self._flight)
+            except BaseException:
+                await self.aclose()
+                raise
+            finally:
+                self._reading = False
+            if batch is None:
+                break
+            self._arrived = batch
+        raise StopAsyncIteration
+
+    def _next_batch(self) -> Optional[Iterator[T]]:
+        try:
+            batch = next(self._batches, None)
+        except ValueError:  # it is being closed
+            if not self._closed:
+                raise
+            return None
+        if self._closed:  # meanwhile, by somebody who could not close what we were running
+            self._close_batches()
+        return None if self._closed else batch
+
+    def _close_batches(self) -> None:
+        try:
+            self._batches.close()
+        except ValueError:
+            pass  # another thread is inside; the cut makes it leave
+
+    async def __aenter__(self) -> AsyncStream[T]:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop reading and free the connection."""
+        self._closed = True
+        self._flight.cut()
+        self._close_batches()
+
+
+async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight) -> T:
+    """Run *job* in a worker, with the caller's context variables; cancelling cuts it off and waits for nothing."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+    context = contextvars.copy_context()
+    context.run(_flight_cvar.set, flight)
+
+    def settle(result: Optional[T], error: Optional[BaseException]) -> None:
+        if not done.done():
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(result)  # type: ignore[arg-type]  # T itself may be Optional
+
+    def work() -> None:
+        result: Optional[T] = None
+        failure: Optional[BaseException] = None
+        try:
+            result = context.run(job)
+        except StopIteration as error:  # of the caller's own making; a future refuses it
+            failure = RuntimeError(f"StopIteration: {error}")
+        except BaseException as error:
+            failure = error
+        try:
+            loop.call_soon_threadsafe(settle, result, failure)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more
+        failure = None  # it holds this frame: no cycle is left behind
+
+    workers.submit(work)
+    try:
+        return await done
+    except asyncio.CancelledError:
+        flight.cut()
+        raise
+
+
+class _Workers:
+    """Daemon threads that do the blocking work of coroutines; made on demand, gone after a while without work.
+
+    Not an executor of concurrent.futures: the interpreter joins those at its exit and would wait for a server.
     """
 
-    _MOST_LINE_BYTES = 65_536
-    _SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;|\Z)")
-    _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
+    _IDLE_SECONDS = 10.0
+
+    def __init__(self, most: Optional[int]) -> None:
+        self._most = most
+        self._stopped = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Start afresh, also in a forked child, which has none of the parent's threads."""
+        self._lock = threading.Lock()  # guards the counts and the queue
+        self._changed = threading.Condition(self._lock)
+        self._jobs: Deque[Callable[[], None]] = collections.deque()
+        self._idle = 0
+        self._count = 0
+
+    def stop(self) -> None:
+        """Let the idle threads go."""
+        with self._lock:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def submit(self, job: Callable[[], None]) -> None:
+        with self._lock:
+            self._jobs.append(job)
+            if self._idle >= len(self._jobs):
+                self._changed.notify()
+                return
+            if self._most is not None and self._count >= self._most:
+                return
+            self._count += 1
+        try:
+            threading.Thread(target=self._work, name="gigachat_lite", daemon=True).start()
+        except RuntimeError as error:
+            with self._lock:
+                self._count -= 1
+                if self._count or job not in self._jobs:
+                    return  # those that there are will come to it
+                self._jobs.remove(job)
+            raise GigaChatException("no thread can be started for an async call") from error
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._jobs and not self._stopped:
+                    self._idle += 1
+                    self._changed.wait(self._IDLE_SECONDS)
+                    self._idle -= 1
+                if not self._jobs:
+                    self._count -= 1
+                    return
+                job = self._jobs.popleft()
+            job()
+            del job
+
+
+# ---------- answers and streams
+
+class Stream(Generic[T]):
+    """An answer as it arrives. Iterate it; leave it early with ``break``, ``close()`` or a ``with`` block.
+
+    The request is sent when iteration begins. Retries end with the head of the answer: no chunk is ever repeated.
+    """
+
+    def __init__(self, open_reply: Callable[[], _Reply], read: Callable[[_Reply], Iterator[Iterator[T]]]) -> None:
+        # The generators know nothing of the stream: dropping the last reference to it closes them, and the connection.
+        self._flight = _Flight()
+        self._batches = _batches(open_reply, read, self._flight)
+        self._chunks = _chunks_of(self._batches)
+
+    def __iter__(self) -> Stream[T]:
+        return self
+
+    def __next__(self) -> T:
+        chunk = next(self._chunks)
+        if self._flight.cut_off:  # meanwhile, by another thread, which could not close what we were running
+            self._chunks.close()
+        return chunk
+
+    def __enter__(self) -> Stream[T]:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading and free the connection; from another thread, end what is under way."""
+        self._flight.cut()
+        try:
+            self._chunks.close()
+            self._batches.close()
+        except ValueError:
+            pass  # another thread is inside; the cut makes it leave
+
+
+def _batches(
+    open_reply: Callable[[], _Reply], read: Callable[[_Reply], Iterator[Iterator[T]]], flight: _Flight
+) -> Generator[Iterator[T], None, None]:
+    """Give, for each read, an iterator over what it brought."""
+    context = contextvars.copy_context()
+    context.run(_flight_cvar.set, flight)
+    try:
+        reply = context.run(open_reply)
+        try:
+            yield from read(reply)
+        finally:
+            reply.close()
+    except _Cut:
+        raise APIConnectionError("the stream was closed") from None
+
+
+def _chunks_of(batches: Generator[Iterator[T], None, None]) -> Generator[T, None, None]:
+    try:
+        for batch in batches:
+            yield from batch
+    finally:
+        batches.close()
+
+
+def _read_events(result: Type[C], reply: _Reply) -> Iterator[Iterator[C]]:
+    """Read a stream of chunks to its end: one item for each read, which decodes its events as it is iterated.
+
+    StreamInterruptedError where it breaks off before "[DONE]" or a finish reason came.
+    """
+    if reply.content_type != "text/event-stream":
+        kind = reply.quote(reply.content_type.encode("utf-8", "replace")) if reply.content_type else "no Content-Type"
+        raise InvalidResponseError(
+            f"{reply.what}: expected a stream of events, got {kind}: {reply.quote(reply.read_some())}"
+        )
+    parser = _EventParser()
+    chunks = _Chunks(result, reply)
+    while not chunks.done:
+        try:
+            data = reply.read_some()
+        except APIConnectionError as error:
+            if chunks.finished:
+                return
+            if isinstance(error, APITimeoutError):
+                raise
+            raise StreamInterruptedError(f"the stream broke off: {error}") from error
+        if not data:
+            yield _last_chunks(chunks, parser)
+            return
+        yield chunks.decode(parser.feed(data))
+    reply.drain()
+
+
+def _last_chunks(chunks: _Chunks[C], parser: _EventParser) -> Iterator[C]:
+    """Decode what the end of the connection completed, and see that it was the end of the answer."""
+    try:
+        last = list(chunks.decode(parser.end()))
+    except InvalidResponseError as error:
+        if chunks.finished:
+            return
+        raise StreamInterruptedError("the stream ended inside an event") from error
+    yield from last
+    if not chunks.finished:
+        raise StreamInterruptedError("the stream ended before the answer did: neither [DONE] nor a finish reason came")
+
+
+class _Chunks(Generic[C]):
+    """Make *result* objects of events, and notice the end of the answer: "[DONE]", or a finish reason."""
+
+    def __init__(self, result: Type[C], reply: _Reply) -> None:
+        self.done = False
+        self.finished = False
+        self._result = result
+        self._reply = reply
+
+    def decode(self, events: Iterable[_Event]) -> Iterator[C]:
+        for event in events:
+            if event.data == b"[DONE]":
+                self.done = self.finished = True
+                return
+            value = self._reply.parse(event.data)
+            if not isinstance(value, dict) or "choices" not in value:
+                self._raise_for_error(event, value)
+                if event.name not in ("", "message"):
+                    continue  # a kind of event that is none of ours, such as "ping"
+            chunk = self._reply.as_model(self._result, value)
+            for choice in chunk.choices:
+                if choice.finish_reason is not None:
+                    self.finished = True
+            yield chunk
+
+    def _raise_for_error(self, event: _Event, value: Any) -> None:
+        """Raise what the server says went wrong after it had begun to answer with status 200."""
+        outer = value if isinstance(value, dict) else {}
+        error = outer["error"] if isinstance(outer.get("error"), dict) else outer
+        status = error.get("status")
+        known = isinstance(status, int) and 400 <= status <= 599
+        if known or event.name == "error" or "error" in outer or {"code", "message"} <= error.keys():
+            raise self._reply.error(status if known else None, event.data)
+
+
+class _Event(NamedTuple):
+    name: str  # "" where the server gave none
+    data: bytes
+
+
+class _EventParser:
+    """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): bytes in, events out.
+
+    Lines end with CRLF, LF or CR and with nothing else: str.splitlines() also cuts at U+2028, U+2029 and U+0085,
+    which answers do contain.
+    """
+
+    _LINE_END = re.compile(rb"\r\n|\n|\r")
+    _BOM = b"\xef\xbb\xbf"
+    _MOST_EVENT_BYTES = 67_108_864
 
     def __init__(self) -> None:
-        self.complete = False
-        self.excess = False
-        self._left = 0  # bytes of the present chunk that are still to come
-        self._next_line = "size"  # then "data end", and "trailer" after the last chunk
-        self._line = b""  # the beginning of a line whose end has not come
+        self._line: List[bytes] = []  # pieces of a line whose end has not come
+        self._after_cr = False  # the last byte was CR: an LF that follows belongs to it
+        self._at_start = True
+        self._name = ""
+        self._data: List[bytes] = []
+        self._size = 0  # bytes since the last event
 
-    def feed(self, data: bytes) -> bytes:
-        data, at = self._line + data, 0
-        self._line = b""
-        payload = []
-        while at < len(data) and not self.complete:
-            if self._left:
-                piece = data[at : at + self._left]
-                payload.append(piece)
-                at += len(piece)
-                self._left -= len(piece)
-                continue
-            size = self._SIZE_LINE.match(data, at) if self._next_line == "size" else None
-            if size is not None:  # most chunks arrive whole
-                start, end = size.end(), size.end() + int(size.group(1), 16)
-                if start < end and data[end : end + 2] == b"\r\n":
-                    payload.append(data[start:end])
-                    at = end + 2
-                    continue
-            end = data.find(b"\n", at)
-            if end < 0:
-                self._line = data[at:]
-                if len(self._line) > self._MOST_LINE_BYTES:
-                    raise http.client.LineTooLong("chunk size")
-                return b"".join(payload)
-            self._read_line(data[at:end].rstrip(b"\r"))
-            at = end + 1
-        self.excess = self.complete and at < len(data)
-        return b"".join(payload)
+    def feed(self, data: bytes) -> List[_Event]:
+        """Take the next bytes, cut anywhere; give the events that they complete."""
+        if self._after_cr and data[:1] == b"\n":
+            data = data[1:]
+            self._after_cr = False
+        if not data:
+            return []
+        self._after_cr = data[-1:] == b"\r"
+        self._size += len(data)
+        lines = self._LINE_END.split(data) if b"\r" in data else data.split(b"\n")
+        self._line.append(lines[0])
+        events: List[_Event] = []
+        if len(lines) > 1:
+            lines[0] = b"".join(self._line)
+            self._line = [lines.pop()]
+            for line in lines:
+                self._take(line, events)
+        if self._size > self._MOST_EVENT_BYTES:
+            raise InvalidResponseError(f"an event of more than {self._MOST_EVENT_BYTES} bytes")
+        return events
 
-    def _read_line(self, line: bytes) -> None:
-        if self._next_line == "size":
-            size = self._SIZE.match(line)
-            if size is None:
-                raise http.client.HTTPException("the answer's chunks are malformed")
-            self._left = int(size.group(1), 16)
-            self._next_line = "data end" if self._left else "trailer"
-        elif self._next_line == "data end":
-            if line:
-                raise http.client.HTTPException("the answer's chunks are malformed")
-            self._next_line = "size"
+    def end(self) -> List[_Event]:
+        """Give the last event where the blank line behind it is missing."""
+        events: List[_Event] = []
+        self._take(b"".join(self._line), events)
+        self._take(b"", events)
+        self._line = []
+        return events
+
+    def _take(self, line: bytes, events: List[_Event]) -> None:
+        if self._at_start:
+            self._at_start = False
+            line = line[3:] if line.startswith(self._BOM) else line
+        if not line:
+            if self._data:
+                events.append(_Event(self._name, b"\n".join(self._data)))
+            self._name, self._data, self._size = "", [], 0
+        elif line.startswith(b"data:"):
+            self._data.append(line[6:] if line[5:6] == b" " else line[5:])
         else:
-            self.complete = not line
+            field, _, value = line.partition(b":")
+            if field == b"data":
+                self._data.append(b"")
+            elif field == b"event":
+                self._name = (value[1:] if value[:1] == b" " else value).decode("utf-8", "replace")
 
-    def end(self) -> None:
-        if not self.complete:
-            raise http.client.IncompleteRead(b"")
+
+def _read_lines(result: Type[J], reply: _Reply) -> Iterator[Iterator[J]]:
+    """Read JSON Lines: one item for each read, which decodes the lines that it completed as it is iterated."""
+    rest: List[bytes] = []
+    size = 0
+    while True:
+        data = reply.read_some()
+        lines = data.split(b"\n")
+        rest.append(lines[0])
+        size += len(lines[0])
+        if size > _MOST_JSON_BYTES:
+            raise InvalidResponseError(f"{reply.what}: a line of more than {_MOST_JSON_BYTES} bytes")
+        if len(lines) > 1 or not data:
+            lines[0] = b"".join(rest)
+            rest = [lines.pop()] if data else []
+            size = sum(map(len, rest))
+            yield (reply.as_model(result, reply.parse(line)) for line in lines if line.strip())
+        if not data:
+            return
+
+
+_READ_BYTES = 65_536  # a TLS record holds at most 16 KiB; more than one waits only on plain connections
+_MOST_AT_ONCE = 262_144  # what one hop of an async stream brings at most
+_MOST_JSON_BYTES = 268_435_456  # an endless answer must not eat the machine's memory
+_MOST_ERROR_BYTES = 1_048_576
+_DRAIN_SECONDS = 0.1  # how long the end of an answer whose last event is here may take to save the connection
 
 
 class _Reply:
@@ -2271,9 +2178,8 @@ class _Reply:
             value = {result._array_field: value}
         if not isinstance(value, dict):
             raise InvalidResponseError(f"{self.what}: expected a JSON object, got {type(value).__name__}")
-        model = result.__new__(result)
         try:
-            model._adopt(value)
+            model = result._of(value)
         except (TypeError, ValueError) as error:
             raise InvalidResponseError(f"{self.what}: not what the API documents: {error}") from error
         return self.stamp(model)
@@ -2357,110 +2263,110 @@ class _Reply:
         self._connection.cut()
 
 
-_SCOPES = "GIGACHAT_API_PERS (individuals), GIGACHAT_API_B2B (prepaid) or GIGACHAT_API_CORP (pay-as-you-go)"
+class _SizedBody:
+    """A body of a known length: bytes in, payload out."""
 
-# What to do about an error: status or its first digit, part of the path, part of the server's words, advice.
-# The first line that fits is shown.
-_ADVICE = (
-    (4, "", "scope from db", "The key belongs to another scope than {scope}, which was sent: scope (GIGACHAT_SCOPE) is "
-     + _SCOPES),
-    (4, "oauth", "scope", "The scope that was sent is {scope}: scope (GIGACHAT_SCOPE) is " + _SCOPES),
-    (4, "oauth", "decode", "credentials (GIGACHAT_CREDENTIALS) is the authorization key, base64 of"
-     " client_id:client_secret, not one of the two alone"),
-    (401, "oauth", "", "The authorization key is wrong or was replaced: copy it anew into credentials"
-     " (GIGACHAT_CREDENTIALS)"),
-    (401, "/token", "", "user or password (GIGACHAT_USER, GIGACHAT_PASSWORD) is wrong"),
-    (401, "", "", "The access token is wrong or has expired: it lives 30 minutes, and with credentials"
-     " (GIGACHAT_CREDENTIALS) the client renews it by itself"),
-    (402, "", "", "The tokens for this model are used up: get_balance() tells what is left"),
-    (403, "/balance", "", "Pay-as-you-go accounts have no balance"),
-    (403, "/ai/check", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
-    (403, "/batches", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
-    (403, "/files", "", "A file can be read only under the X-Client-ID that stored it: set client_id_cvar"),
-    (404, "", "no such model", "There is no model {model}: get_models() lists those that there are"),
-    (413, "", "", "The request is too large: tokens_count() measures texts; a long text fits into a file"),
-    (422, "", "system message", "Send one system message at most, and send it first"),
-    (422, "", "support functions", "The model {model} takes no functions: choose another"),
-    (422, "", "propert", "validate_function() tells what is wrong with a function's description"),
-    (429, "oauth", "", "The token endpoint takes 10 requests a second: share one client"),
-    (429, "", "", "Individuals have one stream at a time, legal entities ten: set max_connections"
-     " (GIGACHAT_MAX_CONNECTIONS), or max_retries (GIGACHAT_MAX_RETRIES)"),
-    (3, "oauth", "", "Redirects are not followed: check auth_url (GIGACHAT_AUTH_URL) and the proxy"),
-    (3, "", "", "Redirects are not followed: check base_url (GIGACHAT_BASE_URL) and the proxy"),
-    (5, "", "", "The server failed: try again later, or give its support the request id"),
-)  # fmt: skip
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.complete = length == 0
+        self.excess = False
+
+    def feed(self, data: bytes) -> bytes:
+        payload = data[: self._left]
+        self._left -= len(payload)
+        self.complete = self._left == 0
+        self.excess = len(payload) < len(data)
+        return payload
+
+    def end(self) -> None:
+        if not self.complete:
+            raise http.client.IncompleteRead(b"", self._left)
 
 
-def _advice(error: ResponseError, call: _Call) -> str:
-    """Say what to do about an error, if we know."""
-    if error.content.lstrip().startswith(b"<") and error.status_code in (403, 404, 405):
-        return f"A page came back instead of JSON. {_address_hint(call)}"
-    said = error.message.lower()
-    for status, path, words, advice in _ADVICE:
-        if status in (error.status_code, error.status_code // 100) and path in call.path and words in said:
-            return advice.format(scope=_sent(call, "scope"), model=_sent(call, "model"))
-    base_url = call.url.partition("?")[0][: -len(call.path)]
-    return _address_hint(call) if error.status_code == 404 and not base_url.endswith("/v1") else ""
+class _UnsizedBody:
+    """A body that lasts until the server closes the connection."""
+
+    def __init__(self) -> None:
+        self.complete = False
+        self.excess = False
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+    def end(self) -> None:
+        self.complete = True
 
 
-_ADDRESS_HINTS = (
-    "Check base_url (GIGACHAT_BASE_URL), which ends in /api/v1 or /v1",
-    "Check auth_url (GIGACHAT_AUTH_URL), the address of the token endpoint",
-)
+class _ChunkedBody:
+    """A body in chunks (RFC 9112, section 7.1): bytes in, payload out.
+
+    http.client gives one chunk a read, which makes an async stream pay a hop to a worker for every event.
+    """
+
+    _MOST_LINE_BYTES = 65_536
+    _SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;|\Z)")
+    _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
+
+    def __init__(self) -> None:
+        self.complete = False
+        self.excess = False
+        self._left = 0  # bytes of the present chunk that are still to come
+        self._next_line = "size"  # then "data end", and "trailer" after the last chunk
+        self._line = b""  # the beginning of a line whose end has not come
+
+    def feed(self, data: bytes) -> bytes:
+        data, at = self._line + data, 0
+        self._line = b""
+        payload = []
+        while at < len(data) and not self.complete:
+            if self._left:
+                piece = data[at : at + self._left]
+                payload.append(piece)
+                at += len(piece)
+                self._left -= len(piece)
+                continue
+            size = self._SIZE_LINE.match(data, at) if self._next_line == "size" else None
+            if size is not None:  # most chunks arrive whole
+                start, end = size.end(), size.end() + int(size.group(1), 16)
+                if start < end and data[end : end + 2] == b"\r\n":
+                    payload.append(data[start:end])
+                    at = end + 2
+                    continue
+            end = data.find(b"\n", at)
+            if end < 0:
+                self._line = data[at:]
+                if len(self._line) > self._MOST_LINE_BYTES:
+                    raise http.client.LineTooLong("chunk size")
+                return b"".join(payload)
+            self._read_line(data[at:end].rstrip(b"\r"))
+            at = end + 1
+        self.excess = self.complete and at < len(data)
+        return b"".join(payload)
+
+    def _read_line(self, line: bytes) -> None:
+        if self._next_line == "size":
+            size = self._SIZE.match(line)
+            if size is None:
+                raise http.client.HTTPException("the answer's chunks are malformed")
+            self._left = int(size.group(1), 16)
+            self._next_line = "data end" if self._left else "trailer"
+        elif self._next_line == "data end":
+            if line:
+                raise http.client.HTTPException("the answer's chunks are malformed")
+            self._next_line = "size"
+        else:
+            self.complete = not line
+
+    def end(self) -> None:
+        if not self.complete:
+            raise http.client.IncompleteRead(b"")
 
 
-def _address_hint(call: _Call) -> str:
-    return _ADDRESS_HINTS[call.private and call.path != "/token"]
+# ---------- connections
 
-
-def _sent(call: _Call, name: str) -> str:
-    """Look up what a request said, to show it in an error."""
-    body = call.body if isinstance(call.body, bytes) else b""
-    if body.startswith(b"scope="):
-        return dict(urllib.parse.parse_qsl(body.decode("ascii"))).get(name, "")
-    try:
-        return repr(_decode(body)[name])
-    except (ValueError, KeyError, TypeError):
-        return call.path.rpartition("/")[2]
-
-
-def _connection_error(error: Exception, connection: _Connection) -> Exception:
-    """Name, for people, what went wrong on a connection."""
-    if connection.flight is not None and connection.flight.cut_off:
-        return _Cut()
-    where, doing = connection.where, connection.doing
-    if connection.is_cut:
-        return APIConnectionError(f"{where}: the client was closed while {doing}")
-    if isinstance(error, (socket.timeout, TimeoutError)):
-        return APITimeoutError(
-            f"{where}: timed out after {connection.timeout:g} s while {doing}: see timeout (GIGACHAT_TIMEOUT)"
-        )
-    if isinstance(error, ssl.SSLCertVerificationError):
-        reason = (error.verify_message or str(error)).rstrip(".")
-        hint = next((hint for words, hint in _CERTIFICATE_HINTS if words in reason), TLS_HINT)
-        return APIConnectionError(f"{where}: the server's certificate is not trusted: {reason}. {hint}")
-    if isinstance(error, ssl.SSLError) and "CERTIFICATE_REQUIRED" in str(error):
-        return APIConnectionError(
-            f"{where}: the server asks for a client certificate: set cert_file (GIGACHAT_CERT_FILE)"
-        )
-    if isinstance(error, socket.gaierror):
-        return APIConnectionError(f"{where}: the name cannot be resolved: {error.strerror or error}")
-    if isinstance(error, http.client.RemoteDisconnected):
-        return APIConnectionError(f"{where}: the server closed the connection while {doing}")
-    if isinstance(error, http.client.IncompleteRead):
-        return APIConnectionError(f"{where}: the connection was cut while {doing}")
-    if isinstance(error, http.client.HTTPException):
-        return APIConnectionError(f"{where}: what came back is not HTTP ({type(error).__name__})")
-    return APIConnectionError(f"{where}: failed while {doing}: {error}")
-
-
-def _hushed(error: Exception) -> Exception:
-    """Take out of a cause what it quotes of the server's words: they may echo our credentials."""
-    if isinstance(error, http.client.HTTPException) and not isinstance(error, http.client.IncompleteRead):
-        error.args = ()
-        vars(error).clear()
-        error.__cause__ = error.__context__ = None
-    return error
+_IDLE_SECONDS = 60  # shorter than the usual idle timeouts of servers (nginx: 75 s) and of NAT gateways
+_SEND_BYTES = 262_144  # one block of an upload: each gets the whole `timeout`
+_READING_FILE = "reading the file"  # where an OSError is the caller's own
 
 
 class KeepAlive:
@@ -2495,13 +2401,13 @@ class KeepAlive:
     def _idle_connections(self) -> List[_Connection]:
         return [connection for idle in self._idle.values() for connection in idle]
 
-    def add_parent(self, parent: "OpenerDirector") -> None:
+    def add_parent(self, parent: OpenerDirector) -> None:
         """Satisfy OpenerDirector.add_handler(), which takes whatever has this."""
 
     def __lt__(self, other: Any) -> bool:
         return self.handler_order < int(other.handler_order)
 
-    def https_open(self, request: "Request") -> _Reply:
+    def https_open(self, request: Request) -> _Reply:
         # A request that fails on a reused connection before any byte of its answer met a server that had just closed
         # it, and is sent once more on a fresh one. On a fresh one it may have been carried out: that is a failure.
         tunnel: Optional[str] = getattr(request, "_tunnel_host", None)
@@ -2530,7 +2436,7 @@ class KeepAlive:
 
     http_open = https_open
 
-    def _ask(self, connection: _Connection, request: "Request") -> _Reply:
+    def _ask(self, connection: _Connection, request: Request) -> _Reply:
         """Send the request on *connection*, opening it first if it is new, and wait for the head of the answer."""
         connection.flight = _blocked_in(connection.cut)
         headers = dict(request.headers)
@@ -2661,7 +2567,7 @@ class KeepAlive:
                 event.set()
 
 
-def _request_head(request: "Request", headers: Dict[str, str]) -> bytes:
+def _request_head(request: Request, headers: Dict[str, str]) -> bytes:
     """Write request line and headers, with what tells the server where the body ends."""
     body: Any = request.data
     length = len(body) if isinstance(body, bytes) else body.length if body is not None else 0
@@ -2673,7 +2579,234 @@ def _request_head(request: "Request", headers: Dict[str, str]) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-def _blocks(body: Union[bytes, "_Upload", None]) -> Iterator[Union[bytes, memoryview]]:
+_Origin = Tuple[str, str, Optional[str]]  # scheme, host:port to connect to, host:port to reach through a tunnel
+
+
+class _Connection:
+    """One socket: connected, perhaps through a proxy's tunnel, perhaps under TLS."""
+
+    def __init__(self, origin: _Origin, timeout: float) -> None:
+        self.origin = origin
+        self.timeout = timeout
+        self.doing = "connecting"  # what a failure would interrupt
+        self.idle_since: Tuple[float, float] = (0.0, 0.0)
+        self.is_cut = False
+        self.flight: Optional[_Flight] = None  # of the task or stream that it serves
+        self.sent_whole = False
+        self._tunnelled = False
+        self._sock: Optional[socket.socket] = None
+        self._reader: Optional[_SocketReader] = None
+
+    @property
+    def where(self) -> str:
+        _, address, tunnel = self.origin
+        if tunnel is None:
+            return address
+        return tunnel if self._tunnelled else f"{tunnel} through the proxy {address}"
+
+    @property
+    def opened(self) -> bool:
+        return self._sock is not None
+
+    @property
+    def received(self) -> bool:
+        """Whether any byte of the answer to this request has come."""
+        return self._reader is not None and self._reader.received
+
+    def open(self, tls: Callable[[], ssl.SSLContext], proxy_authorization: Optional[str]) -> None:
+        scheme, address, tunnel = self.origin
+        host, port = _host_and_port(address, 80 if scheme == "http" or tunnel else 443)
+        self._connect(host, port)
+        if tunnel is not None:
+            self._open_tunnel(tunnel, proxy_authorization)
+            host, _ = _host_and_port(tunnel, 443)
+        if scheme == "https":
+            self.doing = "agreeing on TLS"
+            sock = tls().wrap_socket(self._open_sock(), server_hostname=host, do_handshake_on_connect=False)
+            self._sock = sock
+            self._open_sock().settimeout(self.timeout)
+            sock.do_handshake()
+
+    def _connect(self, host: str, port: int) -> None:
+        """Connect to the first of the host's addresses that answers, all within ``timeout``."""
+        deadline = time.monotonic() + self.timeout
+        failure: Optional[OSError] = None
+        # Bytes: of text, getaddrinfo() imports a codec, under a lock that a fork beside it would leave held.
+        name: Union[str, bytes] = host.encode("ascii") if host.isascii() else host
+        try:
+            for family, kind, protocol, _, address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
+                left = deadline - time.monotonic()
+                if failure is not None and left <= 0:
+                    break
+                try:
+                    sock = self._sock = socket.socket(family, kind, protocol)
+                    sock.settimeout(max(left, 0.001))
+                    self._open_sock().connect(address)
+                except OSError as error:
+                    failure = error
+                    self.close()
+                    continue
+                _tune(sock)
+                return
+            raise failure or OSError(f"{host} has no address")
+        finally:
+            failure = None  # its traceback holds this frame: no cycle is left behind
+
+    def _open_sock(self) -> socket.socket:
+        """Give the socket, unless the call has been cut off in the meantime."""
+        if self.is_cut or self._sock is None:
+            raise ConnectionAbortedError("the connection was closed")
+        return self._sock
+
+    def _open_tunnel(self, target: str, proxy_authorization: Optional[str]) -> None:
+        """Ask the proxy for a tunnel (RFC 9110, section 9.3.6); only this request carries the proxy's credentials."""
+        self.doing = "waiting for the proxy"
+        target = target if re.search(r":\d+\Z", target) else f"{target}:443"
+        head = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+        if proxy_authorization is not None:
+            head.append(f"Proxy-Authorization: {proxy_authorization}")
+        self._open_sock().sendall("\r\n".join([*head, "", ""]).encode("latin-1"))
+        response, _ = self.read_head("CONNECT")
+        if not 200 <= response.status < 300:
+            meaning = http.client.responses.get(response.status, "unknown status")
+            raise ConnectionRefusedError(
+                f"the proxy {self.origin[1]} refused a tunnel to {target}: {response.status} {meaning}"
+            )
+        self._tunnelled = True
+
+    def send(self, head: bytes, body: Union[bytes, _Upload, None]) -> None:
+        """Send a request. What the server says before it has read all of it is its answer, not a failure."""
+        self.doing = "sending the request"
+        self.sent_whole = False
+        if self._reader is not None:
+            self._reader.received = False
+        sock = self._open_sock()
+        sock.settimeout(self.timeout)
+        try:
+            if isinstance(body, bytes) and len(body) <= _SEND_BYTES:
+                sock.sendall(head + body)
+            else:
+                sock.sendall(head)
+                blocks = _blocks(body)
+                while True:
+                    self.doing = _READING_FILE
+                    block = next(blocks, None)
+                    self.doing = "sending the request"
+                    if block is None:
+                        break
+                    sock.sendall(block)
+            self.sent_whole = True
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, socket.timeout):
+            if not _readable(sock):
+                raise
+
+    def read_head(self, method: str) -> Tuple[http.client.HTTPResponse, io.BufferedReader]:
+        """Wait for status line and headers, within ``timeout`` in all; give them and what to read the body from."""
+        self.doing = "waiting for the answer" if method != "CONNECT" else self.doing
+        self._reader = reader = _SocketReader(self._open_sock(), self.timeout)
+        reader.deadline = time.monotonic() + self.timeout
+        incoming: io.BufferedReader = io.BufferedReader(reader, _READ_BYTES)  # pyright: ignore[reportAssignmentType]
+        source: Any = types.SimpleNamespace(makefile=lambda mode: incoming)  # all that HTTPResponse asks of a socket
+        while True:
+            response = http.client.HTTPResponse(source, method=method)
+            try:
+                response.begin()
+            finally:
+                # HTTPResponse.read1() loses count of the length before 3.12.2 (bpo-113199): we read on by ourselves.
+                response.fp = None  # type: ignore[assignment]
+            if response.status >= 200 or response.status == 101:  # begin() skips 100, but not 103 and its like
+                break
+        if reader.ended:  # http.client takes half a head for a whole one
+            raise http.client.RemoteDisconnected("the head of the answer was cut")
+        lengths = set(response.headers.get_all("content-length", ()))
+        if len(lengths) > 1 or not all(re.match(r"[0-9]+\Z", length) for length in lengths):  # RFC 9112, section 6.3
+            raise http.client.HTTPException("lengths that are no numbers or contradict each other")
+        self.doing = "reading the answer"
+        return response, incoming
+
+    def lift_deadline(self) -> None:
+        """Bound each read of the rest by ``timeout``, not all of them together."""
+        if self._reader is not None:
+            self._reader.deadline = None
+
+    def limit(self, seconds: float) -> None:
+        """Bound the rest of the answer by *seconds* in all."""
+        if self._reader is not None:
+            self._reader.deadline = time.monotonic() + seconds
+
+    def receive_more(self, most: int) -> Iterator[bytes]:
+        """Give what has already arrived, without waiting."""
+        sock = self._open_sock()
+        sock.settimeout(0)
+        while most > 0:
+            try:
+                data = sock.recv(_READ_BYTES)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            most -= len(data)
+            yield data
+            if not data:
+                return
+
+    def holds_more(self, incoming: io.BufferedReader) -> bool:
+        """Whether more has been read than was asked for, without reading on."""
+        self.limit(0)
+        try:
+            return bool(incoming.peek(1))
+        except socket.timeout:
+            return False
+
+    def usable(self) -> bool:
+        """Whether an idle connection can take a request: not too old, and the server has neither closed nor spoken."""
+        monotonic, wall = self.idle_since
+        idle = max(time.monotonic() - monotonic, time.time() - wall)  # a frozen process stops the first clock
+        return idle < _IDLE_SECONDS and self._sock is not None and not _readable(self._sock)
+
+    def cut(self) -> None:
+        """End whatever another thread does with the socket. Closing it there could hit a newer one of its number."""
+        self.is_cut = True
+        sock = self._sock
+        if sock is not None:
+            try:
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not the TLS object's, which drops its state
+            except OSError:
+                pass  # not connected yet, or no longer: the next step sees is_cut
+
+    def close(self) -> None:
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
+
+
+class _SocketReader(io.RawIOBase):
+    """What comes in on a socket; each wait is bounded by ``timeout`` and, where there is one, by ``deadline``."""
+
+    def __init__(self, sock: socket.socket, timeout: float) -> None:
+        self.sock = sock
+        self.timeout = timeout
+        self.deadline: Optional[float] = None  # by time.monotonic()
+        self.received = False
+        self.ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        timeout = self.timeout
+        if self.deadline is not None:
+            timeout = min(timeout, self.deadline - time.monotonic())
+            if timeout <= 0:
+                raise socket.timeout("timed out")
+        self.sock.settimeout(timeout)
+        count = self.sock.recv_into(buffer)
+        if count:
+            self.received = True
+        else:
+            self.ended = True
+        return count
+
+
+def _blocks(body: Union[bytes, _Upload, None]) -> Iterator[Union[bytes, memoryview]]:
     """Cut a body into what one send takes; one whose length nobody knows goes out in chunks."""
     if body is None:
         return
@@ -2688,1269 +2821,158 @@ def _blocks(body: Union[bytes, "_Upload", None]) -> Iterator[Union[bytes, memory
         yield b"0\r\n\r\n"
 
 
-# ---------- server-sent events
+def _host_and_port(address: str, default_port: int) -> Tuple[str, int]:
+    parts = urllib.parse.urlsplit("//" + address)
+    return parts.hostname or "", parts.port or default_port
 
 
-class _Event(NamedTuple):
-    name: str  # "" where the server gave none
-    data: bytes
+def _tune(sock: socket.socket) -> None:
+    """Send small requests at once, and notice a peer that vanished (NAT gateways forget quiet connections)."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPALIVE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5)):
+        if hasattr(socket, name):  # TCP_KEEPALIVE is what macOS calls TCP_KEEPIDLE
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-class _EventParser:
-    """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): bytes in, events out.
+def _readable(sock: socket.socket) -> bool:
+    """Whether bytes or an end wait on a socket."""
+    if hasattr(select, "poll"):  # select() cannot take file numbers of 1024 and above
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(0))
+    return bool(select.select([sock], [], [], 0)[0])
 
-    Lines end with CRLF, LF or CR and with nothing else: str.splitlines() also cuts at U+2028, U+2029 and U+0085,
-    which answers do contain.
-    """
 
-    _LINE_END = re.compile(rb"\r\n|\n|\r")
-    _BOM = b"\xef\xbb\xbf"
-    _MOST_EVENT_BYTES = 67_108_864
+def _tls_context(settings: _Settings) -> ssl.SSLContext:
+    """Make the TLS context for the API and the token endpoint alike. Reads files; ConfigurationError names them."""
+    if settings.ssl_context is not None:
+        return settings.ssl_context
+    if settings.verify_ssl_certs:
+        # Given roots, create_default_context() does not load the system's, which take 18 ms.
+        roots = _read_roots(settings.ca_bundle_file) if settings.ca_bundle_file else None
+        try:
+            context = ssl.create_default_context(cadata=roots)
+        except (ssl.SSLError, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): {settings.ca_bundle_file!r} holds a broken certificate"
+            ) from error
+    else:
+        logger.warning("verify_ssl_certs is off: whoever answers is taken for GigaChat")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if settings.cert_file:
+        _load_client_certificate(context, settings)
+    return context
+
+
+_PEM_CERTIFICATE = re.compile(
+    rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----.+?-----END (?:X509 |TRUSTED )?CERTIFICATE-----", re.DOTALL
+)
+
+
+def _read_roots(path: str) -> Union[str, bytes]:
+    """Read certificates, PEM or DER, from a file or from all files of a directory."""
+    name = f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): {path!r}"
+    try:
+        if os.path.isdir(path):
+            files = [os.path.join(path, entry) for entry in sorted(os.listdir(path))]
+            contents = [_read_file(file) for file in files if os.path.isfile(file)]
+        else:
+            contents = [_read_file(path)]
+    except OSError as error:
+        raise ConfigurationError(f"{name} cannot be read: {error.strerror}") from error
+    pem = [certificate.decode("latin-1") for content in contents for certificate in _PEM_CERTIFICATE.findall(content)]
+    # A certificate in DER is an ASN.1 SEQUENCE with a long length: it begins with 0x30 0x82.
+    pem += [ssl.DER_cert_to_PEM_cert(content) for content in contents if content.startswith(b"\x30\x82")]
+    if not pem:
+        raise ConfigurationError(f"{name} holds no certificate, neither PEM nor DER")
+    return "\n".join(pem)
+
+
+def _load_client_certificate(context: ssl.SSLContext, settings: _Settings) -> None:
+    """Load the client's certificate and key. Without a password at hand OpenSSL would ask for one on the terminal."""
+    assert settings.cert_file is not None
+    for name, path in (("cert_file", settings.cert_file), ("key_file", settings.key_file)):
+        if path is not None and not os.path.isfile(path):
+            raise ConfigurationError(f"{name} (GIGACHAT_{name.upper()}): there is no file {path!r}")
+    try:
+        context.load_cert_chain(settings.cert_file, settings.key_file, lambda: settings.key_file_password or "")
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"cert_file {settings.cert_file!r} and key_file {settings.key_file or settings.cert_file!r}"
+            " (GIGACHAT_CERT_FILE, GIGACHAT_KEY_FILE) hold no certificate with its key in PEM, or the key is encrypted"
+            " and key_file_password (GIGACHAT_KEY_FILE_PASSWORD) is missing or wrong"
+        ) from error
+
+
+def _read_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+class _Cut(Exception):
+    """Ends the work for a task that was cancelled or a stream that was closed."""
+
+
+class _Flight:
+    """What a task's worker or a stream is blocked in, so that cancelling or closing can end it at once."""
 
     def __init__(self) -> None:
-        self._line: List[bytes] = []  # pieces of a line whose end has not come
-        self._after_cr = False  # the last byte was CR: an LF that follows belongs to it
-        self._at_start = True
-        self._name = ""
-        self._data: List[bytes] = []
-        self._size = 0  # bytes since the last event
+        self._lock = threading.Lock()  # guards both fields
+        self._stop: Optional[Callable[[], object]] = None
+        self.cut_off = False
 
-    def feed(self, data: bytes) -> List[_Event]:
-        """Take the next bytes, cut anywhere; give the events that they complete."""
-        if self._after_cr and data[:1] == b"\n":
-            data = data[1:]
-            self._after_cr = False
-        if not data:
-            return []
-        self._after_cr = data[-1:] == b"\r"
-        self._size += len(data)
-        lines = self._LINE_END.split(data) if b"\r" in data else data.split(b"\n")
-        self._line.append(lines[0])
-        events: List[_Event] = []
-        if len(lines) > 1:
-            lines[0] = b"".join(self._line)
-            self._line = [lines.pop()]
-            for line in lines:
-                self._take(line, events)
-        if self._size > self._MOST_EVENT_BYTES:
-            raise InvalidResponseError(f"an event of more than {self._MOST_EVENT_BYTES} bytes")
-        return events
-
-    def end(self) -> List[_Event]:
-        """Give the last event where the blank line behind it is missing."""
-        events: List[_Event] = []
-        self._take(b"".join(self._line), events)
-        self._take(b"", events)
-        self._line = []
-        return events
-
-    def _take(self, line: bytes, events: List[_Event]) -> None:
-        if self._at_start:
-            self._at_start = False
-            line = line[3:] if line.startswith(self._BOM) else line
-        if not line:
-            if self._data:
-                events.append(_Event(self._name, b"\n".join(self._data)))
-            self._name, self._data, self._size = "", [], 0
-        elif line.startswith(b"data:"):
-            self._data.append(line[6:] if line[5:6] == b" " else line[5:])
-        else:
-            field, _, value = line.partition(b":")
-            if field == b"data":
-                self._data.append(b"")
-            elif field == b"event":
-                self._name = (value[1:] if value[:1] == b" " else value).decode("utf-8", "replace")
-
-
-C = TypeVar("C", bound=ChatCompletionChunk)
-
-
-class _Chunks(Generic[C]):
-    """Make *result* objects of events, and notice the end of the answer: "[DONE]", or a finish reason."""
-
-    def __init__(self, result: Type[C], reply: _Reply) -> None:
-        self.done = False
-        self.finished = False
-        self._result = result
-        self._reply = reply
-
-    def decode(self, events: Iterable[_Event]) -> Iterator[C]:
-        for event in events:
-            if event.data == b"[DONE]":
-                self.done = self.finished = True
-                return
-            value = self._reply.parse(event.data)
-            if not isinstance(value, dict) or "choices" not in value:
-                self._raise_for_error(event, value)
-                if event.name not in ("", "message"):
-                    continue  # a kind of event that is none of ours, such as "ping"
-            chunk = self._reply.as_model(self._result, value)
-            for choice in chunk.choices:
-                if choice.finish_reason is not None:
-                    self.finished = True
-            yield chunk
-
-    def _raise_for_error(self, event: _Event, value: Any) -> None:
-        """Raise what the server says went wrong after it had begun to answer with status 200."""
-        outer = value if isinstance(value, dict) else {}
-        error = outer["error"] if isinstance(outer.get("error"), dict) else outer
-        status = error.get("status")
-        known = isinstance(status, int) and 400 <= status <= 599
-        if known or event.name == "error" or "error" in outer or {"code", "message"} <= error.keys():
-            raise self._reply.error(status if known else None, event.data)
-
-
-def _read_events(result: Type[C], reply: _Reply) -> Iterator[Iterator[C]]:
-    """Read a stream of chunks to its end: one item for each read, which decodes its events as it is iterated.
-
-    StreamInterruptedError where it breaks off before "[DONE]" or a finish reason came.
-    """
-    if reply.content_type != "text/event-stream":
-        kind = reply.quote(reply.content_type.encode("utf-8", "replace")) if reply.content_type else "no Content-Type"
-        raise InvalidResponseError(
-            f"{reply.what}: expected a stream of events, got {kind}: {reply.quote(reply.read_some())}"
-        )
-    parser = _EventParser()
-    chunks = _Chunks(result, reply)
-    while not chunks.done:
-        try:
-            data = reply.read_some()
-        except APIConnectionError as error:
-            if chunks.finished:
-                return
-            if isinstance(error, APITimeoutError):
-                raise
-            raise StreamInterruptedError(f"the stream broke off: {error}") from error
-        if not data:
-            yield _last_chunks(chunks, parser)
-            return
-        yield chunks.decode(parser.feed(data))
-    reply.drain()
-
-
-def _last_chunks(chunks: _Chunks[C], parser: _EventParser) -> Iterator[C]:
-    """Decode what the end of the connection completed, and see that it was the end of the answer."""
-    try:
-        last = list(chunks.decode(parser.end()))
-    except InvalidResponseError as error:
-        if chunks.finished:
-            return
-        raise StreamInterruptedError("the stream ended inside an event") from error
-    yield from last
-    if not chunks.finished:
-        raise StreamInterruptedError("the stream ended before the answer did: neither [DONE] nor a finish reason came")
-
-
-def _read_lines(result: Type[J], reply: _Reply) -> Iterator[Iterator[J]]:
-    """Read JSON Lines: one item for each read, which decodes the lines that it completed as it is iterated."""
-    rest: List[bytes] = []
-    size = 0
-    while True:
-        data = reply.read_some()
-        lines = data.split(b"\n")
-        rest.append(lines[0])
-        size += len(lines[0])
-        if size > _MOST_JSON_BYTES:
-            raise InvalidResponseError(f"{reply.what}: a line of more than {_MOST_JSON_BYTES} bytes")
-        if len(lines) > 1 or not data:
-            lines[0] = b"".join(rest)
-            rest = [lines.pop()] if data else []
-            size = sum(map(len, rest))
-            yield (reply.as_model(result, reply.parse(line)) for line in lines if line.strip())
-        if not data:
-            return
-
-
-class Stream(Generic[T]):
-    """An answer as it arrives. Iterate it; leave it early with ``break``, ``close()`` or a ``with`` block.
-
-    The request is sent when iteration begins. Retries end with the head of the answer: no chunk is ever repeated.
-    """
-
-    def __init__(self, open_reply: Callable[[], _Reply], read: Callable[[_Reply], Iterator[Iterator[T]]]) -> None:
-        # The generators know nothing of the stream: dropping the last reference to it closes them, and the connection.
-        self._flight = _Flight()
-        self._batches = _batches(open_reply, read, self._flight)
-        self._chunks = _chunks_of(self._batches)
-
-    def __iter__(self) -> "Stream[T]":
-        return self
-
-    def __next__(self) -> T:
-        chunk = next(self._chunks)
-        if self._flight.cut_off:  # meanwhile, by another thread, which could not close what we were running
-            self._chunks.close()
-        return chunk
-
-    def __enter__(self) -> "Stream[T]":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop reading and free the connection; from another thread, end what is under way."""
-        self._flight.cut()
-        try:
-            self._chunks.close()
-            self._batches.close()
-        except ValueError:
-            pass  # another thread is inside; the cut makes it leave
-
-
-def _batches(
-    open_reply: Callable[[], _Reply], read: Callable[[_Reply], Iterator[Iterator[T]]], flight: _Flight
-) -> Generator[Iterator[T], None, None]:
-    """Give, for each read, an iterator over what it brought."""
-    context = contextvars.copy_context()
-    context.run(_flight_cvar.set, flight)
-    try:
-        reply = context.run(open_reply)
-        try:
-            yield from read(reply)
-        finally:
-            reply.close()
-    except _Cut:
-        raise APIConnectionError("the stream was closed") from None
-
-
-def _chunks_of(batches: Generator[Iterator[T], None, None]) -> Generator[T, None, None]:
-    try:
-        for batch in batches:
-            yield from batch
-    finally:
-        batches.close()
-
-
-# ---------- async twins
-
-
-class _Workers:
-    """Daemon threads that do the blocking work of coroutines; made on demand, gone after a while without work.
-
-    Not an executor of concurrent.futures: the interpreter joins those at its exit and would wait for a server.
-    """
-
-    _IDLE_SECONDS = 10.0
-
-    def __init__(self, most: Optional[int]) -> None:
-        self._most = most
-        self._stopped = False
-        self.forget()
-
-    def forget(self) -> None:
-        """Start afresh, also in a forked child, which has none of the parent's threads."""
-        self._lock = threading.Lock()  # guards the counts and the queue
-        self._changed = threading.Condition(self._lock)
-        self._jobs: Deque[Callable[[], None]] = collections.deque()
-        self._idle = 0
-        self._count = 0
-
-    def stop(self) -> None:
-        """Let the idle threads go."""
+    def blocked_in(self, stop: Callable[[], object]) -> None:
+        """Note how to end what comes next; raise _Cut where the task is cancelled already."""
         with self._lock:
-            self._stopped = True
-            self._changed.notify_all()
+            self._stop = stop
+            if not self.cut_off:
+                return
+        raise _Cut
 
-    def submit(self, job: Callable[[], None]) -> None:
+    def landed(self, stop: Callable[[], object]) -> None:
+        """Note that *stop* must not be called any more: the connection is about to serve others."""
         with self._lock:
-            self._jobs.append(job)
-            if self._idle >= len(self._jobs):
-                self._changed.notify()
-                return
-            if self._most is not None and self._count >= self._most:
-                return
-            self._count += 1
-        try:
-            threading.Thread(target=self._work, name="gigachat_lite", daemon=True).start()
-        except RuntimeError as error:
-            with self._lock:
-                self._count -= 1
-                if self._count or job not in self._jobs:
-                    return  # those that there are will come to it
-                self._jobs.remove(job)
-            raise GigaChatException("no thread can be started for an async call") from error
+            if self._stop == stop:
+                self._stop = None
 
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                if not self._jobs and not self._stopped:
-                    self._idle += 1
-                    self._changed.wait(self._IDLE_SECONDS)
-                    self._idle -= 1
-                if not self._jobs:
-                    self._count -= 1
-                    return
-                job = self._jobs.popleft()
-            job()
-            del job
+    def cut(self) -> None:
+        with self._lock:
+            self.cut_off = True
+            if self._stop is not None:
+                self._stop()
 
 
-async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight) -> T:
-    """Run *job* in a worker, with the caller's context variables; cancelling cuts it off and waits for nothing."""
-    import asyncio
+# Set in the context that a worker or a stream runs in; a simple blocking call has none.
+_flight_cvar: contextvars.ContextVar[Optional[_Flight]] = contextvars.ContextVar("_flight_cvar", default=None)
 
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-    context = contextvars.copy_context()
-    context.run(_flight_cvar.set, flight)
 
-    def settle(result: Optional[T], error: Optional[BaseException]) -> None:
-        if not done.done():
-            if error is not None:
-                done.set_exception(error)
-            else:
-                done.set_result(result)  # type: ignore[arg-type]  # T itself may be Optional
+def _blocked_in(stop: Callable[[], object]) -> Optional[_Flight]:
+    flight = _flight_cvar.get()
+    if flight is not None:
+        flight.blocked_in(stop)
+    return flight
 
-    def work() -> None:
-        result: Optional[T] = None
-        failure: Optional[BaseException] = None
-        try:
-            result = context.run(job)
-        except StopIteration as error:  # of the caller's own making; a future refuses it
-            failure = RuntimeError(f"StopIteration: {error}")
-        except BaseException as error:
-            failure = error
-        try:
-            loop.call_soon_threadsafe(settle, result, failure)
-        except RuntimeError:
-            pass  # the loop is closed: nobody waits any more
-        failure = None  # it holds this frame: no cycle is left behind
 
-    workers.submit(work)
-    try:
-        return await done
-    except asyncio.CancelledError:
-        flight.cut()
-        raise
+# ---------- payloads
 
-
-def _twin(
-    method: "Callable[Concatenate[Any, P], T]",
-) -> "Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]":
-    """Give the async form of a blocking *method*: same arguments, run in a worker thread."""
-
-    @functools.wraps(method)
-    async def call(self: Any, /, *args: "P.args", **kwargs: "P.kwargs") -> T:
-        return await _in_worker(self._workers, functools.partial(method, self, *args, **kwargs), _Flight())
-
-    return call
-
-
-def _stream_twin(
-    method: "Callable[Concatenate[Any, P], Stream[T]]",
-) -> "Callable[Concatenate[Any, P], AsyncStream[T]]":
-    """Give the async form of a *method* that streams: same arguments, read in worker threads."""
-
-    @functools.wraps(method)
-    def call(self: Any, /, *args: "P.args", **kwargs: "P.kwargs") -> "AsyncStream[T]":
-        return AsyncStream(method(self, *args, **kwargs), self._readers)
-
-    return call
-
-
-class AsyncStream(Generic[T]):
-    """An answer as it arrives, for ``async for``; leave it early with ``break``, ``aclose()`` or ``async with``."""
-
-    def __init__(self, stream: Stream[T], workers: _Workers) -> None:
-        self._batches = stream._batches
-        self._workers = workers
-        self._flight = stream._flight
-        self._arrived: Iterator[T] = iter(())
-        self._reading = False
-        self._closed = False
-
-    def __aiter__(self) -> "AsyncStream[T]":
-        return self
-
-    async def __anext__(self) -> T:
-        # One hop to a worker brings all that one read brought: a hop takes 100 µs, an event 5.
-        while not self._closed:
-            if self._reading:
-                raise RuntimeError("another task is waiting for the next chunk of this stream")
-            try:
-                for chunk in self._arrived:
-                    return chunk
-                self._reading = True
-                batch = await _in_worker(self._workers, self._next_batch, self._flight)
-            except BaseException:
-                await self.aclose()
-                raise
-            finally:
-                self._reading = False
-            if batch is None:
-                break
-            self._arrived = batch
-        raise StopAsyncIteration
-
-    def _next_batch(self) -> Optional[Iterator[T]]:
-        try:
-            batch = next(self._batches, None)
-        except ValueError:  # it is being closed
-            if not self._closed:
-                raise
-            return None
-        if self._closed:  # meanwhile, by somebody who could not close what we were running
-            self._close_batches()
-        return None if self._closed else batch
-
-    def _close_batches(self) -> None:
-        try:
-            self._batches.close()
-        except ValueError:
-            pass  # another thread is inside; the cut makes it leave
-
-    async def __aenter__(self) -> "AsyncStream[T]":
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Stop reading and free the connection."""
-        self._closed = True
-        self._flight.cut()
-        self._close_batches()
-
-
-# ---------- the clients: data path, auth, then endpoints
-
-_LONGEST_RETRY_AFTER = 120.0  # seconds; a server that asks for more gets the caller's attention instead
-_LONGEST_BACKOFF = 60.0
-_JITTER = 0.5
-
-
-class _Client:
-    """Settings, connections and token: what every endpoint goes through."""
-
-    def __init__(
-        self,
-        *,
-        base_url: Optional[str] = None,
-        auth_url: Optional[str] = None,
-        credentials: Optional[str] = None,
-        scope: Optional[str] = None,
-        access_token: Optional[str] = None,
-        model: Optional[str] = None,
-        profanity_check: Optional[bool] = None,
-        user: Optional[str] = None,
-        password: Optional[str] = None,
-        timeout: Optional[float] = None,
-        verify_ssl_certs: Optional[bool] = None,
-        ca_bundle_file: Optional[str] = None,
-        cert_file: Optional[str] = None,
-        key_file: Optional[str] = None,
-        key_file_password: Optional[str] = None,
-        ssl_context: Optional[ssl.SSLContext] = None,
-        flags: Optional[List[str]] = None,
-        max_connections: Optional[int] = None,
-        max_retries: Optional[int] = None,
-        retry_backoff_factor: Optional[float] = None,
-        retry_on_status_codes: Optional[Tuple[int, ...]] = None,
-        token_expiry_buffer_ms: Optional[int] = None,
-        proxy: Optional[str] = None,
-        **unknown: Any,
-    ) -> None:
-        """Make a client; nothing is opened before the first call.
-
-        What is not given comes from the environment, ``GIGACHAT_`` and the name in capital letters, or has the default
-        of the official SDK. Raises ConfigurationError.
-        """
-        arguments = dict(locals())
-        if unknown:
-            logger.warning("unknown arguments of %s are ignored: %s", type(self).__name__, ", ".join(sorted(unknown)))
-        self._set_up(_read_settings(arguments, os.environ))
-
-    def _set_up(self, settings: _Settings) -> None:
-        import urllib.request  # 9 ms that those who only import this module save
-
-        self._settings = settings
-        self._pool = KeepAlive(settings)
-        # Only these two: no redirects, which would carry the token to another host, no file: and ftp:, no cookies.
-        self._opener = urllib.request.OpenerDirector()
-        self._opener.add_handler(urllib.request.ProxyHandler(settings.proxies))
-        self._opener.add_handler(self._pool)  # type: ignore[arg-type]  # all that is asked of a handler
-        self._token: Optional[AccessToken] = None
-        self._renew_at: Optional[float] = None  # Unix time, seconds; None: when the server refuses the token
-        if settings.access_token is not None:
-            self._token = AccessToken(access_token=settings.access_token)
-        self._logins = 0
-        self._login_failure: Optional[GigaChatException] = None
-        self._login_lock = threading.Lock()  # guards the token and all about it; never held during an API call
-        self._workers = _Workers(max(100, settings.max_connections or 0))
-        # Apart, and as many as there are streams: reading must not queue behind calls that wait for a connection.
-        self._readers = _Workers(None)
-        self._closing = weakref.finalize(self, _shut_down, self._pool, self._workers, self._readers)
-        self._closing.atexit = False  # see _end()
-        _clients.add(self)
-
-    def _forget_parent(self) -> None:
-        """Start afresh in a forked child, with no socket, lock or thread of the parent's."""
-        self._login_lock = threading.Lock()
-        self._pool.forget()
-        self._workers.forget()
-        self._readers.forget()
-
-    def __getstate__(self) -> Dict[str, Any]:
-        return {"settings": self._settings}
-
-    def __setstate__(self, state: Dict[str, Any]) -> None:
-        self._set_up(state["settings"])
-
-    def __deepcopy__(self: T, memo: Dict[int, Any]) -> T:
-        return copy.copy(self)
-
-    def __repr__(self) -> str:
-        settings = self._settings
-        return (
-            f"{type(self).__name__}(base_url={settings.base_url!r}, model={settings.model!r}, scope={settings.scope!r})"
-        )
-
-    # The data path.
-
-    def _call(self, method: str, path: str, result: Type[J], body: Any = None, **options: Any) -> J:
-        """Send one request and decode its answer into *result*."""
-        return self._send(self._request(method, path, body, **options)).decode(result)
-
-    def _stream(self, path: str, result: "Type[C]", body: Dict[str, Any], headers: Mapping[str, str]) -> "Stream[C]":
-        """Prepare a request whose answer comes as events; it is sent when the stream is iterated."""
-        call = self._request("POST", path, body, headers=headers, streamed=True)
-        return Stream(functools.partial(self._send, call), functools.partial(_read_events, result))
-
-    def _request(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        *,
-        query: Sequence[Tuple[str, Any]] = (),
-        headers: Optional[Mapping[str, str]] = None,
-        streamed: bool = False,
-    ) -> _Call:
-        """Write a request: *body* is JSON unless it is bytes or an upload. Bad input raises here, before sending."""
-        url = self._settings.base_url + path
-        for name, value in query:
-            if value is None or value == "":
-                raise ValueError(f"{name} must not be empty")
-        if query:
-            url += "?" + urllib.parse.urlencode(query)
-        all_headers = dict(headers or {})
-        if isinstance(body, _Upload):
-            all_headers["Content-Type"] = body.content_type
-        elif body is not None and not isinstance(body, bytes):
-            body = _encode(body)
-            all_headers["Content-Type"] = "application/json"
-        return _Call(method, url, path, body, all_headers, streamed)
-
-    def _send(self, call: _Call) -> _Reply:
-        """Send a request and wait for its answer, with the retries that the settings ask for."""
-        return self._retrying(functools.partial(self._authorized, call), call.body)
-
-    def _retrying(self, attempt: Callable[[], T], body: Any = None) -> T:
-        """Repeat *attempt* while that is worth it and *body* can be sent again."""
-        for failures in itertools.count():
-            try:
-                return attempt()
-            except (ResponseError, APIConnectionError) as error:
-                delay = self._retry_delay(error, failures)
-                if delay is None or not _rewound(body):
-                    raise
-                logger.debug("%s: trying again in %.1f s", type(error).__name__, delay)
-            self._pool.pause(delay)
-        raise AssertionError("unreachable")
-
-    def _retry_delay(self, error: Union[ResponseError, APIConnectionError], failures: int) -> Optional[float]:
-        """Decide whether another attempt is worth it after *failures* earlier ones, and in how many seconds."""
-        settings = self._settings
-        if failures >= settings.max_retries:
-            return None
-        asked = 0.0
-        if isinstance(error, ResponseError):
-            if error.status_code not in settings.retry_on_status_codes:
-                return None
-            asked = _retry_after(error.headers)
-            if asked > _LONGEST_RETRY_AFTER:
-                return None
-        elif _is_lasting(error.__cause__):
-            return None
-        backoff = settings.retry_backoff_factor * 2 ** min(failures, 30) + random.uniform(0, _JITTER)
-        return asked or min(backoff, _LONGEST_BACKOFF)
-
-    def _authorized(self, call: _Call) -> _Reply:
-        """Send a request with a token; on a 401 drop the token and try once more with another."""
-        context_headers = _context_headers()
-        if any(name.lower() == "authorization" for name in context_headers):
-            return self._exchange(call, context_headers)
-        token = self._current_token()
-        if token is None and not self._needs_no_token():
-            raise ConfigurationError(
-                "there is nothing to authenticate with: set credentials (GIGACHAT_CREDENTIALS), access_token"
-                " (GIGACHAT_ACCESS_TOKEN), user and password, or cert_file"
-            )
-        try:
-            return self._exchange(call, context_headers, token)
-        except AuthenticationError:
-            if token is None or not self._drop_token(token) or not _rewound(call.body):
-                raise
-        return self._exchange(call, context_headers, self._current_token())
-
-    def _exchange(self, call: _Call, context_headers: Mapping[str, str], token: Optional[AccessToken] = None) -> _Reply:
-        """Send one request, once, and take its answer; raise the ResponseError of a status that is not 2xx."""
-        import urllib.request
-
-        request = urllib.request.Request(call.url, data=call.body, method=call.method)
-        headers = {"Host": request.host, "User-Agent": f"gigachat_lite/{__version__}", "Accept": "*/*"}
-        headers["Accept-Encoding"] = "identity"
-        headers.update(call.headers)
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token.access_token}"
-        for name, value in context_headers.items():
-            _set_header(headers, name, value)
-        request.headers = headers
-        started = time.monotonic()
-        reply: _Reply = self._opener.open(request, timeout=self._settings.timeout)
-        logger.debug("%s %s: %d, %.0f ms", call.method, call.url, reply.status, (time.monotonic() - started) * 1000)
-        reply.call = call
-        reply.secrets = functools.partial(self._secrets, headers.get("Authorization"))
-        try:
-            if not 200 <= reply.status < 300:
-                raise reply.error()
-            reply.require_identity()
-            if call.streamed:
-                reply.lift_deadline()
-            else:
-                reply.content = reply.read(_MOST_JSON_BYTES)
-        except BaseException:
-            reply.close()
-            raise
-        return reply
-
-    def _secrets(self, authorization: Optional[str]) -> List[str]:
-        """List what must not show in an error when the server echoes it."""
-        settings = self._settings
-        known = [settings.credentials, settings.password, settings.access_token, *(authorization or "").split()[-1:]]
-        known.append(_decoded_key(settings.credentials).partition(":")[2])
-        for proxy in settings.proxies.values():
-            user, _, password = urllib.parse.urlsplit(proxy).netloc.rpartition("@")[0].partition(":")
-            pair = f"{urllib.parse.unquote(user)}:{urllib.parse.unquote(password)}"
-            known += [password, urllib.parse.unquote(password), base64.b64encode(pair.encode()).decode()]
-        secrets = {secret for secret in known if secret and len(secret) > 3}
-        return [*secrets, *(json.dumps(secret)[1:-1] for secret in secrets)]
-
-    def _chat_body(self, payload: "Payload", streamed: bool) -> Dict[str, Any]:
-        """Write the body of a chat request; the client's settings fill in what the payload leaves open."""
-        chat = _as_chat(payload)
-        explicit = dict(_sent_fields(chat))
-        additional = {**(explicit.pop("additional_fields", None) or {})}
-        additional.pop("stream", None)
-        body = {"model": None, **additional, **explicit, "stream": streamed or None}
-        settings = self._settings
-        for name, default in (("profanity_check", settings.profanity_check), ("flags", settings.flags)):
-            if body.get(name) is None:
-                body[name] = default
-        storage = body.get("storage")
-        stored = storage.to_dict() if isinstance(storage, Storage) else storage if isinstance(storage, dict) else {}
-        if body["model"] is None and not stored.get("assistant_id") and not stored.get("thread_id"):
-            body["model"] = settings.model
-        return {name: value for name, value in body.items() if value is not None or name in additional}
-
-    # Auth.
-
-    def _needs_no_token(self) -> bool:
-        """Whether a client certificate speaks for us: our own, or one that a given TLS context may hold."""
-        return self._settings.cert_file is not None or self._settings.ssl_context is not None
-
-    def _can_log_in(self) -> bool:
-        settings = self._settings
-        return bool(settings.credentials or (settings.user and settings.password))
-
-    def _drop_token(self, refused: AccessToken) -> bool:
-        """Forget a token that got a 401, unless a newer one is here already; tell whether there can be another."""
-        if not self._can_log_in():
-            return False
-        with self._login_lock:
-            if self._token is refused:
-                self._token = None
-        return True
-
-    def _current_token(self) -> Optional[AccessToken]:
-        """Give a token that is good for a call: one token request, whatever the number of callers."""
-        logins_before = self._logins
-        with self._login_lock:
-            if self._token is not None and (self._renew_at is None or time.time() < self._renew_at):
-                return self._token
-            if not self._can_log_in():
-                return None
-            if self._logins > logins_before and self._login_failure is not None:
-                # The request that we waited for failed; another one for each who waited would multiply it.
-                raise copy.copy(self._login_failure) from self._login_failure.__cause__
-            self._logins += 1
-            self._login_failure = None
-            try:
-                token = self._log_in()
-            except GigaChatException as error:
-                self._login_failure = error
-                raise
-            self._token = token
-            self._renew_at = self._renewal_time(token)
-            return token
-
-    def _renewal_time(self, token: AccessToken) -> Optional[float]:
-        """Say when to ask for another token: ahead of the expiry, but not before half of the token's life is over.
-
-        A token that expires in the past shows that the clocks differ: it is good until the server refuses it.
-        """
-        now = time.time()
-        life = token.expires_at / 1000 - now
-        if life <= 0:
-            return None
-        return now + life - min(self._settings.token_expiry_buffer_ms / 1000, life / 2)
-
-    def _log_in(self) -> AccessToken:
-        settings = self._settings
-        if settings.credentials:
-            headers = {
-                "Authorization": f"Basic {settings.credentials}",
-                "RqUID": _uuid4(),
-                "Content-Type": "application/x-www-form-urlencoded",
-            }
-            body = urllib.parse.urlencode({"scope": settings.scope}).encode("ascii")
-            path = urllib.parse.urlsplit(settings.auth_url).path
-            reply = self._exchange(_Call("POST", settings.auth_url, path, body, headers, private=True), {})
-        else:
-            pair = f"{settings.user}:{settings.password}".encode()
-            headers = {"Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}
-            context_headers = {n: v for n, v in _context_headers().items() if n.lower() != "authorization"}
-            reply = self._exchange(
-                _Call("POST", settings.base_url + "/token", "/token", b"", headers, private=True), context_headers
-            )
-        return _as_access_token(reply)
-
-    @property
-    def token(self) -> Optional[str]:
-        """The access token that the client holds, if any."""
-        return self._token.access_token if self._token is not None else None
-
-
-def _as_access_token(reply: _Reply) -> AccessToken:
-    """Read ``{"access_token", "expires_at"}`` (OAuth, milliseconds) or ``{"tok", "exp"}`` (/token, seconds)."""
-    answer = reply.decode(JSONObject)
-    fields = vars(answer)
-    text = fields.get("access_token") or fields.get("tok")
-    if not isinstance(text, str) or not re.match(r"[\x21-\x7e]+\Z", text):
-        raise InvalidResponseError(f"{reply.what}: the answer holds no token")
-    expires_at = fields.get("expires_at") or fields.get("exp")
-    if isinstance(expires_at, bool) or not isinstance(expires_at, (int, float)) or not 0 < expires_at < 1e17:
-        expires_at = 0
-    if expires_at < 1e11:  # 1973 in milliseconds, the year 5138 in seconds
-        expires_at *= 1000
-    token = AccessToken(access_token=text, expires_at=int(expires_at))
-    token.x_headers = answer.x_headers
-    return token
-
-
-def _uuid4() -> str:
-    """Make a random UUID (RFC 9562, section 5.4) without the 6 ms that importing uuid takes."""
-    number = int.from_bytes(os.urandom(16), "big")
-    number = number & ~(0xF << 76) & ~(0x3 << 62) | 0x4 << 76 | 0x2 << 62  # version 4, variant 10
-    digits = f"{number:032x}"
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
-
-
-def _is_lasting(cause: Optional[BaseException]) -> bool:
-    """Whether a failure to connect will be there next time too: certificates and TLS versions do not heal."""
-    return isinstance(cause, ssl.SSLError) and not isinstance(
-        cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError, TimeoutError)
-    )
-
-
-def _rewound(body: Union[bytes, "_Upload", None]) -> bool:
-    """Make a body ready to be sent again; False where it can be read only once."""
-    if isinstance(body, _Upload):
-        return body.rewind()
-    return True
-
-
-def _shut_down(pool: KeepAlive, workers: _Workers, readers: _Workers) -> None:
-    pool.close()
-    workers.stop()
-    readers.stop()
-
-
-# Clients that the end of the interpreter must close, and a forked child free from what they share with the parent.
-_clients: "weakref.WeakSet[_Client]" = weakref.WeakSet()
-
-
-@atexit.register
-def _end() -> None:
-    """Close the sockets, so that none is collected unclosed; cutting them would make the threads that read complain."""
-    for client in list(_clients):
-        client._pool.forget()
-
-
-def _start_child() -> None:
-    for client in list(_clients):
-        client._forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_child)
-
-
-class GigaChatSyncClient(_Client):
-    """The blocking half of the client. Close it, or use it in a ``with`` block."""
-
-    def __enter__(self: T) -> T:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close all connections; calls under way in other threads end with an APIConnectionError."""
-        self._closing()
-
-    def get_token(self) -> Optional[AccessToken]:
-        """Give the access token, asking for one if need be: OAuth, or ``POST /token`` for user and password.
-
-        None where nothing is configured to get a token with. ``authorization_cvar`` keeps it from asking for one.
-        """
-        return self._token if authorization_cvar.get() else self._retrying(self._current_token)
-
-    def chat(self, payload: "Payload") -> ChatCompletion:
-        """Answer a conversation: a question, messages, a dict or a Chat. ``POST /chat/completions``."""
-        return self._call("POST", _chat_path(), ChatCompletion, self._chat_body(payload, streamed=False))
-
-    def stream(self, payload: "Payload") -> Stream[ChatCompletionChunk]:
-        """Answer a conversation bit by bit. ``POST /chat/completions``. Raises StreamInterruptedError when cut off."""
-        return self._stream(_chat_path(), ChatCompletionChunk, self._chat_body(payload, streamed=True), _STREAM_HEADERS)
-
-    def get_models(self) -> Models:
-        """List the models. ``GET /models``."""
-        return self._call("GET", "/models", Models)
-
-    def get_model(self, model: str) -> Model:
-        """Describe one model. ``GET /models/{model}``. Raises NotFoundError."""
-        return self._call("GET", f"/models/{_quote(model)}", Model)
-
-    def embeddings(self, texts: Union[str, Sequence[str]], model: str = "Embeddings") -> Embeddings:
-        """Turn texts into vectors, in the order of *texts* by ``index``. ``POST /embeddings``."""
-        return self._call("POST", "/embeddings", Embeddings, {"input": _texts(texts), "model": model})
-
-    def tokens_count(self, input_: Union[str, Sequence[str]], model: Optional[str] = None) -> List[TokensCount]:
-        """Count the tokens of each text, for the client's model unless told otherwise. ``POST /tokens/count``."""
-        body = {"model": model or self._settings.model, "input": _texts(input_)}
-        return self._call("POST", "/tokens/count", _TokensCounts, body).data
-
-    def upload_file(self, file: "FileSource", purpose: str = "general") -> UploadedFile:
-        """Store a file. ``POST /files``. Text up to 40 MB, images up to 15 MB, audio up to 35 MB.
-
-        *file* is a path, bytes, a file open in binary mode, or a tuple ``(name, content[, type[, headers]])``.
-        """
-        return self._call("POST", "/files", UploadedFile, _Upload(file, purpose))
-
-    def get_file(self, file: str) -> UploadedFile:
-        """Describe a stored file. ``GET /files/{id}``. Raises NotFoundError."""
-        return self._call("GET", f"/files/{_quote(file)}", UploadedFile)
-
-    def get_files(self) -> UploadedFiles:
-        """List the stored files. ``GET /files``."""
-        return self._call("GET", "/files", UploadedFiles)
-
-    def delete_file(self, file: str) -> DeletedFile:
-        """Delete a stored file. ``POST /files/{id}/delete``. Raises NotFoundError."""
-        # The API takes any body or none; the official SDK sends the id as a file.
-        return self._call("POST", f"/files/{_quote(file)}/delete", DeletedFile, _Upload(_utf8(file)))
-
-    def get_image(self, file_id: str) -> Image:
-        """Give a file's content in base64. ``GET /files/{id}/content``. Raises NotFoundError."""
-        reply = self._send(self._request("GET", _content_path(file_id), headers={"Accept": "application/jpg"}))
-        return reply.stamp(Image(content=base64.b64encode(reply.content).decode("ascii")))
-
-    def download_file(self, file_id: str, to: "Union[str, os.PathLike[str], BinaryIO, None]" = None) -> bytes:
-        """Give a file's content; or write it to a path or a binary file, and give nothing. ``GET /files/{id}/content``.
-
-        The file at a path appears when all of it has arrived. Raises NotFoundError, and ForbiddenError for a file that
-        was stored under another X-Client-ID.
-        """
-        call = self._request("GET", _content_path(file_id), streamed=True)
-        return _download(functools.partial(self._send, call), to)
-
-    def get_balance(self) -> Balance:
-        """Tell how many tokens are left. ``GET /balance``. Raises ForbiddenError for pay-as-you-go accounts."""
-        return self._call("GET", "/balance", Balance)
-
-    def check_ai(self, text: str, model: str) -> AICheckResult:
-        """Tell whether a person or a model wrote a text of at least 20 words. ``POST /ai/check``.
-
-        *model* is GigaCheckClassification or GigaCheckDetection; the latter finds passages too.
-        """
-        return self._call("POST", "/ai/check", AICheckResult, {"input": text, "model": model})
-
-    def openapi_function_convert(self, openapi_function: str) -> OpenApiFunctions:
-        """Turn the text of an OpenAPI document into functions. ``POST /functions/convert``."""
-        return self._call("POST", "/functions/convert", OpenApiFunctions, _utf8(openapi_function))
-
-    def validate_function(self, function: Union[Function, Dict[str, Any]]) -> FunctionValidation:
-        """Have a function's description checked. ``POST /functions/validate``."""
-        if not isinstance(function, (Function, dict)):
-            raise TypeError(f"a function is Function or a dict, not {type(function).__name__}")
-        return self._call("POST", "/functions/validate", FunctionValidation, function)
-
-    def check_filter(
-        self,
-        messages: "Union[str, Sequence[Message]]",
-        model: str = "GigaFilter",
-        *,
-        functions: Optional[Sequence[Union[Function, Dict[str, Any]]]] = None,
-        neuro: Optional[bool] = None,
-        blacklist: Optional[bool] = None,
-        whitelist: Optional[bool] = None,
-        unnormalized_history: Optional[bool] = None,
-    ) -> FilterCheck:
-        """Have texts and images checked by the content filter, all of it by default. ``POST /filter/check``."""
-        settings = {
-            "neuro": neuro,
-            "blacklist": blacklist,
-            "whitelist": whitelist,
-            "unnormalized_history": unnormalized_history,
-        }
-        body = {
-            "model": model,
-            "messages": _as_messages(messages),
-            "functions": functions,
-            "settings": {name: value for name, value in settings.items() if value is not None} or None,
-        }
-        return self._call("POST", "/filter/check", FilterCheck, _without_nulls(body))
-
-    def create_batch(self, requests: "BatchSource", method: str = "chat_completions") -> Batch:
-        """Hand in requests to be answered later. ``POST /batches``. Pay-as-you-go accounts only.
-
-        *requests* is a list of payloads (for ``method="embedder"``, of bodies of /embeddings), whose ids become "0",
-        "1" and so on; or JSON Lines, as bytes or the path of a file: ``{"id": ..., "request": {...}}`` a line.
-        """
-        lines = _batch_lines(requests, functools.partial(self._chat_body, streamed=False), method)
-        headers = {"Content-Type": "application/octet-stream"}
-        return self._call("POST", "/batches", Batch, lines, query=[("method", method)], headers=headers)
-
-    def get_batches(self) -> List[Batch]:
-        """List the batches. ``GET /batches``."""
-        return self._call("GET", "/batches", _Batches).batches
-
-    def get_batch(self, batch_id: str) -> Batch:
-        """Tell how far a batch is. ``GET /batches?batch_id=``. Raises NotFoundError."""
-        return self._call("GET", "/batches", _Batches, query=[("batch_id", batch_id)]).only(batch_id)
-
-    def batch_results(self, batch: Batch) -> Stream[BatchResult]:
-        """Read the results of a completed batch, matched to its requests by ``id``, in no certain order.
-
-        ``GET /files/{output_file_id}/content``.
-        """
-        if not batch.output_file_id:
-            raise ValueError(f"batch {batch.id} has no results yet: it is {batch.status}")
-        call = self._request("GET", _content_path(batch.output_file_id), streamed=True)
-        return Stream(functools.partial(self._send, call), functools.partial(_read_lines, BatchResult))
-
-    @property
-    def assistants(self) -> "AssistantsSyncClient":
-        return AssistantsSyncClient(self)
-
-    @property
-    def threads(self) -> "ThreadsSyncClient":
-        return ThreadsSyncClient(self)
-
-
-class _Resource:
-    """A group of endpoints of a client."""
-
-    def __init__(self, client: _Client) -> None:
-        self._client = client
-
-    @property
-    def _workers(self) -> _Workers:
-        return self._client._workers
-
-    @property
-    def _readers(self) -> _Workers:
-        return self._client._readers
-
-
-class AssistantsSyncClient(_Resource):
-    """Assistants: a model with instructions, files and functions, kept by the server."""
-
-    def get(self, assistant_id: Optional[str] = None) -> Assistants:
-        """List the assistants, or the one with this id. ``GET /assistants``."""
-        query = [("assistant_id", assistant_id)] if assistant_id else []
-        return self._client._call("GET", "/assistants", Assistants, query=query)
-
-    def create(
-        self,
-        model: str,
-        name: str,
-        instructions: Optional[str] = None,
-        description: Optional[str] = None,
-        file_ids: Optional[List[str]] = None,
-        functions: Optional[List[Function]] = None,
-        metadata: Optional[Dict[str, Any]] = None,
-    ) -> CreateAssistant:
-        """Make an assistant; ``metadata`` takes up to 16 pairs. ``POST /assistants``."""
-        body = {
-            "model": model,
-            "name": name,
-            "description": description,
-            "instructions": instructions,
-            "file_ids": file_ids,
-            "metadata": metadata,
-        }
-        return self._client._call("POST", "/assistants", CreateAssistant, _with_functions(body, functions))
-
-    def update(
-        self,
-        assistant_id: str,
-        name: Optional[str] = None,
-        description: Optional[str] = None,
-        instructions: Optional[str] = None,
-        file_ids: Optional[List[str]] = None,
-        functions: Optional[List[Function]] = None,
-        metadata: Optional[Dict[str, Any]] = None,
-    ) -> Assistant:
-        """Change an assistant. ``POST /assistants/modify``."""
-        body = {
-            "assistant_id": assistant_id,
-            "name": name,
-            "description": description,
-            "instructions": instructions,
-            "file_ids": file_ids,
-            "metadata": metadata,
-        }
-        return self._client._call("POST", "/assistants/modify", Assistant, _with_functions(body, functions))
-
-    def delete(self, assistant_id: str) -> AssistantDelete:
-        """Delete an assistant. ``POST /assistants/delete``."""
-        return self._client._call("POST", "/assistants/delete", AssistantDelete, {"assistant_id": assistant_id})
-
-    def delete_file(self, assistant_id: str, file_id: str) -> AssistantFileDelete:
-        """Take a file from an assistant. ``POST /assistants/files/delete``."""
-        body = {"assistant_id": assistant_id, "file_id": file_id}
-        return self._client._call("POST", "/assistants/files/delete", AssistantFileDelete, body)
-
-
-class ThreadsSyncClient(_Resource):
-    """Threads: conversations kept by the server."""
-
-    def list(
-        self,
-        assistants_ids: Optional[List[str]] = None,
-        limit: Optional[int] = None,
-        before: Optional[int] = None,
-    ) -> Threads:
-        """List threads; ``before``: Unix time, seconds. ``GET /threads``."""
-        query = [("assistants_ids", assistant_id) for assistant_id in assistants_ids or ()]
-        return self._client._call("GET", "/threads", Threads, query=query + _page(limit, before))
-
-    get_threads = list
-
-    def create(self) -> Thread:
-        """Begin a thread. ``POST /threads``."""
-        return self._client._call("POST", "/threads", Thread, {})
-
-    def create_thread(self) -> str:
-        """Begin a thread; give its id. ``POST /threads``."""
-        return ThreadsSyncClient.create(self).id
-
-    def retrieve(self, threads_ids: List[str]) -> Threads:
-        """Give the threads with these ids. ``POST /threads/retrieve``."""
-        return self._client._call("POST", "/threads/retrieve", Threads, {"threads_ids": threads_ids})
-
-    def delete(self, thread_id: str) -> bool:
-        """Delete a thread. ``POST /threads/delete``, whose answer is empty. Raises NotFoundError."""
-        self._client._send(self._client._request("POST", "/threads/delete", {"thread_id": thread_id}))
-        return True
-
-    def get_messages(self, thread_id: str, limit: Optional[int] = None, before: Optional[int] = None) -> ThreadMessages:
-        """Give a thread's messages; ``before``: Unix time, seconds. ``GET /threads/messages``."""
-        query: List[Tuple[str, Any]] = [("thread_id", thread_id)]
-        return self._client._call("GET", "/threads/messages", ThreadMessages, query=query + _page(limit, before))
-
-    def add_message(self, thread_id: str, message: "Message") -> ThreadMessagesResponse:
-        """Add a message to a thread without an answer to it. ``POST /threads/messages``."""
-        return ThreadsSyncClient.add_messages(self, thread_id, [message])
-
-    def add_messages(
-        self, thread_id: Optional[str] = None, messages: "Optional[Sequence[Message]]" = None
-    ) -> ThreadMessagesResponse:
-        """Add messages to a thread, a new one without *thread_id*, without an answer. ``POST /threads/messages``."""
-        whole = [_with_nulls(message) for message in _as_messages(messages or [])]
-        body = _thread_body(thread_id, None, None, whole)
-        return self._client._call("POST", "/threads/messages", ThreadMessagesResponse, body)
-
-    def run(
-        self,
-        thread_id: str,
-        assistant_id: Optional[str] = None,
-        thread_options: Optional[ThreadRunOptions] = None,
-        options: Optional[ThreadRunOptions] = None,
-    ) -> ThreadRunResponse:
-        """Begin to answer a thread; :meth:`get_run` tells how it goes. ``POST /threads/run``."""
-        body = _run_body(thread_id, assistant_id, thread_options, options)
-        return self._client._call("POST", "/threads/run", ThreadRunResponse, body)
-
-    def run_stream(
-        self,
-        thread_id: str,
-        assistant_id: Optional[str] = None,
-        thread_options: Optional[ThreadRunOptions] = None,
-        options: Optional[ThreadRunOptions] = None,
-    ) -> Stream[ThreadCompletionChunk]:
-        """Answer a thread bit by bit. ``POST /threads/run``. Raises StreamInterruptedError when cut off."""
-        body = {**_run_body(thread_id, assistant_id, thread_options, options), "stream": True}
-        return self._client._stream("/threads/run", ThreadCompletionChunk, body, {})
-
-    def get_run(self, thread_id: str) -> ThreadRunResult:
-        """Tell how a thread's run goes. ``GET /threads/run``."""
-        return self._client._call("GET", "/threads/run", ThreadRunResult, query=[("thread_id", thread_id)])
-
-    def run_messages(
-        self,
-        messages: "Sequence[Message]",
-        thread_id: Optional[str] = None,
-        assistant_id: Optional[str] = None,
-        model: Optional[str] = None,
-        thread_options: Optional[ThreadRunOptions] = None,
-    ) -> ThreadCompletion:
-        """Add messages to a thread and answer. ``POST /threads/messages/run``."""
-        body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
-        body.update(_run_options(thread_options))
-        return self._client._call("POST", "/threads/messages/run", ThreadCompletion, body)
-
-    def run_messages_stream(
-        self,
-        messages: "Sequence[Message]",
-        thread_id: Optional[str] = None,
-        assistant_id: Optional[str] = None,
-        model: Optional[str] = None,
-        thread_options: Optional[ThreadRunOptions] = None,
-        update_interval: Optional[int] = None,
-    ) -> Stream[ThreadCompletionChunk]:
-        """Add messages and answer bit by bit; ``update_interval``: seconds. ``POST /threads/messages/run``."""
-        body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
-        body.update(_run_options(thread_options), stream=True, update_interval=update_interval)
-        return self._client._stream("/threads/messages/run", ThreadCompletionChunk, body, {})
-
-    def rerun_messages(self, thread_id: str, thread_options: Optional[ThreadRunOptions] = None) -> ThreadCompletion:
-        """Answer a thread's last message anew. ``POST /threads/messages/rerun``."""
-        body = {"thread_id": thread_id, **_run_options(thread_options)}
-        return self._client._call("POST", "/threads/messages/rerun", ThreadCompletion, body)
-
-    def rerun_messages_stream(
-        self,
-        thread_id: str,
-        thread_options: Optional[ThreadRunOptions] = None,
-        update_interval: Optional[int] = None,
-    ) -> Stream[ThreadCompletionChunk]:
-        """Answer anew, bit by bit; ``update_interval``: seconds. ``POST /threads/messages/rerun``."""
-        body = {
-            "thread_id": thread_id,
-            **_run_options(thread_options),
-            "stream": True,
-            "update_interval": update_interval,
-        }
-        return self._client._stream("/threads/messages/rerun", ThreadCompletionChunk, body, {})
-
-
-class GigaChatAsyncClient(_Client):
-    """The async half of the client: the same calls, in worker threads. Close it, or use it in ``async with``."""
-
-    async def __aenter__(self: T) -> T:
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close all connections; calls under way end with an APIConnectionError."""
-        self._closing()
-
-    aget_token = _twin(GigaChatSyncClient.get_token)
-    achat = _twin(GigaChatSyncClient.chat)
-    astream = _stream_twin(GigaChatSyncClient.stream)
-    aget_models = _twin(GigaChatSyncClient.get_models)
-    aget_model = _twin(GigaChatSyncClient.get_model)
-    aembeddings = _twin(GigaChatSyncClient.embeddings)
-    atokens_count = _twin(GigaChatSyncClient.tokens_count)
-    aupload_file = _twin(GigaChatSyncClient.upload_file)
-    aget_file = _twin(GigaChatSyncClient.get_file)
-    aget_files = _twin(GigaChatSyncClient.get_files)
-    adelete_file = _twin(GigaChatSyncClient.delete_file)
-    aget_image = _twin(GigaChatSyncClient.get_image)
-    adownload_file = _twin(GigaChatSyncClient.download_file)
-    aget_balance = _twin(GigaChatSyncClient.get_balance)
-    acheck_ai = _twin(GigaChatSyncClient.check_ai)
-    aopenapi_function_convert = _twin(GigaChatSyncClient.openapi_function_convert)
-    avalidate_function = _twin(GigaChatSyncClient.validate_function)
-    acheck_filter = _twin(GigaChatSyncClient.check_filter)
-    acreate_batch = _twin(GigaChatSyncClient.create_batch)
-    aget_batches = _twin(GigaChatSyncClient.get_batches)
-    aget_batch = _twin(GigaChatSyncClient.get_batch)
-    abatch_results = _stream_twin(GigaChatSyncClient.batch_results)
-
-    @property
-    def a_assistants(self) -> "AssistantsAsyncClient":
-        return AssistantsAsyncClient(self)
-
-    @property
-    def a_threads(self) -> "ThreadsAsyncClient":
-        return ThreadsAsyncClient(self)
-
-
-class AssistantsAsyncClient(_Resource):
-    """Async form of :class:`AssistantsSyncClient`."""
-
-    get = _twin(AssistantsSyncClient.get)
-    create = _twin(AssistantsSyncClient.create)
-    update = _twin(AssistantsSyncClient.update)
-    delete = _twin(AssistantsSyncClient.delete)
-    delete_file = _twin(AssistantsSyncClient.delete_file)
-
-
-class ThreadsAsyncClient(_Resource):
-    """Async form of :class:`ThreadsSyncClient`."""
-
-    list = _twin(ThreadsSyncClient.list)
-    get_threads = list
-    create = _twin(ThreadsSyncClient.create)
-    create_thread = _twin(ThreadsSyncClient.create_thread)
-    retrieve = _twin(ThreadsSyncClient.retrieve)
-    delete = _twin(ThreadsSyncClient.delete)
-    get_messages = _twin(ThreadsSyncClient.get_messages)
-    add_message = _twin(ThreadsSyncClient.add_message)
-    add_messages = _twin(ThreadsSyncClient.add_messages)
-    run = _twin(ThreadsSyncClient.run)
-    run_stream = _stream_twin(ThreadsSyncClient.run_stream)
-    get_run = _twin(ThreadsSyncClient.get_run)
-    run_messages = _twin(ThreadsSyncClient.run_messages)
-    run_messages_stream = _stream_twin(ThreadsSyncClient.run_messages_stream)
-    rerun_messages = _twin(ThreadsSyncClient.rerun_messages)
-    rerun_messages_stream = _stream_twin(ThreadsSyncClient.rerun_messages_stream)
-
-
-class GigaChat(GigaChatSyncClient, GigaChatAsyncClient):
-    """A client of GigaChat, blocking and async. Safe to share between threads, event loops and forked processes."""
-
-
-# ---------- payload helpers
-
-Message = Union[Messages, Dict[str, Any], str]
-Payload = Union[str, Dict[str, Any], Sequence[Message], Chat]
+Message = Union["Messages", Dict[str, Any], str]
+Payload = Union[str, Dict[str, Any], Sequence[Message], "Chat"]
 FileContent = Union[str, "os.PathLike[str]", bytes, BinaryIO]
+
+
 FileSource = Union[
     FileContent,
     Tuple[Optional[str], FileContent],
     Tuple[Optional[str], FileContent, Optional[str]],
     Tuple[Optional[str], FileContent, Optional[str], Mapping[str, str]],
 ]
-BatchSource = Union[Sequence[Payload], bytes, str, "os.PathLike[str]"]
 
+
+BatchSource = Union[Sequence[Payload], bytes, str, "os.PathLike[str]"]
 _STREAM_HEADERS = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
 
 
@@ -4067,7 +3089,7 @@ def _batch_lines(requests: BatchSource, write: Callable[[Payload], Dict[str, Any
     return b"\n".join(_encode({"id": str(number), "request": body}) for number, body in enumerate(bodies)) + b"\n"
 
 
-def _download(open_reply: Callable[[], _Reply], to: "Union[str, os.PathLike[str], BinaryIO, None]") -> bytes:
+def _download(open_reply: Callable[[], _Reply], to: Union[str, os.PathLike[str], BinaryIO, None]) -> bytes:
     """Read a file's content: all at once, into a file object, or under a name that becomes *to* at the end."""
     if to is None:
         reply = open_reply()
@@ -4274,6 +3296,774 @@ def file_ids(answer: Union[str, ChatCompletion, Messages]) -> List[str]:
     return _IMAGE_ID.findall(text or "")
 
 
+# ---------- JSON objects
+
+if TYPE_CHECKING:
+
+    class _HasId(Protocol[T_co]):
+        @property
+        def id(self) -> T_co: ...
+
+    class _HasObject(Protocol[T_co]):
+        @property
+        def object(self) -> T_co: ...
+
+    class _HasType(Protocol[T_co]):
+        @property
+        def type(self) -> T_co: ...
+
+    class _HasBytes(Protocol[T_co]):
+        @property
+        def bytes(self) -> T_co: ...
+
+
+_Nest = Callable[[Any], Any]
+
+
+@dataclass_transform(eq_default=False)
+class JSONObject:
+    """Base of the models: a JSON object whose keys are attributes.
+
+    Keys that a class does not know are attributes too and come back from :meth:`to_dict`. Known ones that are absent
+    read as their default. ``x_headers`` of an answer holds ``x-request-id``, ``x-session-id`` and ``x-client-id``.
+    """
+
+    x_headers: Optional[Dict[str, Optional[str]]] = None
+
+    _array_field: ClassVar[Optional[str]] = None  # which field takes the items where the API answers with a bare array
+    _sends_nulls: ClassVar[bool] = False  # whether a None that was given is meant, as in the "default" of a JSON schema
+    _lenient: ClassVar[bool] = False  # whether it may lack fields that have no default, once it is made
+    # What __init_subclass__() works out for each class: what its constructor takes, and what it must be given.
+    _defaults: ClassVar[Dict[str, Any]] = {}
+    _required: ClassVar[FrozenSet[str]] = frozenset()
+    # What _nests_of() works out when it is first needed: the fields that hold models, and how to make these.
+    _nests: ClassVar[Optional[List[Tuple[str, _Nest]]]] = []
+
+    def __init_subclass__(cls) -> None:
+        # Where annotations are text, dataclass() looks into sys.modules[cls.__module__], which not every loader fills.
+        # An __init__ compiled for each of the models would take half of the time that importing takes.
+        module, cls.__module__ = cls.__module__, "typing"
+        dataclass(init=False, repr=False, eq=False)(cls)
+        cls.__module__ = module
+        missing = dataclasses.MISSING
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # a dataclass since three lines
+        cls._defaults = {field.name: None if field.default is missing else field.default for field in fields}
+        cls._required = frozenset(field.name for field in fields if field.default is field.default_factory is missing)
+        cls._nests = None
+
+    if not TYPE_CHECKING:  # which gets each class's own __init__ from dataclass_transform()
+
+        def __init__(self, *values: Any, **named: Any) -> None:
+            kind = type(self)
+            given = {**dict(zip(kind._defaults, values)), **named} if values else named
+            if len(given) < len(values) + len(named) or not kind._required <= given.keys() <= kind._defaults.keys():
+                raise TypeError(_wrong_arguments(kind, values, named))
+            fields = {name: v if type(v) is str else _copied(v) for name, v in given.items() if v is not None}
+            for name, default in kind._defaults.items():
+                if default is not None:
+                    fields.setdefault(name, default)
+            self._adopt(fields)
+
+    @classmethod
+    def from_dict(cls: Type[J], fields: Mapping[str, Any]) -> J:
+        """Make an object of a JSON object; unknown keys are kept. ValueError where it lacks what it must have."""
+        if not isinstance(fields, Mapping):
+            raise TypeError(f"{cls.__name__} needs a dict, not {type(fields).__name__}")
+        return cls._of(_copied(dict(fields)))
+
+    @classmethod
+    def _of(cls: Type[J], fields: Dict[str, Any]) -> J:
+        """Make an object of a JSON object that nobody else holds."""
+        self = cls.__new__(cls)
+        self._adopt(fields)
+        return self
+
+    def _adopt(self, fields: Dict[str, Any]) -> None:
+        """Become *fields*: no copy and no work per field but for the nested models."""
+        kind = type(self)
+        if not kind._lenient:
+            for name in kind._required:
+                if fields.get(name) is None:
+                    raise ValueError(f"{kind.__name__} lacks {name!r}")
+        nests = kind._nests
+        for name, nest in nests if nests is not None else _nests_of(kind):
+            value = fields.get(name)
+            if value is not None:
+                fields[name] = nest(value)
+        self.__dict__ = fields
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Give the JSON object back, without ``x_headers``; plain values inside it are shared, not copied."""
+        return {name: _plain(value) for name, value in vars(self).items() if name != "x_headers"}
+
+    @property
+    def id_(self: _HasId[T]) -> T:
+        return self.id
+
+    @property
+    def object_(self: _HasObject[T]) -> T:
+        return self.object
+
+    @property
+    def type_(self: _HasType[T]) -> T:
+        return self.type
+
+    @property
+    def bytes_(self: _HasBytes[T]) -> T:
+        return self.bytes
+
+    if not TYPE_CHECKING:  # or type checkers would take any misspelt attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Read a known field that the object lacks and that has no default, or whose default is made."""
+            if name not in type(self)._defaults:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            make = type(self).__dataclass_fields__[name].default_factory
+            return None if make is dataclasses.MISSING else make()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, JSONObject) and type(self) is type(other) and _plain(self) == _plain(other)
+
+    __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return vars(self)
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        self.__dict__ = dict(state)
+
+
+APIResponse = JSONObject  # the official SDK's name for the base of all answers
+
+
+def _wrong_arguments(kind: Type[JSONObject], values: Sequence[Any], named: Mapping[str, Any]) -> str:
+    """Say what is wrong with the arguments of a model's constructor."""
+    names = list(kind._defaults)
+    odd = [name for name in named if name not in names or name in names[: len(values)]]
+    missing = [name for name in names if name in kind._required and name not in [*named, *names[: len(values)]]]
+    problem = f"not {odd}" if odd else f"and lacks {missing}" if missing else "no more"
+    return f"{kind.__name__} takes {', '.join(names)}: {problem}"
+
+
+def _nests_of(kind: Type[JSONObject]) -> List[Tuple[str, _Nest]]:
+    """Work out, once for a class, which fields hold models and how these are made of JSON."""
+    nests: List[Tuple[str, _Nest]] = []
+    # Before 3.10 get_type_hints() fails for a module that its loader did not put into sys.modules.
+    registered = all(base.__module__ in sys.modules for base in kind.__mro__)
+    for name, hint in get_type_hints(kind, None if registered else globals()).items():
+        choices = hint.__args__ if getattr(hint, "__origin__", None) is Union else (hint,)
+        for choice in choices:
+            container = getattr(choice, "__origin__", None)
+            inner = choice.__args__[-1] if container in (list, dict) else choice
+            if isinstance(inner, type) and issubclass(inner, JSONObject):
+                single = _nest_text_or_one if str in choices else _nest_one
+                nest = _nest_list if container is list else _nest_values if container is dict else single
+                nests.append((name, functools.partial(nest, inner)))
+    kind._nests = nests
+    return nests
+
+
+def _nest_one(kind: Type[J], value: Any) -> J:
+    if type(value) is dict:
+        return kind._of(value)
+    if isinstance(value, JSONObject):
+        return value  # type: ignore[return-value]  # whatever model it is
+    raise ValueError(f"{kind.__name__} must be an object, not {type(value).__name__}")
+
+
+def _nest_text_or_one(kind: Type[J], value: Any) -> Union[str, J]:
+    return value if isinstance(value, str) else _nest_one(kind, value)
+
+
+def _nest_list(kind: Type[J], value: Any) -> List[J]:
+    if isinstance(value, (list, tuple)):
+        return [kind._of(item) if type(item) is dict else _nest_one(kind, item) for item in value]
+    raise ValueError(f"expected a list of {kind.__name__}, not {type(value).__name__}")
+
+
+def _nest_values(kind: Type[J], value: Any) -> Any:
+    """Make models of those values that are objects: a JSON schema may be true or false as well."""
+    if isinstance(value, dict):
+        return {name: kind._of(item) if type(item) is dict else item for name, item in value.items()}
+    return value
+
+
+_TOO_DEEP = "the request is nested too deeply, or inside itself"
+
+
+def _copied(value: Any) -> Any:
+    """Copy the dicts and lists of the caller's JSON, so that making models of it leaves his alone."""
+    try:
+        if isinstance(value, dict):
+            return {name: item if type(item) is str else _copied(item) for name, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [item if isinstance(item, JSONObject) else _copied(item) for item in value]
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """Turn models back into JSON objects, also inside lists and dicts of models."""
+    if isinstance(value, JSONObject):
+        return JSONObject.to_dict(value)  # the object may have a key of that name
+    if isinstance(value, list) and value and isinstance(value[0], JSONObject):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict) and any(isinstance(item, JSONObject) for item in value.values()):
+        return {name: _plain(item) for name, item in value.items()}
+    return value
+
+
+def _sent_fields(model: Any) -> Dict[str, Any]:
+    """What of a model goes out: not the fields that are None. The encoder calls it for each model that it meets."""
+    if not isinstance(model, JSONObject):
+        raise TypeError(f"a request cannot hold {type(model).__name__}: it has no form in JSON")
+    fields = vars(model)
+    nulls = type(model)._sends_nulls
+    if "x_headers" not in fields and (nulls or None not in fields.values()):
+        return fields  # as it is for most
+    return {name: value for name, value in fields.items() if (nulls or value is not None) and name != "x_headers"}
+
+
+# A value inside itself ends in a RecursionError: keeping track of what we are in would take a tenth of the time.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, default=_sent_fields)
+
+
+def _encode(value: Any) -> bytes:
+    """Write JSON in UTF-8; ValueError or TypeError for what JSON cannot say."""
+    try:
+        text = _ENCODER.encode(value)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    except ValueError:
+        raise ValueError("the request holds NaN or an infinite number, which JSON has no form for") from None
+    return _utf8(text)
+
+
+def _utf8(text: str) -> bytes:
+    if not isinstance(text, str):
+        raise TypeError(f"expected text, not {type(text).__name__}")
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.end]
+        raise ValueError(f"the text holds {half!r}, half of a surrogate pair, which is no character") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def _decode(text: bytes) -> Any:
+    """Read JSON in UTF-8; ValueError for anything else, without the text: it may hold a secret."""
+    try:
+        # As decode() does, which takes 0.5 µs to look for the white space with regular expressions.
+        decoded = text.decode("utf-8").strip(" \t\r\n")
+        value, end = _DECODER.raw_decode(decoded)
+        return value if end == len(decoded) else _DECODER.decode(decoded)
+    except RecursionError:
+        problem = "nested too deeply"
+    except ValueError as error:
+        problem = str(error)
+    raise ValueError(problem)
+
+
+# ---------- models
+#
+# Field names are the wire's; JSONObject gives them the official SDK's spellings too: id_, object_, type_, bytes_.
+# A field without a default must be there, in an answer too.
+
+# fmt: off
+
+class MessagesRole(str, enum.Enum):
+    """Who speaks. Answers may have roles that are not here: they are plain strings."""
+
+    ASSISTANT = "assistant"
+    SYSTEM = "system"
+    USER = "user"
+    FUNCTION = "function"
+    SEARCH_RESULT = "search_result"
+    FUNCTION_IN_PROGRESS = "function_in_progress"
+
+class ThreadStatus(str, enum.Enum):
+    """State of a thread; the status in an answer is a string that compares equal to a member."""
+
+    IN_PROGRESS = "in_progress"
+    READY = "ready"
+    FAILED = "failed"
+    DELETED = "deleted"
+
+class AccessToken(JSONObject):
+    """A token for API calls. ``expires_at``: Unix time, milliseconds; 0 where that is not known."""
+    access_token: str
+    expires_at: int = 0
+
+    def __repr__(self) -> str:
+        return f"AccessToken(access_token='***', expires_at={self.expires_at!r})"
+
+class Token(JSONObject):
+    """What ``POST /token`` answers to user and password. ``exp``: Unix time, seconds."""
+    tok: str
+    exp: int = 0
+
+    def __repr__(self) -> str:
+        return f"Token(tok='***', exp={self.exp!r})"
+
+class FunctionParametersProperty(JSONObject):
+    """JSON schema of one argument; pass a dict for keywords that are not here."""
+    type: str = "object"
+    description: Optional[str] = None
+    items: Optional[Dict[str, Any]] = None
+    enum: Optional[List[Any]] = None
+    properties: Optional[Dict[str, Any]] = None
+    required: Optional[List[str]] = None
+    _sends_nulls = True
+
+class FunctionParameters(JSONObject):
+    """JSON schema of a function's arguments; pass a dict for keywords that are not here."""
+    type: str = "object"
+    properties: Optional[Dict[str, FunctionParametersProperty]] = None
+    required: Optional[List[str]] = None
+    _sends_nulls = True
+
+class FewShotExample(JSONObject):
+    """An example of a request and the arguments to make of it."""
+    request: str
+    params: Dict[str, Any]
+    _lenient = True
+
+class Function(JSONObject):
+    """A function that the model may call.
+
+    Takes a JSON schema too, as ``Function(**schema)`` or as a dict in a payload: ``title`` serves as the name, and
+    ``properties`` and the other keywords at the top level become the parameters.
+    """
+    name: str
+    description: Optional[str] = None
+    parameters: Optional[FunctionParameters] = None
+    few_shot_examples: Optional[List[FewShotExample]] = None
+    return_parameters: Optional[Dict[str, Any]] = None
+
+    def __init__(
+        self,
+        name: Optional[str] = None,
+        description: Optional[str] = None,
+        parameters: Union[FunctionParameters, Dict[str, Any], None] = None,
+        few_shot_examples: Union[Sequence[Union[FewShotExample, Dict[str, Any]]], None] = None,
+        return_parameters: Optional[Dict[str, Any]] = None,
+        **schema: Any,
+    ) -> None:
+        fields = {
+            "name": name,
+            "description": description,
+            "parameters": parameters,
+            "few_shot_examples": few_shot_examples,
+            "return_parameters": return_parameters,
+        }
+        self._adopt(_copied({**{name: value for name, value in fields.items() if value is not None}, **schema}))
+
+    def _adopt(self, fields: Dict[str, Any]) -> None:
+        if "title" in fields and "name" not in fields:
+            fields["name"] = fields.pop("title")
+        if "parameters" not in fields and ("properties" in fields or fields.get("type") == "object"):
+            own = {field.name for field in dataclasses.fields(self)} | {"title"}
+            schema = {keyword: fields.pop(keyword) for keyword in list(fields) if keyword not in own}
+            fields["parameters"] = {"type": "object", **schema}
+        super()._adopt(fields)
+
+class FunctionCall(JSONObject):
+    """A call that the model wants made; ``arguments`` is an object."""
+    name: str
+    arguments: Optional[Dict[str, Any]] = None
+    _lenient = True
+
+class ChatFunctionCall(JSONObject):
+    """Forces a call of one function; the model fills in what ``partial_arguments`` leaves open."""
+    name: str
+    partial_arguments: Optional[Dict[str, Any]] = None
+
+class Messages(JSONObject):
+    """One message. ``attachments`` are ids of uploaded files; ``data_for_context`` is deprecated by the API."""
+    role: str
+    content: str = ""
+    function_call: Optional[FunctionCall] = None
+    name: Optional[str] = None
+    attachments: Optional[List[str]] = None
+    data_for_context: Optional[List[Dict[str, Any]]] = None
+    functions_state_id: Optional[str] = None
+    reasoning_content: Optional[str] = None
+    id: Optional[Any] = None
+    _lenient = True
+
+class Storage(JSONObject):
+    """Where the server keeps the history of a conversation."""
+    is_stateful: bool
+    limit: Optional[int] = None
+    assistant_id: Optional[str] = None
+    thread_id: Optional[str] = None
+    metadata: Optional[Dict[str, Any]] = None
+    _lenient = True
+
+class Chat(JSONObject):
+    """A request for an answer: the messages and how to answer them. What is None is not sent.
+
+    ``response_format`` is ``{"type": "json_schema", "schema": {...}, "strict": True}`` or the like, ``function_ranker``
+    ``{"enabled": True, "top_n": 3}``. ``additional_fields`` go to the top level of the request; explicit fields win.
+    """
+    messages: List[Messages]
+    model: Optional[str] = None
+    temperature: Optional[float] = None
+    top_p: Optional[float] = None
+    n: Optional[int] = None
+    stream: Optional[bool] = None
+    max_tokens: Optional[int] = None
+    repetition_penalty: Optional[float] = None
+    update_interval: Optional[float] = None
+    profanity_check: Optional[bool] = None
+    function_call: Union[str, ChatFunctionCall, None] = None
+    functions: Optional[List[Function]] = None
+    flags: Optional[List[str]] = None
+    storage: Optional[Storage] = None
+    additional_fields: Optional[Dict[str, Any]] = None
+    reasoning_effort: Optional[str] = None
+    response_format: Optional[Dict[str, Any]] = None
+    function_ranker: Optional[Dict[str, Any]] = None
+
+    def _adopt(self, fields: Dict[str, Any]) -> None:
+        messages = fields.get("messages")
+        if not isinstance(messages, (list, tuple)):
+            raise TypeError(f"messages must be a list, not {type(messages).__name__}")
+        # A dict is a copy by now: it is adopted below and need not be copied again.
+        fields["messages"] = [message if type(message) is dict else _as_message(message) for message in messages]
+        super()._adopt(fields)
+
+class Usage(JSONObject):
+    """Tokens that an answer took."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    precached_prompt_tokens: Optional[int] = None
+
+class Choices(JSONObject):
+    """One alternative. ``finish_reason``: stop, length, function_call, blacklist, error."""
+    message: Messages
+    index: int = 0
+    finish_reason: Optional[str] = None
+
+class ChatCompletion(JSONObject):
+    """A whole answer. ``created``: Unix time, seconds."""
+    choices: List[Choices]
+    created: int = 0
+    model: str = ""
+    thread_id: Optional[str] = None
+    message_id: Optional[str] = None
+    usage: Usage = None  # type: ignore[assignment]  # always sent
+    object: str = ""
+
+class MessagesChunk(JSONObject):
+    """What one chunk adds to a message."""
+    role: Optional[str] = None
+    content: Optional[str] = None
+    reasoning_content: Optional[str] = None
+    function_call: Optional[FunctionCall] = None
+    functions_state_id: Optional[str] = None
+
+class ChoicesChunk(JSONObject):
+    """One alternative's share of a chunk; ``finish_reason`` comes with the last."""
+    delta: MessagesChunk = dataclasses.field(default_factory=MessagesChunk)
+    index: int = 0
+    finish_reason: Optional[str] = None
+
+class ChatCompletionChunk(JSONObject):
+    """A part of an answer; the last one has ``usage``. ``created``: Unix time, seconds."""
+    choices: List[ChoicesChunk]
+    created: int = 0
+    model: str = ""
+    object: str = ""
+    usage: Optional[Usage] = None
+
+class Model(JSONObject):
+    """A model. ``type``: chat, embedder, aicheck, filter."""
+    id: str
+    object: str = ""
+    owned_by: str = ""
+    type: Optional[str] = None
+
+class Models(JSONObject):
+    """The models that there are."""
+    data: List[Model]
+    object: str = ""
+
+class EmbeddingsUsage(JSONObject):
+    """Tokens of one text."""
+    prompt_tokens: int = 0
+
+class Embedding(JSONObject):
+    """The vector of one text; ``index`` is the text's place in the request."""
+    embedding: List[float]
+    usage: EmbeddingsUsage = None  # type: ignore[assignment]  # always sent
+    index: int = 0
+    object: str = ""
+
+class Embeddings(JSONObject):
+    """Vectors of texts."""
+    data: List[Embedding]
+    model: Optional[str] = None
+    object: str = ""
+
+class TokensCount(JSONObject):
+    """Size of one text in tokens and in Unicode characters."""
+    tokens: int = 0
+    characters: int = 0
+    object: str = ""
+
+class _TokensCounts(JSONObject):
+    """What /tokens/count answers, a bare array."""
+    data: List[TokensCount]
+    _array_field = "data"
+
+class UploadedFile(JSONObject):
+    """A file in the storage. ``bytes``: its size; ``created_at``: Unix time, seconds."""
+    id: str
+    object: str = ""
+    bytes: int = 0
+    created_at: int = 0
+    filename: str = ""
+    purpose: str = ""
+    access_policy: Optional[str] = None
+    modalities: Optional[List[str]] = None
+
+class UploadedFiles(JSONObject):
+    """The files in the storage."""
+    data: List[UploadedFile]
+
+class DeletedFile(JSONObject):
+    """A file that is no more."""
+    id: str
+    deleted: bool = False
+    access_policy: Optional[str] = None
+
+class Image(JSONObject):
+    """A file's content in base64."""
+    content: str
+
+class BalanceValue(JSONObject):
+    """Tokens left for one model or service."""
+    usage: str = ""
+    value: float = 0
+
+class Balance(JSONObject):
+    """Tokens left in the packages."""
+    balance: List[BalanceValue]
+
+class AICheckResult(JSONObject):
+    """Who wrote a text: ``category`` is ai, human or mixed; ``ai_intervals`` are offsets in characters."""
+    category: str
+    characters: int = 0
+    tokens: int = 0
+    ai_intervals: Optional[List[List[int]]] = None
+
+class OpenApiFunctions(JSONObject):
+    """Functions made of an OpenAPI document."""
+    functions: List[Function]
+
+class FunctionRemark(JSONObject):
+    """One fault of a function's description and its place in the schema."""
+    description: str = ""
+    schema_location: str = ""
+
+class FunctionValidation(JSONObject):
+    """Verdict on a function's description; HTTP is 200 also where there are ``errors``."""
+    message: str
+    status: int = 0
+    json_ai_rules_version: Optional[str] = None
+    errors: List[FunctionRemark] = dataclasses.field(default_factory=list)
+    warnings: List[FunctionRemark] = dataclasses.field(default_factory=list)
+
+    @property
+    def valid(self) -> bool:
+        return not self.errors and self.message == "Function is valid"
+
+class FilterUsage(JSONObject):
+    """Tokens that the content filter took."""
+    filter_tokens: int = 0
+
+class FilterCheck(JSONObject):
+    """Verdict of the content filter."""
+    is_profane: bool
+    usage: Optional[FilterUsage] = None
+
+class BatchRequestCounts(JSONObject):
+    """How many requests a batch has, and what became of them."""
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+class Batch(JSONObject):
+    """A batch: created, in_progress, then completed, with an ``output_file_id``. Times are Unix times."""
+    id: str
+    method: str = ""
+    request_counts: Optional[BatchRequestCounts] = None
+    status: str = ""
+    output_file_id: Optional[str] = None
+    created_at: int = 0
+    updated_at: int = 0
+
+class _Batches(JSONObject):
+    """What GET /batches answers: an envelope in the documentation, a bare array or one batch elsewhere."""
+    batches: List[Batch]
+    _array_field = "batches"
+
+    def _adopt(self, fields: Dict[str, Any]) -> None:
+        super()._adopt({"batches": [fields]} if "id" in fields and "batches" not in fields else fields)
+
+    def only(self, batch_id: str) -> Batch:
+        for batch in self.batches:
+            if batch.id == batch_id:
+                return batch
+        raise InvalidResponseError(f"GET /batches: the answer has no batch {batch_id!r}")
+
+class BatchResult(JSONObject):
+    """What became of the request with this ``id``: ``result`` is the body of its answer, or there is an ``error``."""
+    id: str
+    result: Optional[Dict[str, Any]] = None
+    error: Optional[Dict[str, Any]] = None
+
+class AssistantAttachment(JSONObject):
+    """A file of an assistant."""
+    file_id: str
+    name: str = ""
+
+class Assistant(JSONObject):
+    """An assistant. Times are Unix times, seconds."""
+    assistant_id: str
+    model: str = ""
+    name: Optional[str] = None
+    description: Optional[str] = None
+    instructions: Optional[str] = None
+    created_at: int = 0
+    updated_at: int = 0
+    files: Optional[List[AssistantAttachment]] = None
+    file_ids: Optional[List[str]] = None
+    metadata: Optional[Dict[str, Any]] = None
+    threads_count: Optional[int] = None
+    functions: Optional[List[Function]] = None
+
+class Assistants(JSONObject):
+    """The assistants that there are."""
+    data: List[Assistant]
+
+class CreateAssistant(JSONObject):
+    """A new assistant's id. ``created_at``: Unix time, seconds."""
+    assistant_id: str
+    created_at: int = 0
+
+class AssistantDelete(JSONObject):
+    """An assistant that is no more."""
+    assistant_id: str
+    deleted: bool = False
+
+class AssistantFileDelete(JSONObject):
+    """A file that an assistant no longer has."""
+    file_id: str
+    deleted: bool = False
+
+class Thread(JSONObject):
+    """A conversation kept by the server. Times are Unix times, seconds."""
+    id: str
+    assistant_id: Optional[str] = None
+    model: str = ""
+    created_at: int = 0
+    updated_at: int = 0
+    run_lock: bool = False
+    status: str = ""
+
+class Threads(JSONObject):
+    """Conversations kept by the server."""
+    threads: List[Thread]
+
+class ThreadMessageAttachment(JSONObject):
+    """A file of a message."""
+    file_id: str
+    name: str = ""
+
+class ThreadMessage(JSONObject):
+    """A message of a thread. ``created_at``: Unix time, seconds."""
+    message_id: str
+    role: str = ""
+    content: str = ""
+    attachments: Optional[List[ThreadMessageAttachment]] = dataclasses.field(default_factory=list)
+    created_at: int = 0
+    function_call: Optional[FunctionCall] = None
+    finish_reason: Optional[str] = None
+    model: Optional[str] = None
+
+class ThreadMessages(JSONObject):
+    """Messages of a thread."""
+    messages: List[ThreadMessage]
+    thread_id: str = ""
+
+class ThreadMessageResponse(JSONObject):
+    """A message that was added. ``created_at``: Unix time, seconds."""
+    message_id: str
+    created_at: int = 0
+
+class ThreadMessagesResponse(JSONObject):
+    """Messages that were added to a thread."""
+    messages: List[ThreadMessageResponse]
+    thread_id: str = ""
+
+class ThreadRunOptions(JSONObject):
+    """How to answer in a thread. What is None is not sent."""
+    temperature: Optional[float] = None
+    top_p: Optional[float] = None
+    limit: Optional[int] = None
+    max_tokens: Optional[int] = None
+    repetition_penalty: Optional[float] = None
+    profanity_check: Optional[bool] = None
+    flags: Optional[List[str]] = None
+    function_call: Union[str, ChatFunctionCall, None] = None
+    functions: Optional[List[Function]] = None
+
+class ThreadRunResponse(JSONObject):
+    """A run that has begun. ``created_at``: Unix time, seconds."""
+    thread_id: str
+    status: str = ""
+    created_at: int = 0
+
+class ThreadRunResult(JSONObject):
+    """State of a thread's run, and its messages. ``updated_at``: Unix time, seconds."""
+    thread_id: str
+    status: str = ""
+    updated_at: int = 0
+    model: str = ""
+    messages: Optional[List[ThreadMessage]] = None
+
+class ThreadCompletion(JSONObject):
+    """A whole answer in a thread. ``created``: Unix time, seconds."""
+    message: Messages
+    object: str = ""
+    model: str = ""
+    thread_id: str = ""
+    message_id: str = ""
+    created: int = 0
+    usage: Usage = None  # type: ignore[assignment]  # always sent
+    finish_reason: Optional[str] = None
+
+class ThreadCompletionChunk(ChatCompletionChunk):
+    """A part of an answer in a thread; each has a ``usage`` of its own."""
+    thread_id: str = ""
+    message_id: str = ""
+
+# fmt: on
+
+
 # ---------- command line
 #
 # Three verbs: ``chat``, ``doctor``, and each public method of the blocking client, whose result is printed as JSON.
@@ -4334,31 +4124,6 @@ def _run_command(argv: Sequence[str]) -> int:
     return 0
 
 
-# Each is a variable, GIGACHAT_ and the name in capital letters, and an option unless it is secret.
-_SETTINGS = {
-    "credentials": "authorization key",
-    "scope": "what the key is for: GIGACHAT_API_PERS, _B2B or _CORP",
-    "model": "model of requests that name none",
-    "base_url": "address of the API",
-    "auth_url": "address of the token endpoint",
-    "access_token": "a token that you already have",
-    "user": "user name",
-    "password": "password of the user",
-    "verify_ssl_certs": "off: trust any certificate, as --no-verify does",
-    "ca_bundle_file": "roots to trust in place of the system's",
-    "cert_file": "client certificate, PEM",
-    "key_file": "its key, PEM, where it is not in cert_file",
-    "key_file_password": "password of an encrypted key",
-    "proxy": "http://host:port; a variable where it has a password",
-    "timeout": "seconds",
-    "max_connections": "open connections at most",
-    "max_retries": "retries of one call",
-    "retry_backoff_factor": "seconds before the first retry, then doubled",
-    "retry_on_status_codes": "statuses that are retried, with commas",
-    "token_expiry_buffer_ms": "milliseconds by which a token is renewed early",
-    "profanity_check": "on or off; sent with chats that do not set it",
-    "flags": "sent with chats that do not set them, with commas",
-}
 _SWITCHES = {"-h": "help", "--help": "help", "-V": "version", "--version": "version", "--no-verify": "verify_ssl_certs"}
 
 
@@ -4383,7 +4148,7 @@ def _split_line(argv: Sequence[str]) -> Tuple[List[str], Dict[str, List[str]]]:
             given: Optional[str] = value
             if not equals:
                 given = next(rest, None)
-            if name in _SECRET_SETTINGS and (name != "proxy" or "@" in (given or "")):
+            if name in _SETTINGS and _SETTINGS[name].secret and (name != "proxy" or "@" in (given or "")):
                 raise ValueError(f"others can see a command line: set the variable GIGACHAT_{name.upper()} instead")
             if given is None:
                 raise ValueError(f"{option} needs a value")
@@ -4408,7 +4173,8 @@ def _help(name: str, commands: Mapping[str, Callable[..., object]]) -> str:
     if name:
         takes = {"chat": " [--system TEXT] [--file PATH]... [TEXT]...", "doctor": ""}.get(name)
         if takes is None:
-            takes = str(inspect.signature(functools.partial(commands[name], None)))  # None stands for self
+            signature = inspect.signature(functools.partial(commands[name], None))  # None stands for self
+            takes = str(signature).replace("'", "")  # annotations are texts
         return f"usage: {_program()} [--SETTING VALUE]... {name}{takes}\n\n{inspect.getdoc(commands[name]) or ''}"
     lines = [
         f"usage: {_program()} [--SETTING VALUE]... COMMAND [TEXT | NAME=VALUE]...",
@@ -4416,9 +4182,9 @@ def _help(name: str, commands: Mapping[str, Callable[..., object]]) -> str:
         *(f"  {name:<30} {(command.__doc__ or '').partition(chr(10))[0]}" for name, command in commands.items()),
         "\nSettings, each a variable too (--model is GIGACHAT_MODEL), secrets variables only:",
     ]
-    for name, meaning in _SETTINGS.items():
-        secret = name in _SECRET_SETTINGS and name != "proxy"
-        lines.append(f"  {'GIGACHAT_' + name.upper() if secret else '--' + name.replace('_', '-'):<30} {meaning}")
+    for name, setting in _SETTINGS.items():
+        shown = f"GIGACHAT_{name.upper()}" if setting.secret and name != "proxy" else "--" + name.replace("_", "-")
+        lines += [f"  {shown:<30} {setting.meaning}"] if name != "ssl_context" else []
     return "\n".join([*lines, "\nExit code: 0; 1: API or file; 2: usage or settings; 130: Ctrl-C."])
 
 
@@ -4517,27 +4283,28 @@ def _call_method(client: GigaChat, name: str, words: Sequence[str]) -> None:
     import inspect
 
     method: Any = functools.reduce(getattr, name.split("."), client)
-    signature, kinds = inspect.signature(method), get_type_hints(method)
+    parameters = inspect.signature(method).parameters
     texts: List[str] = []
     named: Dict[str, Any] = {}
     for word in words:
         parameter, equals, value = word.partition("=")
-        if not equals or parameter not in signature.parameters:
+        if not equals or parameter not in parameters:
             texts.append(_read_input() if word == "-" else word)
             continue
         try:
-            named[parameter] = value if kinds.get(parameter) in (str, Optional[str]) else json.loads(value)
+            is_text = parameters[parameter].annotation in ("str", "Optional[str]")
+            named[parameter] = value if is_text else json.loads(value)
         except ValueError:
             named[parameter] = value
     try:
-        arguments = signature.bind(*texts, **named).arguments
+        arguments = inspect.signature(method).bind(*texts, **named).arguments
     except TypeError as error:
         raise ValueError(f"{name}: {error}; {name} --help tells what it takes") from None
-    if "to" in signature.parameters and "to" not in arguments:
+    if "to" in parameters and "to" not in arguments:
         if sys.stdout is None or sys.stdout.isatty():
             raise ValueError("a file's content is not for a terminal: name a file, to=FILE")
         arguments["to"] = sys.stdout.buffer
-    if kinds.get("batch") is Batch:
+    if name == "batch_results":
         arguments["batch"] = client.get_batch(arguments["batch"])
     if name == "get_token":
         _say("the token is a secret: whoever has it can use GigaChat in your name until it expires")

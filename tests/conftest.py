@@ -12,21 +12,38 @@ Every test starts without GIGACHAT_*, proxy and SSL_CERT_* variables and with em
         assert call(client, "stream", "Привет")[-1].choices     # streams come as lists of chunks
         assert call(client, "assistants.get")                   # client.assistants.get(), client.a_assistants.get()
 
-``CERTS`` is the directory of the test certificates: ``from conftest import CERTS``.
+``plain_server``: a local server without TLS that serves all tests, ``reset()`` before each.
+``raw_server``: a RawServer that answers chats and streams well.
+``holding``: a RawServer whose streams bring one chunk and then nothing.
+
+To import from here: ``CERTS``, the directory of the test certificates; ``CA``, the root of them; ``ROOT``, the tree;
+``MODULE``, the file under test; ``raw_client``, a client of a RawServer; ``run_python`` and ``output_of``, for
+processes of their own; ``sockets_to``, to look at what is connected.
 """
 
 import asyncio
+import gc
 import os
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from faults import CERTS, SERVER_TLS, RawServer, hold_streams, well_behaved
 from local_server import LocalServer
 
 import gigachat_lite
 from gigachat_lite import AsyncStream, GigaChat, Stream
 
-CERTS = Path(__file__).resolve().parent / "certs"
+ROOT = Path(__file__).resolve().parent.parent
+MODULE = Path(gigachat_lite.__file__).resolve()  # somewhere else where an installed one is tested
+CA = str(CERTS / "ca.pem")
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ftp_proxy", "request_method")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's "&" has it ignored, in every child process too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +65,38 @@ def clean_context():
 
 
 @pytest.fixture
+def no_jitter(monkeypatch):
+    """Take the random part of the pauses between retries away, for which tests would only wait."""
+    monkeypatch.setattr(gigachat_lite, "_JITTER", 0.0)
+
+
+@pytest.fixture
 def server():
-    with LocalServer(tls=(str(CERTS / "server.pem"), str(CERTS / "server.key"))) as server:
+    with LocalServer(tls=SERVER_TLS) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_plain_server():
+    with LocalServer() as server:
+        yield server
+
+
+@pytest.fixture
+def plain_server(shared_plain_server):
+    shared_plain_server.reset()
+    return shared_plain_server
+
+
+@pytest.fixture
+def raw_server():
+    with RawServer(well_behaved) as server:
+        yield server
+
+
+@pytest.fixture
+def holding():
+    with RawServer(hold_streams) as server:
         yield server
 
 
@@ -59,7 +106,7 @@ def settings(server):
         "base_url": server.base_url,
         "auth_url": server.auth_url,
         "credentials": server.credentials,
-        "ca_bundle_file": str(CERTS / "ca.pem"),
+        "ca_bundle_file": CA,
         "timeout": 20,  # a test that hangs fails instead
     }
 
@@ -100,3 +147,48 @@ def call_async(client, name, /, *args, **kwargs):
 @pytest.fixture(params=[call_sync, call_async], ids=["sync", "async"])
 def call(request):
     return request.param
+
+
+def raw_client(server, **settings):
+    """Make a client of a RawServer; it needs no token request."""
+    return GigaChat(**{"base_url": server.base_url, "access_token": "token", "timeout": 20, **settings})
+
+
+def sockets_to(server):
+    """Give the sockets of this process that are connected to a server, as the garbage collector knows them."""
+    found = []
+    for one in gc.get_objects():
+        if isinstance(one, socket.socket) and one.family in (socket.AF_INET, socket.AF_INET6):
+            try:
+                port = one.getpeername()[1]
+            except OSError:  # closed, or connected to nobody
+                continue
+            if port == server.port:
+                found.append(one)
+    return found
+
+
+def run_python(*arguments, cwd=None, seconds=60, **environment):
+    """Run Python in a process of its own, with this module on its path and no other variables than *environment*.
+
+    An empty variable is taken away; Windows needs SYSTEMROOT to open a socket.
+    """
+    kept = {name: os.environ[name] for name in ("SYSTEMROOT", "TMPDIR") if name in os.environ}
+    variables = {**kept, "PYTHONPATH": str(MODULE.parent), "PYTHONIOENCODING": "utf-8", **environment}
+    return subprocess.run(
+        [sys.executable, "-B", "-W", "error", *map(str, arguments)],
+        cwd=cwd,
+        env={name: value for name, value in variables.items() if value},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        timeout=seconds,
+    )
+
+
+def output_of(*arguments, **options):
+    """Give what a Python process prints that is to end well, without a word on stderr."""
+    done = run_python(*arguments, **options)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout

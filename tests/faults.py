@@ -21,7 +21,7 @@ import struct
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 CERTS = Path(__file__).resolve().parent / "certs"
 SERVER_TLS = (str(CERTS / "server.pem"), str(CERTS / "server.key"))
@@ -79,6 +79,10 @@ class Wire:
         request = Request(method, target, headers, body, head, self.number)
         self.server.note_request(request)
         return request
+
+    def __iter__(self) -> Iterator[Request]:
+        """Give the requests, one by one, until the client closes."""
+        return iter(self.receive, None)
 
     def _until(self, mark: bytes) -> Optional[bytes]:
         while mark not in self._pending:
@@ -286,8 +290,24 @@ def chunk(data: bytes) -> bytes:
 
 
 def well_behaved(wire: Wire) -> None:
-    """Answer every request of the connection: no fault, to compare with."""
-    while wire.receive():
+    """Answer every request of the connection, a stream with a stream: no fault, to compare with."""
+    for request in wire:
+        wire.send(good_answer(request))
+
+
+def good_answer(request: Request) -> bytes:
+    if b'"stream": true' not in request.body:
+        return answer()
+    return STREAM_HEAD + chunk(delta("да", "stop")) + chunk(DONE) + LAST_CHUNK
+
+
+def hold_streams(wire: Wire) -> None:
+    """Answer a stream with one chunk and then nothing, until the client closes; other requests well."""
+    for request in wire:
+        if b'"stream": true' in request.body:
+            wire.send(STREAM_HEAD, chunk(delta("раз")))
+            wire.wait_for_close()
+            return
         wire.send(answer())
 
 
@@ -336,10 +356,8 @@ def always(reply: Union[bytes, Callable[[Request], bytes]]) -> Handler:
     """Answer every request with the same bytes, or with what *reply* makes of it."""
 
     def handler(wire: Wire) -> None:
-        request = wire.receive()
-        while request is not None:
+        for request in wire:
             wire.send(reply if isinstance(reply, bytes) else reply(request))
-            request = wire.receive()
 
     return handler
 

@@ -6,8 +6,13 @@ import re
 import threading
 
 import pytest
-from faults import RawServer
+from conftest import raw_client
+from faults import (
+    RawServer,
+    well_behaved,
+)
 
+import gigachat_lite
 from gigachat_lite import (
     GigaChat,
     agent_id_cvar,
@@ -293,3 +298,67 @@ def test_streams_send_what_is_set_when_they_are_read(client, server, call, chang
 
     assert asyncio.run(run())
     assert headers_sent(server, "X-Request-ID") == [changed]
+
+
+# ---------- nothing breaks out of its place
+
+BREAKS = [
+    "a\r\nX-Evil: 1",
+    "a\nX-Evil: 1",
+    "a\rX-Evil: 1",
+    "a\0b",
+    "a\x0bb",
+    "a\x85b\u2028c",
+    "\r\n\r\nGET /evil HTTP/1.1\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("text", BREAKS)
+def test_context_variables(call, text):
+    """No context variable ends a header: such a value is refused before anything is sent."""
+    variables = [value for name, value in vars(gigachat_lite).items() if name.endswith("_cvar") and name[0] != "_"]
+    with RawServer(well_behaved) as server, raw_client(server) as client:
+        for variable in variables:
+            values = [{"X-A": text}, {text: "a"}, {"Content-Length": "0"}, {"Host": "evil"}, {"Transfer-Encoding": "a"}]
+            for value in values if variable is gigachat_lite.custom_headers_cvar else [text]:
+                earlier = variable.set(value)
+                try:
+                    with pytest.raises(ValueError) as caught:
+                        call(client, "chat", "x")
+                    assert not isinstance(caught.value, UnicodeError) or text not in str(caught.value)
+                finally:
+                    variable.reset(earlier)
+        assert server.requests == []
+
+
+def test_chat_path_stays_below_base_url(call):
+    """chat_url_cvar is a path: it changes neither host nor scheme."""
+    with RawServer(well_behaved) as server, raw_client(server) as client:
+        for path in (
+            "http://evil.invalid/x",
+            "evil",
+            "@evil.invalid/",
+            ".evil.invalid/",
+            "",
+            " /x",
+            "/a b",
+            "/a\r\nX: y",
+        ):
+            earlier = gigachat_lite.chat_url_cvar.set(path)
+            try:
+                call(client, "chat", "x")
+            except ValueError:
+                pass
+            finally:
+                gigachat_lite.chat_url_cvar.reset(earlier)
+        assert all(request.path.startswith("/api/v1/") for request in server.requests)
+
+
+# ---------- leaving a stream
+
+
+def test_module_defaults():
+    """The path of chats is a context variable with the API's path as its default."""
+    import contextvars
+
+    assert contextvars.Context().run(gigachat_lite.chat_url_cvar.get) == "/chat/completions"

@@ -9,6 +9,7 @@ import re
 from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple, Union
 
 import pytest
+from conftest import raw_client
 from local_server import LocalServer
 
 import gigachat_lite
@@ -546,17 +547,9 @@ case("threads.rerun_messages_stream", thread_id="t-1", sends="POST /threads/mess
 # ---------- the tests
 
 
-@pytest.fixture(scope="module")
-def plain_server():
-    """One server for the whole table: it only plays scripts."""
-    with LocalServer() as server:
-        yield server
-
-
 @pytest.fixture
 def scripted(plain_server):
-    plain_server.reset()
-    with GigaChat(base_url=plain_server.base_url, access_token="token", timeout=20) as client:
+    with raw_client(plain_server) as client:
         yield plain_server, client
 
 
@@ -788,7 +781,6 @@ def test_batch_of_a_file(scripted, call, tmp_path):
 
 def test_batches_follow_the_settings(plain_server, call):
     """Payloads of a batch get what chat() would add: the client's model, flags and profanity_check, and no stream."""
-    plain_server.reset()
     plain_server.answer_next("/batches", 200, json.loads(BATCH))
     options = {"model": "GigaChat-2-Max", "flags": ["x"], "profanity_check": False}
     with GigaChat(base_url=plain_server.base_url, access_token="token", **options) as client:
@@ -799,7 +791,6 @@ def test_batches_follow_the_settings(plain_server, call):
 
 def test_tokens_are_counted_for_the_model_of_the_client(plain_server, call):
     """tokens_count() without a model counts for the client's."""
-    plain_server.reset()
     plain_server.answer_next("/tokens/count", 200, json.loads(TOKENS))
     with GigaChat(base_url=plain_server.base_url, access_token="token", model="GigaChat-2-Max") as client:
         call(client, "tokens_count", ["a"])

@@ -1,16 +1,34 @@
-"""Errors: the tree, what each holds and says, and what none of them shows."""
+"""Errors: the tree, what each holds and says, what to do about it, and what none of them shows."""
 
+import base64
 import copy
 import email.utils
 import json
+import logging
 import pickle
+import sys
+import threading
 import time
 import traceback
+import warnings
 from email.message import Message
 from http.client import HTTPMessage
 
 import pytest
-from faults import RawServer, answer
+from conftest import CERTS, raw_client
+from faults import (
+    COMPLETION,
+    RawServer,
+    always,
+    answer,
+    chunk,
+    closing,
+    delta,
+    event,
+    resetting,
+    silent_after,
+    well_behaved,
+)
 
 import gigachat_lite
 from gigachat_lite import (
@@ -320,7 +338,7 @@ def test_other_statuses_are_errors(call, status):
         wire.receive()
         wire.send(answer(b"", f"{status} Odd", Location="http://localhost:1/api/v1/chat/completions"))
 
-    with RawServer(handler) as server, GigaChat(base_url=server.base_url, access_token="token") as client:
+    with RawServer(handler) as server, raw_client(server) as client:
         error = failure_of(call, client)
         assert type(error) is ResponseError
         assert error.status_code == status
@@ -385,7 +403,6 @@ def test_retry_after_of_a_call(client, server, call):
 
 
 # ---------- secrets
-
 
 SECRET = "S3CR3T+t/k="
 
@@ -555,3 +572,474 @@ def test_no_hint_where_base_url_is_right(client, call):
     with pytest.raises(NotFoundError) as caught:
         call(client, "get_file", "nosuch")
     assert "BASE_URL" not in str(caught.value)
+
+
+# ---------- copies
+
+ERRORS = [
+    GigaChatException("текст"),
+    ConfigurationError("текст"),
+    APIConnectionError("текст"),
+    APITimeoutError("текст"),
+    StreamInterruptedError("текст"),
+    InvalidResponseError("текст"),
+    BadRequestError("https://host/x", 400, b'{"message":"\xd0\xb4\xd0\xb0"}', None, request="POST /x", hint="do"),
+    RateLimitError("https://host/x", 429, b"", None),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_exceptions_travel(error):
+    """Exceptions are copied and pickled as they are."""
+    for other in (copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
+        assert type(other) is type(error) and str(other) == str(error) and vars(other).keys() == vars(error).keys()
+
+
+def test_exceptions_of_a_server_travel(call):
+    """So does one with the headers of an answer."""
+    reply = answer({"status": 429, "message": "нет"}, "429 No", Retry_After="7", X_Request_Id="один".encode().hex())
+    with RawServer(always(reply)) as server, raw_client(server) as client:
+        with pytest.raises(RateLimitError) as caught:
+            call(client, "chat", "x")
+    other = pickle.loads(pickle.dumps(caught.value))
+    assert str(other) == str(caught.value) and other.retry_after == 7 and other.request_id == caught.value.request_id
+
+
+# ---------- error statuses
+
+KINDS_OF_STATUSES = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    402: PaymentRequiredError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    413: RequestEntityTooLargeError,
+    422: UnprocessableEntityError,
+    429: RateLimitError,
+}
+ODD_STATUSES = [101, *range(300, 309), *range(400, 432), 451, 499, *range(500, 512), 599, 600, 999]
+
+
+@pytest.mark.parametrize("method", ["chat", "stream", "download_file"])
+def test_statuses_with_any_body(call, method):
+    """Each status that is no success is its own exception, whatever the body is: JSON, a page, nothing."""
+    shown = {}
+    bodies = [b'{"status":1,"message":"\xd0\x9d\xd0\xb5\xd1\x82"}\n', b"<html><h1>No</h1></html>", b"", b"\xff\xfe"]
+
+    def reply(_):
+        return answer(shown["body"], f"{shown['status']} Reason")
+
+    with RawServer(always(reply)) as server, raw_client(server) as client:
+        for number, status in enumerate(ODD_STATUSES):
+            for body in bodies if method == "chat" else [bodies[number % 4]]:
+                shown.update(status=status, body=body)
+                with pytest.raises(ResponseError) as caught:
+                    call(client, method, "x")
+                error = caught.value
+                kind = KINDS_OF_STATUSES.get(status) or (ServerError if status >= 500 else ResponseError)
+                assert type(error) is kind
+                assert error.status_code == status
+                if status not in (101, 304):  # they have no body, RFC 9112, section 6.3
+                    assert error.content == body
+                    assert {0: "Нет", 1: "No"}.get(bodies.index(body), "") in str(error)
+                assert str(error).startswith(f"{status} ") and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 305, 307, 308])
+def test_redirects_reach_nobody(call, status):
+    """Location, Refresh and Set-Cookie move nothing: the other host gets no byte, the next request no cookie."""
+    with RawServer(well_behaved) as other:
+        bait = {"Location": other.base_url + "/x", "Refresh": f"0; url={other.base_url}", "Set_Cookie": "a=b; Path=/"}
+        with RawServer(always(answer(b"", f"{status} Moved", **bait))) as server, raw_client(server) as client:
+            for _ in range(2):
+                with pytest.raises(ResponseError) as caught:
+                    call(client, "chat", "Привет")
+                assert caught.value.status_code == status
+            assert all("cookie" not in request.headers for request in server.requests)
+        assert other.connections == 0
+
+
+def test_headers_of_a_success_move_nothing(call):
+    """The same headers on a 200."""
+    with RawServer(well_behaved) as other:
+        bait = {"Location": other.base_url, "Refresh": f"0; url={other.base_url}", "Set_Cookie": "a=b", "Alt_Svc": "h2"}
+        with RawServer(always(answer(**bait))) as server, raw_client(server) as client:
+            call(client, "chat", "Привет")
+            call(client, "chat", "Привет")
+            assert "cookie" not in server.requests[1].headers
+        assert other.connections == 0
+
+
+def test_errors_of_the_token_endpoint(call):
+    """OAuth's own shape of an error: code and message."""
+    body = {"code": 7, "message": "scope from db not fully includes consumed scope"}
+    with RawServer(always(answer(body, "400 Bad Request"))) as server:
+        with raw_client(server, access_token=None, credentials="YTpi", auth_url=server.auth_url) as client:
+            with pytest.raises(BadRequestError, match="scope from db") as caught:
+                call(client, "chat", "Привет")
+    assert caught.value.code == 7 and "GIGACHAT_SCOPE" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "body", [b"<" * 1_000_000, b"<a " * 300_000, b"> <" * 300_000, b" " * 1_000_000, b"[" * 500_000]
+)
+def test_error_page_made_to_stall(body):
+    """No page of a megabyte makes the text of an exception slow."""
+    with RawServer(closing(answer(body, "500 No"))) as server, raw_client(server) as client:
+        started = time.monotonic()
+        with pytest.raises(ServerError) as caught:
+            client.chat("Привет")
+        assert len(str(caught.value)) < 1000
+        assert time.monotonic() - started < 2
+
+
+def test_error_page_without_end(call):
+    """An error page that never ends is cut off; the status is what counts."""
+
+    def handler(wire):
+        wire.receive()
+        wire.send(b"HTTP/1.1 502 No\r\n\r\n")
+        for _ in range(10_000):
+            wire.send(b"x" * 65_536)
+
+    with RawServer(handler) as server, raw_client(server) as client:
+        with pytest.raises(ServerError) as caught:
+            call(client, "chat", "Привет")
+        assert caught.value.status_code == 502 and len(caught.value.content) <= 2_000_000
+
+
+def test_text_of_errors_is_one_plain_line(call):
+    """Line ends and terminal escapes of a server do not reach the text of an exception."""
+    body = json.dumps({"message": "a\r\n\x1b[31mb\x00\u2028c"}).encode()
+    reply = answer(body, "400 Bad", X_Request_Id="one\r\n two\x1b[31m")
+    with RawServer(always(reply)) as server, raw_client(server) as client:
+        with pytest.raises(BadRequestError) as caught:
+            call(client, "chat", "Привет")
+    assert str(caught.value).isprintable()
+
+
+def test_answers_are_not_mixed_up_by_errors():
+    """Error answers between right ones, from many threads: everyone gets what his request asked for."""
+
+    def reply(request):
+        words = request.json["messages"][-1]["content"]
+        if int(words) % 3 == 0:
+            return answer({"status": 400, "message": words}, "400 Bad")
+        return answer({**COMPLETION, "model": words})
+
+    wrong = []
+
+    def run(first):
+        for number in range(first, first + 60):
+            try:
+                if client.chat(str(number)).model != str(number):
+                    wrong.append(number)
+            except GigaChatException as error:
+                if error.message != str(number):
+                    wrong.append(number)
+
+    with RawServer(always(reply)) as server, raw_client(server, max_connections=3) as client:
+        threads = [threading.Thread(target=run, args=(first * 100,)) for first in range(10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+# ---------- redirects
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_not_followed(client, server, call, status):
+    """A redirect is an error: the token must not reach another host."""
+    with RawServer(well_behaved) as other:
+        server.answer_next("chat/completions", status, b"", {"Location": other.base_url})
+        with pytest.raises(ResponseError, match="not followed") as caught:
+            call(client, "chat", "Привет")
+        assert caught.value.status_code == status
+        assert other.connections == 0
+    assert len(server.requests) == 2
+
+
+TOKEN = "tok3n/SECRET+of=mine"
+NEW_TOKEN = "eyJjdHkiOiJqd3QiLCJlbmMi.n3w/SECRET+token.of-some-length=="
+CREDENTIALS = base64.b64encode(b"SECRET-id?>:SECRET-k3y?>~\xff").decode()  # with "/" and "+" in it
+PASSWORD = "pa55/SECRET+word"
+KEY_PASSWORD = "SECRET-key-passphrase"
+PROXY_PASSWORD = "pr0xy-SECRET-word"
+USER_PASSWORD = base64.b64encode(f"user:{PASSWORD}".encode()).decode()
+PROXY_USER_PASSWORD = base64.b64encode(f"user:{PROXY_PASSWORD}".encode()).decode()
+SECRETS = [
+    TOKEN,
+    NEW_TOKEN,
+    CREDENTIALS,
+    PASSWORD,
+    KEY_PASSWORD,
+    PROXY_PASSWORD,
+    USER_PASSWORD,
+    PROXY_USER_PASSWORD,
+]
+
+
+def secret_client(server, **settings):
+    """Make a client of a RawServer whose token must not show."""
+    return raw_client(server, **{"access_token": TOKEN, **settings})
+
+
+def assert_no_secret(text, also=()):
+    for secret in [*SECRETS, *also]:
+        assert secret not in text, text
+
+
+def everything_of(error):
+    """All that a log, a debugger or a crash report shows of an exception and of what hangs on it."""
+    shown = ["".join(traceback.format_exception(type(error), error, error.__traceback__))]
+    seen = set()
+    chain = [error]
+    while chain:
+        one = chain.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        shown += [str(one), repr(one), repr(one.args)]
+        shown += [f"{name}={value!r}" for name, value in vars(one).items()]
+        if isinstance(one, ResponseError):
+            shown += [repr(one.content), one.content.decode("utf-8", "replace"), one.message, str(one.request_id)]
+            shown += [str(one.headers), repr(one.headers.items() if one.headers else "")]
+            try:
+                shown.append(repr(json.loads(one.content)))
+            except (ValueError, RecursionError):
+                pass
+        chain += [one.__cause__, one.__context__ if not one.__suppress_context__ else None]
+    shown.append(repr(pickle.loads(pickle.dumps(error))))
+    return "\n".join(shown)
+
+
+# ---------- secrets
+
+
+def echoes(secret):
+    """Ways in which a server may show us what we sent."""
+    escaped = json.dumps({"message": f"bad {secret}"})
+    unicode = "".join(f"\\u{ord(character):04x}" for character in secret)
+    return {
+        "json": answer(escaped.encode(), "400 Bad"),
+        "json, slashes escaped": answer(escaped.replace("/", "\\/").encode(), "400 Bad"),
+        "json, all escaped": answer(f'{{"message":"bad {unicode}"}}'.encode(), "400 Bad"),
+        "page": answer(f"<html>Authorization: Bearer {secret}</html>".encode(), "401 No"),
+        "page, bad utf-8": answer(b"\xff\xfe " + secret.encode(), "502 No"),
+        "header": answer(b"", "400 Bad", X_Request_Id=secret, X_Echo=f"Bearer {secret}"),
+        "header twice": answer(b"", "400 Bad").replace(
+            b"\r\n\r\n", f"\r\nX-A: {secret}\r\nX-A: {secret}\r\n\r\n".encode()
+        ),
+        "location": answer(b"", "302 Found", Location=f"http://localhost/{secret}"),
+        "content type": answer(secret.encode(), Content_Type=secret),
+        "encoding": answer(secret.encode(), Content_Encoding=secret),
+        "status line": b"HTTP/1.1 " + secret.encode() + b"\r\n\r\n",
+        "no status line": secret.encode() + b"\r\n\r\n",
+        "no json": answer(secret.encode()),
+        "no json, bad utf-8": answer(b"\xff" + secret.encode()),
+        "wrong types": answer({"choices": secret}),
+        "wrong key": answer({secret: 1}),
+        "in a stream": answer(delta("x") + event({"status": 400, "message": secret}), Content_Type="text/event-stream"),
+        "in a broken stream": answer(b"data: " + secret.encode() + b"\n\n", Content_Type="text/event-stream"),
+        "bad chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + secret.encode() + b"\r\n",
+        "cut": answer(secret.encode() * 5)[:-3],
+    }
+
+
+ECHOES = list(echoes(""))
+
+
+def provoke(client, call, caplog, also=()):
+    for method in ("chat", "stream", "get_token", "download_file"):
+        try:
+            call(client, method, *(["x"] if method != "get_token" else []))
+        except GigaChatException as error:
+            assert_no_secret(everything_of(error), also)
+    assert_no_secret(caplog.text + repr([record.args for record in caplog.records]), also)
+
+
+@pytest.mark.parametrize("case", ECHOES)
+def test_token_echoed_in_any_way(call, caplog, case):
+    """A server that shows us our own token does not bring it into any exception or log."""
+    caplog.set_level(logging.DEBUG)
+    with RawServer(closing(echoes(TOKEN)[case])) as server, secret_client(server) as client:
+        provoke(client, call, caplog)
+
+
+@pytest.mark.parametrize("case", ECHOES)
+def test_credentials_echoed_in_any_way(call, caplog, case):
+    """The same of the token endpoints and what they are sent."""
+    caplog.set_level(logging.DEBUG)
+    with RawServer(closing(echoes(CREDENTIALS)[case])) as server:
+        with secret_client(server, access_token=None, auth_url=server.auth_url, credentials=CREDENTIALS) as client:
+            provoke(client, call, caplog)
+    for secret in (PASSWORD, USER_PASSWORD):
+        with RawServer(closing(echoes(secret)[case])) as server:
+            with secret_client(server, access_token=None, user="user", password=PASSWORD) as client:
+                provoke(client, call, caplog)
+
+
+def test_echoed_client_secret(call):
+    """The same of what the credentials are the base64 of."""
+    pair = "client-id:t0p-client-SECRET"
+    said = json.dumps({"code": 4, "message": f"cannot read {pair}"}).encode()
+    with RawServer(closing(b"HTTP/1.1 400 No\r\nContent-Length: %d\r\n\r\n%b" % (len(said), said))) as server:
+        credentials = base64.b64encode(pair.encode()).decode()
+        with secret_client(server, access_token=None, auth_url=server.auth_url, credentials=credentials) as client:
+            with pytest.raises(GigaChatException) as caught:
+                call(client, "chat", "x")
+    assert "cannot read client-id:***" in str(caught.value)
+    assert "t0p-client-SECRET" not in everything_of(caught.value)
+
+
+@pytest.mark.parametrize(
+    "case", ["json", "page", "header", "header twice", "no json", "no json, bad utf-8", "status line"]
+)
+def test_echoed_proxy_credentials(call, caplog, case):
+    """The same of a proxy, in a tunnel and without."""
+    caplog.set_level(logging.DEBUG)
+    for base_url in ("http://name.invalid/v1", "https://name.invalid/v1"):
+        with RawServer(closing(echoes(PROXY_USER_PASSWORD)[case])) as server:
+            proxy = f"http://user:{PROXY_PASSWORD}@127.0.0.1:{server.port}"
+            with secret_client(server, base_url=base_url, proxy=proxy) as client:
+                provoke(client, call, caplog)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        answer(b'{"access_token":"' + NEW_TOKEN.encode() + b'","expires_at":17'),
+        answer(b'{"tok":"' + NEW_TOKEN.encode() + b'"'),
+        answer(b"\xff" + NEW_TOKEN.encode()),
+        answer(b"<token>" + NEW_TOKEN.encode() + b"</token>"),
+        answer([NEW_TOKEN]),
+        answer({"token": NEW_TOKEN}),
+        answer({"access_token": [NEW_TOKEN]}),
+        answer({"access_token": NEW_TOKEN + " \n"}),
+        answer({"access_token": NEW_TOKEN}, "500 No"),
+        answer({"access_token": NEW_TOKEN}, "302 Found"),
+        answer({"access_token": NEW_TOKEN})[:-2],
+        answer({"access_token": NEW_TOKEN}, Content_Encoding="gzip"),
+        b"HTTP/1.1 " + NEW_TOKEN.encode() + b"\r\n\r\n",
+    ],
+)
+def test_token_in_an_unusable_answer(call, caplog, reply):
+    """An answer of the token endpoint may hold a token even where it cannot be used."""
+    caplog.set_level(logging.DEBUG)
+    with RawServer(closing(reply)) as server:
+        for settings in ({"credentials": CREDENTIALS}, {"user": "user", "password": PASSWORD}):
+            with secret_client(server, access_token=None, auth_url=server.auth_url, **settings) as client:
+                with pytest.raises(GigaChatException) as caught:
+                    call(client, "chat", "x")
+                assert_no_secret(everything_of(caught.value))
+    assert_no_secret(caplog.text)
+
+
+@pytest.mark.parametrize("handler", [closing(), resetting(), resetting(b"HTTP/1.1 200 OK\r\n"), silent_after()])
+def test_secrets_of_failed_calls(call, caplog, handler):
+    """Connections that fail, whatever is configured."""
+    caplog.set_level(logging.DEBUG)
+    with RawServer(handler) as server, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        proxy = f"http://user:{PROXY_PASSWORD}@127.0.0.1:{server.port}"
+        for settings in (
+            {},
+            {"access_token": None, "auth_url": server.auth_url, "credentials": CREDENTIALS},
+            {"access_token": None, "user": "user", "password": PASSWORD},
+            {"proxy": proxy},
+            {"proxy": proxy, "base_url": "https://name.invalid/v1"},
+        ):
+            with secret_client(server, **{"timeout": 0.1, **settings}) as client:
+                with pytest.raises(GigaChatException) as caught:
+                    call(client, "chat", "x")
+                assert_no_secret(everything_of(caught.value))
+                shown = [client, *vars(client).values(), copy.copy(client), client.threads]
+                assert_no_secret(repr(shown) + str(shown))
+    assert_no_secret(caplog.text + repr([str(one.message) for one in warned]))
+
+
+def test_secrets_of_a_working_client(call, caplog):
+    """Neither the log at DEBUG nor the repr of anything that a client hands out shows a secret."""
+    caplog.set_level(logging.DEBUG)
+
+    def reply(request):
+        if request.path.endswith("/oauth"):
+            return answer({"access_token": NEW_TOKEN, "expires_at": 0})
+        return answer()
+
+    with RawServer(always(reply)) as server:
+        settings = {
+            "auth_url": server.auth_url,
+            "credentials": CREDENTIALS,
+            "user": "user",
+            "password": PASSWORD,
+            "cert_file": CERTS / "client.pem",
+            "key_file": CERTS / "client.key",
+            "key_file_password": KEY_PASSWORD,
+        }
+        with secret_client(server, access_token=None, **settings) as client:
+            shown = [call(client, "chat", "x"), call(client, "get_token"), client, client.assistants]
+            stream = client.stream("x")
+            shown += [stream, client.astream("x"), *vars(client).values()]
+            assert_no_secret(repr(shown) + str(shown) + caplog.text)
+            assert server.requests[1].headers["authorization"] == f"Bearer {NEW_TOKEN}"
+
+
+def test_settings_that_cannot_be_encoded(call):
+    """Halves of characters in a setting (an environment variable in another encoding) are refused without showing."""
+    with RawServer(always(answer({"access_token": "new"}))) as server:
+        for settings in (
+            {"user": "u", "password": PASSWORD + "\udcff"},
+            {"credentials": CREDENTIALS, "scope": "\udcff"},
+        ):
+            with pytest.raises(GigaChatException) as caught:
+                client = secret_client(server, access_token=None, auth_url=server.auth_url, **settings)
+                with client:
+                    call(client, "chat", "x")
+            assert_no_secret(everything_of(caught.value))
+        assert server.requests == []
+
+
+def test_wrong_key_password(capfd):
+    """The password of a key does not show where it is wrong."""
+    settings = {"cert_file": CERTS / "client.pem", "key_file": CERTS / "client-encrypted.key"}
+    client = GigaChat(base_url="https://localhost:1/v1", access_token=TOKEN, key_file_password=KEY_PASSWORD, **settings)
+    with RawServer(well_behaved) as server:
+        client = copy.copy(client)
+        client = GigaChat(
+            base_url=f"https://localhost:{server.port}/v1",
+            access_token=TOKEN,
+            key_file_password=KEY_PASSWORD,
+            **settings,
+        )
+        with client, pytest.raises(ConfigurationError) as caught:
+            client.chat("x")
+    assert_no_secret(everything_of(caught.value))
+    assert_no_secret("".join(capfd.readouterr()))
+
+
+def test_unhandled_exceptions_of_threads(capsys):
+    """What the interpreter prints of an exception that nobody caught."""
+    with RawServer(closing(echoes(TOKEN)["no json, bad utf-8"])) as server, secret_client(server) as client:
+        try:
+            client.chat("x")
+        except GigaChatException:
+            sys.excepthook(*sys.exc_info())
+    shown = capsys.readouterr().err
+    assert "InvalidResponseError" in shown
+    assert_no_secret(shown)
+
+
+# ---------- nothing breaks out of its place
+
+
+def test_token_is_forgotten_with_the_stream(call):
+    """A stream that ends badly holds nothing secret in what it raises."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with RawServer(resetting(head, chunk(delta("x")))) as server, secret_client(server) as client:
+        with pytest.raises(GigaChatException) as caught:
+            call(client, "stream", "x")
+    assert_no_secret(everything_of(caught.value))

@@ -1,23 +1,25 @@
 """Uploads and downloads: forms of the argument, exact bytes, constant memory, sending again, path arguments."""
 
 import base64
+import gc
 import io
 import mmap
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.parse
 from pathlib import Path
 
 import pytest
-from faults import RawServer, answer, chunk
-from local_server import LocalServer
+from conftest import output_of, raw_client
+from faults import RawServer, always, answer, chunk, closing
 
 from gigachat_lite import (
     APIConnectionError,
+    APITimeoutError,
     AuthenticationError,
     ForbiddenError,
     GigaChat,
@@ -29,20 +31,15 @@ from gigachat_lite import (
     custom_headers_cvar,
 )
 
+pytestmark = pytest.mark.usefixtures("no_jitter")
+
 STORED = {"id": "f-1", "object": "file", "bytes": 5, "created_at": 1, "filename": "a", "purpose": "general"}
 MEGABYTE = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def plain_server():
-    with LocalServer() as server:
-        yield server
 
 
 @pytest.fixture
 def plain(plain_server):
     """A server that plays scripts, and a client of it that never sleeps long between attempts."""
-    plain_server.reset()
     settings = {"credentials": plain_server.credentials, "auth_url": plain_server.auth_url, "timeout": 20}
     with GigaChat(base_url=plain_server.base_url, **settings) as client:
         yield plain_server, client
@@ -485,7 +482,7 @@ def test_file_that_shrinks(call):
         wire.receive()
 
     with RawServer(swallow) as server:
-        with GigaChat(base_url=server.base_url, access_token="token", timeout=20) as client:
+        with raw_client(server) as client:
             with pytest.raises(GigaChatException, match="shorter"):
                 call(client, "upload_file", Shrinking(b"0123456789"))
         server.wait(lambda: server.closed == server.connections)
@@ -544,7 +541,7 @@ def test_file_appears_when_it_is_complete(call, tmp_path, framing):
         assert go_on.wait(20)
 
     with RawServer(cut_off) as server:
-        with GigaChat(base_url=server.base_url, access_token="token", timeout=20) as client:
+        with raw_client(server) as client:
 
             def look():
                 deadline = time.monotonic() + 20
@@ -677,17 +674,10 @@ def test_memory():
                 wire.send(CONTENT_HEAD + b"Content-Length: %d\r\n\r\n" % size, *[zeros] * 64)
 
     with RawServer(serve) as server:
-        run = subprocess.run(
-            [sys.executable, "-c", MEMORY, server.base_url],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            timeout=60,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
-        )
-    assert run.returncode == 0, run.stderr.decode()
+        peak = output_of("-c", MEMORY, server.base_url)
     assert len(sizes) == 3
     assert all(size < sent < size + 1000 for sent in sizes)
-    assert int(run.stdout) < 8 * MEGABYTE
+    assert int(peak) < 8 * MEGABYTE
 
 
 # ---------- who may read what
@@ -803,3 +793,363 @@ def test_upload_of_a_name_that_is_no_utf8(client, call, tmp_path):
     with open(path, "wb") as file:
         file.write(b"x")
     assert call(client, "upload_file", os.fsdecode(path)).filename == "\ufffd.txt"
+
+
+CONTENT = bytes(range(256)) * 4096  # 1 MiB: more than one block
+
+
+def content_of(request):
+    boundary = re.search("boundary=(.*)", request.headers["content-type"]).group(1).encode()
+    parts = request.body.split(b"--" + boundary)
+    assert parts[-1] == b"--\r\n" and len(parts) == 4
+    return parts[2].partition(b"\r\n\r\n")[2][:-2]
+
+
+def as_bytes(directory):
+    return ("name.bin", CONTENT), CONTENT
+
+
+def as_path(directory):
+    path = directory / "name.bin"
+    path.write_bytes(CONTENT)
+    return path, CONTENT
+
+
+def as_file(directory):
+    return io.BytesIO(CONTENT), CONTENT
+
+
+def as_file_in_the_middle(directory):
+    file = io.BytesIO(b"skipped" + CONTENT)
+    file.seek(7)
+    return ("name.bin", file), CONTENT
+
+
+def as_empty_file(directory):
+    return ("name.bin", io.BytesIO(b"skipped")), b"skipped"
+
+
+sources = pytest.mark.parametrize("source", [as_bytes, as_path, as_file, as_file_in_the_middle, as_empty_file])
+
+
+def upload_client(server, **settings):
+    return GigaChat(
+        **{
+            "base_url": server.base_url,
+            "auth_url": server.auth_url,
+            "credentials": "YTpi",
+            "timeout": 20,
+            "retry_backoff_factor": 0,
+            **settings,
+        }
+    )
+
+
+def oauth_or(reply):
+    """Answer token requests, and the uploads by number, from 1."""
+    uploads = []
+
+    def of(request):
+        if request.path.endswith("/oauth"):
+            return answer({"access_token": "new", "expires_at": 0})
+        uploads.append(request)
+        return reply(len(uploads))
+
+    handler = always(of)
+    return handler, uploads
+
+
+@sources
+@pytest.mark.parametrize("failure", ["401 No", "503 No"])
+def test_sent_again_whole(call, tmp_path, source, failure):
+    """After a 401, and after an error that is retried, the same bytes go out again."""
+    handler, uploads = oauth_or(lambda number: answer(b"", failure) if number == 1 else answer(STORED))
+    what, content = source(tmp_path)
+    with RawServer(handler) as server, upload_client(server, max_retries=1) as client:
+        assert call(client, "upload_file", what).id == STORED["id"]
+    assert [content_of(upload) == content for upload in uploads] == [True, True]
+    assert uploads[0].body == uploads[1].body
+
+
+@sources
+def test_connection_that_breaks(call, tmp_path, source):
+    """A connection that breaks after the request, with retries on."""
+
+    def handler(wire):
+        if wire.number == 1:
+            closing(b"HTTP/1.1 20")(wire)
+        else:
+            always(answer(STORED))(wire)
+
+    what, content = source(tmp_path)
+    with RawServer(handler) as server, upload_client(server, access_token="t", max_retries=1) as client:
+        assert call(client, "upload_file", what).id == STORED["id"]
+        assert [content_of(upload) == content for upload in server.requests] == [True, True]
+
+
+@sources
+def test_stale_connection(call, tmp_path, source):
+    """A kept connection that the server closes upon the upload: it is repeated on a fresh one, without retries."""
+
+    def handler(wire):
+        request = wire.receive()
+        wire.send(answer(STORED))
+        if wire.number == 1:
+            wire.receive()
+        while request is not None and wire.number > 1:
+            request = wire.receive()
+            wire.send(answer(STORED) if request else b"")
+
+    what, content = source(tmp_path)
+    with RawServer(handler) as server, upload_client(server, access_token="t") as client:
+        call(client, "get_file", "f")
+        assert call(client, "upload_file", what).id == STORED["id"]
+        assert [content_of(upload) == content for upload in server.requests[1:]] == [True, True]
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize(("status", "kind"), [("401 No", AuthenticationError), ("503 No", ServerError)])
+def test_unseekable_is_sent_once(call, status, kind):
+    """What can be read only once goes out once, in chunks, and the first failure is the answer."""
+    handler, uploads = oauth_or(lambda number: answer(b"", status))
+    with RawServer(handler) as server, upload_client(server, max_retries=3) as client:
+        with pytest.raises(kind):
+            call(client, "upload_file", Unseekable(CONTENT))
+    assert [content_of(upload) == CONTENT for upload in uploads] == [True]
+    assert uploads[0].headers["transfer-encoding"] == "chunked"
+
+
+def test_unseekable_takes_a_fresh_connection(call):
+    """It could not be repeated if a kept connection turned out to be stale."""
+    with RawServer(always(answer(STORED))) as server, upload_client(server, access_token="t") as client:
+        call(client, "get_file", "f")
+        call(client, "upload_file", Unseekable(CONTENT))
+        assert [request.connection for request in server.requests] == [1, 2]
+
+
+def test_pipe(call):
+    """A real pipe."""
+    reading, writing = os.pipe()
+    os.write(writing, b"through the pipe")
+    os.close(writing)
+    with RawServer(always(answer(STORED))) as server, upload_client(server, access_token="t") as client:
+        with open(reading, "rb") as file:
+            call(client, "upload_file", ("pipe.txt", file))
+        assert content_of(server.requests[0]) == b"through the pipe"
+
+
+class Shrinking(io.BytesIO):
+    """A file that loses its end between being measured and being read."""
+
+    def read(self, size=-1):
+        return b"" if self.tell() >= 100 else super().read(min(size, 100))
+
+
+def test_file_that_loses_its_end(call):
+    """A file that became shorter is an error and no hang; its connection is not used again."""
+    done = []
+
+    def handler(wire):
+        try:
+            wire.receive()
+        except ConnectionError:
+            done.append(wire.number)
+
+    with RawServer(handler) as server, upload_client(server, access_token="t") as client:
+        with pytest.raises((OSError, GigaChatException), match="shorter"):
+            call(client, "upload_file", ("a.bin", Shrinking(b"x" * 1000)))
+        server.wait(lambda: server.closed == 1)
+    assert done == [1]
+
+
+def test_file_that_grows(call, tmp_path):
+    """Only what was there at the beginning is sent: the Content-Length holds."""
+
+    class Growing(io.BytesIO):
+        def read(self, size=-1):
+            at = self.tell()
+            self.seek(0, 2)
+            self.write(b"more")
+            self.seek(at)
+            return super().read(size)
+
+    with RawServer(always(answer(STORED))) as server, upload_client(server, access_token="t") as client:
+        call(client, "upload_file", ("a.bin", Growing(b"x" * 1000)))
+        assert content_of(server.requests[0]).startswith(b"x" * 1000)
+        assert len(content_of(server.requests[0])) <= 1004
+
+
+class Failing(io.BytesIO):
+    def __init__(self, error):
+        super().__init__(b"x" * 1_000_000)
+        self._error = error
+        self._reads = 0
+
+    def read(self, size=-1):
+        self._reads += size != 0
+        if self._reads > 2:
+            raise self._error
+        return super().read(size)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "no disk"), ValueError("closed"), StopIteration(), ZeroDivisionError()])
+def test_file_that_fails_midway(call, error):
+    """What the caller's own file raises reaches him, and no request is completed with half of it."""
+
+    def handler(wire):
+        try:
+            wire.receive()
+        except ConnectionError:
+            return
+        raise AssertionError("a whole request came")
+
+    with RawServer(handler) as server, upload_client(server, access_token="t", max_connections=1) as client:
+        for number in (1, 2):  # the first leaves its place to the second
+            with pytest.raises((GigaChatException, type(error), RuntimeError)) as caught:
+                call(client, "upload_file", ("a.bin", Failing(error)))
+            assert not isinstance(caught.value, (AssertionError, APITimeoutError))
+            server.wait(lambda number=number: server.closed == number)
+
+
+def test_file_that_vanishes(call, tmp_path):
+    """A path that is gone when the upload has to be repeated."""
+    path = tmp_path / "name.bin"
+    path.write_bytes(CONTENT)
+
+    def failing(number):
+        path.unlink()
+        return answer(b"", "503 No")
+
+    handler, uploads = oauth_or(failing)
+    with RawServer(handler) as server, upload_client(server, max_retries=1) as client:
+        with pytest.raises((GigaChatException, FileNotFoundError)):
+            call(client, "upload_file", path)
+    assert len(uploads) == 1
+
+
+def test_no_such_file(call, tmp_path):
+    """A path that is not there: nothing is sent."""
+    with RawServer(always(answer(STORED))) as server, upload_client(server, access_token="t") as client:
+        for path in (tmp_path / "nothing", tmp_path, "a\0b"):
+            with pytest.raises((OSError, ValueError)) as caught:
+                call(client, "upload_file", path)
+            assert not isinstance(caught.value, APIConnectionError)
+        assert server.requests == []
+
+
+# ---------- how often, for what
+
+
+def test_uploads_are_rewound(settings, server, call, tmp_path):
+    """An upload is sent again from where it started."""
+    (tmp_path / "a.txt").write_bytes(b"0123456789")
+    server.answer_next("/files", 503, b"{}")
+    with GigaChat(**settings, max_retries=1, retry_backoff_factor=0) as client, open(tmp_path / "a.txt", "rb") as file:
+        file.seek(5)
+        assert call(client, "upload_file", file).bytes == 5
+    assert all(b"\r\n\r\n56789\r\n" in request.body for request in server.requests[1:])
+    assert len(server.requests) == 3
+
+
+def test_uploads_that_can_be_read_once(settings, server, call):
+    """One that cannot be rewound is not tried again."""
+    server.answer_next("/files", 503, b"{}")
+    with GigaChat(**settings, max_retries=1, retry_backoff_factor=0) as client, pytest.raises(ServerError):
+        call(client, "upload_file", ("a.txt", Unseekable(b"0123456789")))
+    assert len(server.requests) == 2
+
+
+# ---------- nothing breaks out of its place
+
+BREAKS = [
+    "a\r\nX-Evil: 1",
+    "a\nX-Evil: 1",
+    "a\rX-Evil: 1",
+    "a\0b",
+    "a\x0bb",
+    "a\x85b\u2028c",
+    "\r\n\r\nGET /evil HTTP/1.1\r\n\r\n",
+]
+
+
+def evil_in(server):
+    return [one for one in server.requests if re.search(rb"[\r\n]X-Evil", one.head) or one.path.startswith("/evil")]
+
+
+@pytest.mark.parametrize("text", BREAKS)
+def test_names_and_ids(call, text):
+    """Ids, names, models and file names stay where they belong: in one segment, one parameter, one field."""
+    file = {"id": "f", "object": "file"}
+    everything = answer({**file, "data": [], "threads": [], "batches": [{"id": text}], "messages": [], "choices": []})
+    with RawServer(always(everything)) as server, raw_client(server) as client:
+        for name in (
+            "get_model",
+            "get_file",
+            "delete_file",
+            "download_file",
+            "get_image",
+            "threads.get_messages",
+            "threads.get_run",
+            "assistants.get",
+            "get_batch",
+        ):
+            try:
+                call(client, name, text)
+            except (GigaChatException, ValueError):
+                pass
+        try:
+            call(client, "upload_file", (text, b"x"), text)
+            call(client, "upload_file", (text, b"x", text))
+        except ValueError:
+            pass
+        assert len(server.requests) >= 9 and evil_in(server) == []
+        for request in server.requests:
+            assert re.match(r"/api/v1/[A-Za-z0-9/._~%-]*\Z", request.path)
+            if request.path.endswith("/files"):
+                head = request.body.partition(b"\r\n\r\nx\r\n--")[0]
+                assert b"\nX-Evil" not in head.partition(b'name="file"')[2]
+
+
+ODD_SEGMENTS = [
+    "..",
+    ".",
+    "../../admin",
+    "a/b",
+    "a?b=c",
+    "a#b",
+    "a%2fb",
+    "%2e%2e",
+    "a\\b",
+    "//evil.invalid/",
+    "http://evil.invalid/",
+    " ",
+    "ы",
+]
+
+
+@pytest.mark.parametrize("segment", ODD_SEGMENTS)
+def test_path_arguments_are_one_segment(call, segment):
+    """An argument in a path is one segment of it and nothing else, whoever normalises it on the way."""
+    with RawServer(always(answer({"id": "x", "object": "model"}))) as server, raw_client(server) as client:
+        call(client, "get_model", segment)
+        (request,) = server.requests
+        head, _, last = request.target.rpartition("/")
+        assert head == "/api/v1/models"
+        assert urllib.parse.unquote(last) == segment
+        assert last not in (".", "..") and not set("/?#\\ ") & set(last)
+
+
+def test_download_goes_where_it_is_told(call, tmp_path):
+    """A server does not choose the name of a downloaded file; a failed download leaves none."""
+    reply = answer(b"content", Content_Disposition='attachment; filename="../../evil"')
+    with RawServer(always(reply)) as server, raw_client(server) as client:
+        call(client, "download_file", "x", tmp_path / "wanted")
+    assert [path.name for path in tmp_path.iterdir()] == ["wanted"]
+    cut = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"
+    with RawServer(closing(cut)) as server, raw_client(server) as client:
+        with pytest.raises(APIConnectionError):
+            call(client, "download_file", "x", tmp_path / "other")
+        with pytest.raises(APIConnectionError):
+            call(client, "download_file", "x", io.BytesIO())
+    assert [path.name for path in tmp_path.iterdir()] == ["wanted"]
+    gc.collect()

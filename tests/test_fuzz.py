@@ -10,6 +10,7 @@ import socket
 import threading
 
 import pytest
+from conftest import raw_client
 from faults import COMPLETION, DONE, LAST_CHUNK, RawServer, answer, chunk, delta, event
 
 import gigachat_lite
@@ -18,7 +19,6 @@ from gigachat_lite import (
     ChatCompletion,
     ChatCompletionChunk,
     Embeddings,
-    GigaChat,
     GigaChatException,
     JSONObject,
     Models,
@@ -325,7 +325,7 @@ def test_over_sockets(streamed):
             wire.sock.shutdown(socket.SHUT_WR)
 
     with RawServer(handler) as server:
-        with GigaChat(base_url=server.base_url, access_token="t", timeout=5) as client:
+        with raw_client(server, timeout=5, max_connections=1) as client:
             ends = [0, 0]
             for _ in range(250):
                 try:
@@ -341,4 +341,3 @@ def test_over_sockets(streamed):
                 else:
                     ends[0] += 1
             assert min(ends) > 10
-            assert client._pool._busy == set()

@@ -1,7 +1,6 @@
 """README.md: every Python block runs as it stands, and what its tables say is what the code says."""
 
 import contextvars
-import dataclasses
 import inspect
 import logging
 import os
@@ -10,16 +9,17 @@ import shutil
 import ssl
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import CERTS
+from conftest import CA, CERTS, ROOT, raw_client
+from faults import SERVER_TLS, RawServer, always, answer
 from local_server import LocalServer
+from test_context import VARIABLES
+from test_settings import DEFAULTS
 
 import gigachat_lite
 from gigachat_lite import GigaChat, GigaChatException, ResponseError
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEST_COMMAND = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/python -m pytest --cov"
 
@@ -93,8 +93,8 @@ def serve():
 
     def start(block):
         scope = "GIGACHAT_API_CORP" if "GIGACHAT_API_CORP" in block else "GIGACHAT_API_PERS"
-        tls = (str(CERTS / "server.pem"), str(CERTS / "server.key"))
-        opened.append(LocalServer(tls=tls, client_ca=str(CERTS / "ca.pem"), scope=scope))
+        tls = SERVER_TLS
+        opened.append(LocalServer(tls=tls, client_ca=CA, scope=scope))
         opened[-1].start()
         return opened[-1]
 
@@ -233,9 +233,8 @@ def test_table_of_settings():
         row[:3] for row in rows("Configuration") if "GIGACHAT_" + row[0].upper() == row[1] or row[0] == "ssl_context"
     ]
     expected = []
-    for field in [f for f in dataclasses.fields(gigachat_lite._Settings) if f.name != "proxies"]:
-        variable = "" if field.name == "ssl_context" else "GIGACHAT_" + field.name.upper()
-        expected.append([field.name, variable, str(field.default)])
+    for name, default in DEFAULTS.items():
+        expected.append([name, "" if name == "ssl_context" else "GIGACHAT_" + name.upper(), str(default)])
     assert shown == expected
     assert {row[0] for row in shown} == set(inspect.signature(GigaChat.__init__).parameters) - {"self", "unknown"}
 
@@ -244,7 +243,7 @@ def test_table_of_context_variables():
     """The table lists every context variable with its header."""
     shown = {row[0]: row[1] for row in rows("Context variables") if row[0].endswith("_cvar")}
     assert shown.keys() == {name for name in gigachat_lite.__all__ if name.endswith("_cvar")}
-    for header, variable in gigachat_lite._HEADER_CVARS:
+    for variable, header in VARIABLES:
         assert shown[variable.name] == header
 
 
@@ -258,14 +257,16 @@ def test_tree_of_errors():
     classes = [getattr(gigachat_lite, name) for name in gigachat_lite.__all__]
     errors = {kind.__name__ for kind in classes if isinstance(kind, type) and issubclass(kind, GigaChatException)}
     assert shown.keys() == errors
-    for name, (base, status) in shown.items():
+    for name, (base, _) in shown.items():
         kind = getattr(gigachat_lite, name)
         assert kind.__bases__[0].__name__ == (base or "Exception")
-        if status.isdigit():
-            assert gigachat_lite._ERRORS_BY_STATUS[int(status)] is kind
-        else:
-            assert kind is gigachat_lite.ServerError or kind not in gigachat_lite._ERRORS_BY_STATUS.values()
-    assert issubclass(gigachat_lite.ServerError, ResponseError)
+    named = {int(status): name for name, (_, status) in shown.items() if status.isdigit()}
+    statuses = iter(range(400, 600))
+    with RawServer(always(lambda _: answer(b"", f"{next(statuses)} No"))) as server, raw_client(server) as client:
+        for status in range(400, 600):
+            with pytest.raises(ResponseError) as caught:
+                client.chat("Привет")
+            assert type(caught.value).__name__ == named.get(status, "ServerError" if status >= 500 else "ResponseError")
 
 
 def test_table_of_methods():
@@ -300,7 +301,7 @@ def test_table_of_groups(group, kind):
 # Blocks for a shell that this file does not run, by a part of them, and who does.
 RUN_ELSEWHERE = {
     "pip ": ".ci/run: they need a package index",
-    "--dask": "test_embed_corpus.py, where Dask is installed",
+    "--dask": "test_examples.py, where Dask is installed",
     "local_server.py": "the next test: it runs until it is stopped",
     "benchmarks": "nobody: it needs the official SDK",
 }
@@ -318,7 +319,7 @@ def shell(server, tmp_path):
         shutil.copy(gigachat_lite.__file__, str(tmp_path / name))
     (tmp_path / "app" / "__main__.py").write_text("import gigachat_lite\n", encoding="utf-8")
     (tmp_path / "corpus.txt").write_text("one\ntwo\n", encoding="utf-8")
-    shutil.copy(str(CERTS / "ca.pem"), str(tmp_path / "Russian_Trusted_Root_CA.crt"))
+    shutil.copy(CA, str(tmp_path / "Russian_Trusted_Root_CA.crt"))
     commands = tmp_path / "bin"
     commands.mkdir()
     for name, words in {

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import json
 import logging
+import math
 import ssl
 import traceback
 
@@ -37,7 +38,6 @@ DEFAULTS = {
     "profanity_check": None,
     "flags": None,
 }
-
 # name, text of the variable, what it means, an argument that beats it
 FROM_ENVIRONMENT = [
     ("credentials", "aWQ6c2VjcmV0", "aWQ6c2VjcmV0", "aWQ6b3RoZXI="),
@@ -203,7 +203,6 @@ def test_nothing_is_opened_by_construction(settings, server, tmp_path):
 
 
 # ---------- values that cannot be read
-
 
 UNREADABLE = [
     ("base_url", "gigachat.devices.sberbank.ru/api/v1"),
@@ -442,7 +441,7 @@ def test_repr_shows_no_secret():
     secrets = dict.fromkeys(("credentials", "access_token", "password", "key_file_password"), SECRET + "=")
     proxy = f"http://user:{SECRET}@proxy:3128"
     with GigaChat(**secrets, user=SECRET, cert_file="c.pem", proxy=proxy, model="GigaChat-2") as client:
-        for shown in (repr(client), str(client), f"{client}", repr(client._settings), str(client._settings)):
+        for shown in (repr(client), str(client), f"{client}", *map(repr, vars(client).values())):
             assert SECRET not in shown
         assert repr(client).startswith("GigaChat(")
         assert "GigaChat-2" in repr(client)
@@ -501,3 +500,66 @@ def test_settings_fill_the_payload(settings, server, call):
     fields = ("model", "profanity_check", "flags")
     assert [bodies[0][name] for name in fields] == ["GigaChat-2-Max", False, ["a"]]
     assert [bodies[1][name] for name in fields] == ["GigaChat-2", True, []]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_retries", -1),
+        ("max_retries", 1.5),
+        ("max_retries", "many"),
+        ("max_retries", True),
+        ("max_retries", math.inf),
+        ("timeout", 0),
+        ("timeout", -1),
+        ("timeout", math.nan),
+        ("timeout", math.inf),
+        ("timeout", 1e300),
+        ("timeout", "soon"),
+        ("max_connections", 0),
+        ("max_connections", -5),
+        ("max_connections", 2.5),
+        ("retry_backoff_factor", -1),
+        ("retry_backoff_factor", math.nan),
+        ("retry_on_status_codes", [99]),
+        ("retry_on_status_codes", 503),
+        ("token_expiry_buffer_ms", -1),
+        ("token_expiry_buffer_ms", 1.5),
+    ],
+)
+def test_numbers_that_cannot_work(monkeypatch, name, value):
+    """They are refused at once, by argument and by environment variable."""
+    with pytest.raises(ConfigurationError, match=name):
+        GigaChat(**{name: value})
+    if not isinstance(value, list) and value is not True and value != 503:
+        monkeypatch.setenv(f"GIGACHAT_{name.upper()}", str(value))
+        with pytest.raises(ConfigurationError, match=name.upper()):
+            GigaChat()
+
+
+# ---------- nothing breaks out of its place
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd",
+        "ftp://host/x",
+        "data:text/plain,x",
+        "javascript:1",
+        "//host/v1",
+        "",
+        "http:///x",
+        "https://",
+        "unix:/x",
+        "FILE:///etc/passwd",
+        "jar:http://x",
+        "http://a b/",
+    ],
+)
+@pytest.mark.parametrize("name", ["base_url", "auth_url"])
+def test_other_addresses(name, url):
+    """Only http:// and https:// addresses are taken, with a host."""
+    if url:
+        with pytest.raises(ConfigurationError, match=name):
+            GigaChat(**{name: url})

@@ -2,18 +2,15 @@
 
 import hashlib
 import importlib.util
-import os
-import subprocess
 import sys
 import zipapp
 import zipfile
-from pathlib import Path
 
 import pytest
+from conftest import MODULE, output_of
 
 import gigachat_lite
 
-FILE = Path(gigachat_lite.__file__)
 VERSION = f"gigachat-lite {gigachat_lite.__version__}\n"
 
 
@@ -22,25 +19,15 @@ def python(server, tmp_path):
     """Run this Python in an empty directory, without any installed package, with the variables of the local server."""
 
     def run(*arguments, **environment):
-        kept = {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}
-        done = subprocess.run(
-            [sys.executable, "-B", "-S", "-W", "error", *map(str, arguments)],
-            cwd=str(tmp_path),
-            env={**kept, **server.environment(), "PYTHONIOENCODING": "utf-8", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            timeout=60,
-            check=False,
-        )
-        assert (done.returncode, done.stderr.decode("utf-8")) == (0, "")
-        return done.stdout.decode("utf-8").replace("\r\n", "\n")
+        variables = {**server.environment(), "PYTHONPATH": "", **environment}
+        return output_of("-S", *arguments, cwd=tmp_path, **variables)
 
     return run
 
 
 def copy(target):
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(FILE.read_bytes())
+    target.write_bytes(MODULE.read_bytes())
     return target
 
 
@@ -51,7 +38,7 @@ def ask(module):
 def test_copy(python, tmp_path):
     """A copy has the SHA-256 of the original, and works alone."""
     target = copy(tmp_path / "gigachat_lite.py")
-    digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (FILE, target)}
+    digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (MODULE, target)}
     assert len(digests) == 1
     assert python(target, "--version") == VERSION
     assert '"yes"' in python("-c", ask("gigachat_lite"))
@@ -99,7 +86,7 @@ print([answer.choices[0].message.content for answer in answers])
 def test_import_from_a_zip(compression, python, tmp_path):
     """The file is imported from a zip on the path."""
     with zipfile.ZipFile(str(tmp_path / "lib.zip"), "w", compression) as archive:
-        archive.write(str(FILE), "gigachat_lite.py")
+        archive.write(str(MODULE), "gigachat_lite.py")
     assert '"yes"' in python("-c", ask("gigachat_lite"), PYTHONPATH="lib.zip")
     assert python("-m", "gigachat_lite", "--version", PYTHONPATH="lib.zip") == VERSION
 
