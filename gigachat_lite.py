@@ -33,6 +33,7 @@ import email.utils
 import enum
 import functools
 import http.client
+import inspect
 import io
 import itertools
 import json
@@ -44,6 +45,7 @@ import re
 import select
 import socket
 import ssl
+import stat
 import sys
 import threading
 import time
@@ -61,7 +63,6 @@ from typing import (
     Deque,
     Dict,
     FrozenSet,
-    Generator,
     Generic,
     Iterable,
     Iterator,
@@ -77,6 +78,7 @@ from typing import (
     Type,
     TypeVar,
     Union,
+    cast,
     get_type_hints,
 )
 
@@ -117,6 +119,7 @@ __all__ = [
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 J = TypeVar("J", bound="JSONObject")
+R = TypeVar("R", bound="_Reader[Any]")
 C = TypeVar("C", bound="ChatCompletionChunk")
 
 logger = logging.getLogger("gigachat_lite")
@@ -136,6 +139,8 @@ class ConfigurationError(GigaChatException, ValueError):
 
 class APIConnectionError(GigaChatException, ConnectionError):
     """No HTTP answer: name resolution, TCP, TLS or a proxy failed, or the connection was cut."""
+
+    _lasting = False  # whether it will be there next time too: certificates and TLS versions do not heal
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):
@@ -260,42 +265,55 @@ _ERRORS_BY_STATUS: Dict[int, Type[ResponseError]] = {
 }
 
 
-TLS_HINT = (
+# What to do about a failure: its kind or status (or the first digit of that), where, a part of what was said, advice.
+# The first line that fits is shown.
+_SCOPES = "GIGACHAT_API_PERS (individuals), GIGACHAT_API_B2B (prepaid) or GIGACHAT_API_CORP (pay-as-you-go)"
+_STRICT = (
+    "Python 3.13 and newer check certificates strictly, and this one breaks RFC 5280: pass an ssl_context whose"
+    " verify_flags lack ssl.VERIFY_X509_STRICT"
+)
+_RUSSIAN_ROOT = (
     "GigaChat's certificates are issued by the Russian Trusted Root CA: get it at https://www.gosuslugi.ru/crt and"
     " install it in the system, or name its file in ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE)"
 )
-
-
-STRICT_HINT = (
-    "Python 3.13 and newer check certificates strictly: pass an ssl_context whose verify_flags lack"
-    " ssl.VERIFY_X509_STRICT"
-)
-
-
-# What to do about a certificate, by a part of OpenSSL's reason; TLS_HINT where none fits.
-_CERTIFICATE_HINTS = (
-    ("Authority Key Identifier", STRICT_HINT),
-    ("not marked critical", STRICT_HINT),
-    ("mismatch", "Another server answers: check base_url, auth_url and the proxy. " + TLS_HINT),
-    ("expired", "Check the clock of this machine. " + TLS_HINT),
-    ("not yet valid", "Check the clock of this machine. " + TLS_HINT),
-)
-
-
-_SCOPES = "GIGACHAT_API_PERS (individuals), GIGACHAT_API_B2B (prepaid) or GIGACHAT_API_CORP (pay-as-you-go)"
-
-
-# What to do about an error: status or its first digit, part of the path, part of the server's words, advice.
-# The first line that fits is shown.
+_ANOTHER = "Another server answers: check base_url (GIGACHAT_BASE_URL), auth_url (GIGACHAT_AUTH_URL) and the proxy"
 _ADVICE = (
-    (4, "", "scope from db", "The key belongs to another scope than {scope}, which was sent: scope (GIGACHAT_SCOPE) is "
-     + _SCOPES),
-    (4, "oauth", "scope", "The scope that was sent is {scope}: scope (GIGACHAT_SCOPE) is " + _SCOPES),
+    ("certificate", "", "authority key identifier", _STRICT),
+    ("certificate", "", "not marked critical", _STRICT),
+    ("certificate", "", "mismatch", _ANOTHER),
+    ("certificate", "", "doesn't match", _ANOTHER),
+    ("certificate", "", "expired", "Check the clock of this machine; if it is right, the certificate is too old"),
+    ("certificate", "", "not yet valid", "Check the clock of this machine"),
+    ("certificate", "bundle", "", "ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE), which is {bundle}, does not hold the root"
+     " of its issuer. " + _RUSSIAN_ROOT),
+    ("certificate", "store", "", "{store}"),
+    ("certificate", "", "Russian Trusted", _RUSSIAN_ROOT),
+    ("certificate", "", "issued by", "Someone between you and GigaChat signs its traffic anew, or this is not"
+     " GigaChat: ask your network's administrators for the root of this issuer, and name its file in ca_bundle_file"
+     " (GIGACHAT_CA_BUNDLE_FILE)"),
+    ("certificate", "", "", _RUSSIAN_ROOT),
+    ("connection", "http: waiting", "", "The port may speak TLS: write https://"),
+    ("connection", "", "wrong_version_number", "The port may speak plain HTTP: write http://"),
+    ("connection", "", "record layer failure", "The port may speak plain HTTP: write http://"),
+    ("connection", "", "http_request", "The port may speak plain HTTP: write http://"),
+    ("connection", "", "certificate_required", "The server asks for a client certificate: set cert_file"
+     " (GIGACHAT_CERT_FILE)"),
+    (407, "proxy", "", "It asks for {asked}; only Basic is supported: set proxy (GIGACHAT_PROXY) to"
+     " http://user:password@host:port, with %40, %3A, %2F for @, :, / in the password. For NTLM or Negotiate put a"
+     " local proxy in between that speaks it"),
+    ("page", "oauth", "", "Check auth_url (GIGACHAT_AUTH_URL), the address of the token endpoint"),
+    ("page", "", "", "Check base_url (GIGACHAT_BASE_URL), which ends in /api/v1 or /v1"),
+    (4, "", "scope from db", "The key belongs to another scope: scope (GIGACHAT_SCOPE) must be one of " + _SCOPES
+     + ", and {scope} was sent"),
+    (4, "oauth", "scope", "scope (GIGACHAT_SCOPE) must be one of " + _SCOPES + ", and {scope} was sent"),
     (4, "oauth", "decode", "credentials (GIGACHAT_CREDENTIALS) is the authorization key, base64 of"
      " client_id:client_secret, not one of the two alone"),
     (401, "oauth", "", "The authorization key is wrong or was replaced: copy it anew into credentials"
      " (GIGACHAT_CREDENTIALS)"),
     (401, "/token", "", "user or password (GIGACHAT_USER, GIGACHAT_PASSWORD) is wrong"),
+    (401, "anonymous", "", "There was nothing to authenticate with: set credentials (GIGACHAT_CREDENTIALS),"
+     " access_token (GIGACHAT_ACCESS_TOKEN), user and password, or cert_file"),
+    (401, "certificate", "", "The server did not take the client certificate (cert_file, GIGACHAT_CERT_FILE)"),
     (401, "", "", "The access token is wrong or has expired: it lives 30 minutes, and with credentials"
      " (GIGACHAT_CREDENTIALS) the client renews it by itself"),
     (402, "", "", "The tokens for this model are used up: get_balance() tells what is left"),
@@ -303,7 +321,7 @@ _ADVICE = (
     (403, "/ai/check", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
     (403, "/batches", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
     (403, "/files", "", "A file can be read only under the X-Client-ID that stored it: set client_id_cvar"),
-    (404, "", "no such model", "There is no model {model}: get_models() lists those that there are"),
+    (404, "", "no such model", "There is no model {model}: get_models() lists the available models"),
     (413, "", "", "The request is too large: tokens_count() measures texts; a long text fits into a file"),
     (422, "", "system message", "Send one system message at most, and send it first"),
     (422, "", "support functions", "The model {model} takes no functions: choose another"),
@@ -317,26 +335,32 @@ _ADVICE = (
 )  # fmt: skip
 
 
-def _advice(error: ResponseError, call: _Call) -> str:
-    """Say what to do about an error, if we know."""
-    if error.content.lstrip().startswith(b"<") and error.status_code in (403, 404, 405):
-        return f"A page came back instead of JSON. {_address_hint(call)}"
-    said = error.message.lower()
-    for status, path, words, advice in _ADVICE:
-        if status in (error.status_code, error.status_code // 100) and path in call.path and words in said:
-            return advice.format(scope=_sent(call, "scope"), model=_sent(call, "model"))
-    base_url = call.url.partition("?")[0][: -len(call.path)]
-    return _address_hint(call) if error.status_code == 404 and not base_url.endswith("/v1") else ""
+def _advice(what: Union[int, str], where: str, said: str = "", **names: str) -> str:
+    """Say what to do about a failure, if we know."""
+    kinds = (what, what // 100) if isinstance(what, int) else (what,)
+    for kind, place, words, advice in _ADVICE:
+        if kind in kinds and place in where and words.lower() in said.lower():
+            return advice.format(**names)
+    return ""
 
 
-_ADDRESS_HINTS = (
-    "Check base_url (GIGACHAT_BASE_URL), which ends in /api/v1 or /v1",
-    "Check auth_url (GIGACHAT_AUTH_URL), the address of the token endpoint",
-)
-
-
-def _address_hint(call: _Call) -> str:
-    return _ADDRESS_HINTS[call.private and call.path != "/token"]
+def _response_error(
+    call: _Call, status: int, content: bytes, fields: Iterable[Tuple[str, str]], has_token: bool, secrets: _Secrets
+) -> ResponseError:
+    """Make the exception for an answer with an error status."""
+    headers = http.client.HTTPMessage()
+    for name, value in fields:
+        headers[name] = secrets.hide(value)
+    kind = _ERRORS_BY_STATUS.get(status) or (ServerError if status >= 500 else ResponseError)
+    error = kind(call.url, status, secrets.hide_in(content), headers, request=f"{call.method} {call.path}")
+    if content.lstrip().startswith(b"<") and status in (403, 404, 405):
+        error.hint = f"A page came back instead of JSON. {_advice('page', call.place)}"
+        return error
+    place = call.place if has_token else call.place + secrets.instead
+    error.hint = _advice(status, place, error.message, scope=_sent(call, "scope"), model=_sent(call, "model"))
+    if not error.hint and status == 404 and not call.url.partition("?")[0][: -len(call.path)].endswith("/v1"):
+        error.hint = _advice("page", call.place)
+    return error
 
 
 def _sent(call: _Call, name: str) -> str:
@@ -350,7 +374,7 @@ def _sent(call: _Call, name: str) -> str:
         return call.path.rpartition("/")[2]
 
 
-def _connection_error(error: Exception, connection: _Connection) -> Exception:
+def _connection_error(error: Exception, connection: _Connection, settings: Optional[_Settings] = None) -> Exception:
     """Name, for people, what went wrong on a connection."""
     if connection.flight is not None and connection.flight.cut_off:
         return _Cut()
@@ -361,32 +385,94 @@ def _connection_error(error: Exception, connection: _Connection) -> Exception:
         return APITimeoutError(
             f"{where}: timed out after {connection.timeout:g} s while {doing}: see timeout (GIGACHAT_TIMEOUT)"
         )
+    advice = _advice("connection", f"{connection.origin[0]}: {doing}" if not connection.received else "", str(error))
     if isinstance(error, ssl.SSLCertVerificationError):
-        reason = (error.verify_message or str(error)).rstrip(".")
-        hint = next((hint for words, hint in _CERTIFICATE_HINTS if words in reason), TLS_HINT)
-        return APIConnectionError(f"{where}: the server's certificate is not trusted: {reason}. {hint}")
-    if isinstance(error, ssl.SSLError) and "CERTIFICATE_REQUIRED" in str(error):
-        return APIConnectionError(
-            f"{where}: the server asks for a client certificate: set cert_file (GIGACHAT_CERT_FILE)"
-        )
-    if isinstance(error, socket.gaierror):
-        return APIConnectionError(f"{where}: the name cannot be resolved: {error.strerror or error}")
-    if isinstance(error, http.client.RemoteDisconnected):
-        return APIConnectionError(f"{where}: the server closed the connection while {doing}")
-    if isinstance(error, http.client.IncompleteRead):
-        return APIConnectionError(f"{where}: the connection was cut while {doing}")
-    if isinstance(error, http.client.HTTPException):
-        return APIConnectionError(f"{where}: what came back is not HTTP ({type(error).__name__})")
-    return APIConnectionError(f"{where}: failed while {doing}: {error}")
+        failure = APIConnectionError(_distrust(error, where, settings))
+    elif isinstance(error, socket.gaierror):
+        failure = APIConnectionError(f"{where}: the name cannot be resolved: {error.strerror or error}")
+    elif isinstance(error, _NotHTTP):
+        failure = APIConnectionError(f"{where}: what came back is not HTTP ({error}). {advice}")
+    elif isinstance(error, _Closed):
+        failure = APIConnectionError(f"{where}: {error} while {doing}. {advice}")
+    elif isinstance(error, _TunnelRefused):
+        said = f"{error.status} {http.client.responses.get(error.status, 'unknown status')}"
+        problem = f"the proxy {error.proxy} refused a tunnel to {error.target}: {said}"
+        failure = APIConnectionError(f"{where}: {problem}. {_advice(error.status, 'proxy', asked=error.asked_for)}")
+    else:
+        failure = APIConnectionError(f"{where}: failed while {doing}: {error}. {advice}")
+    failure.args = (failure.args[0].rstrip(". "),)
+    passing = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+    failure._lasting = isinstance(error, ssl.SSLError) and not isinstance(error, passing)
+    return failure
 
 
-def _hushed(error: Exception) -> Exception:
-    """Take out of a cause what it quotes of the server's words: they may echo our credentials."""
-    if isinstance(error, http.client.HTTPException) and not isinstance(error, http.client.IncompleteRead):
-        error.args = ()
-        vars(error).clear()
-        error.__cause__ = error.__context__ = None
-    return error
+def _distrust(error: Exception, where: str, settings: Optional[_Settings], issuer: str = "") -> str:
+    """Say why a certificate is not trusted, and what to do; ``doctor`` tells whose it is."""
+    reason = str(getattr(error, "verify_message", "") or error).rstrip(".") + (issuer and f", issued by {issuer}")
+    bundle = settings.ca_bundle_file if settings is not None else None
+    store = _lost_stores()
+    advice = _advice(
+        "certificate", "bundle" if bundle else "store" if store else "", reason, bundle=repr(bundle), store=store
+    )
+    return f"{where}: the server's certificate is not trusted: {reason}. {advice}"
+
+
+def _lost_stores() -> str:
+    """Name the variables that lead OpenSSL to a trust store which is not there: it says nothing and trusts nobody."""
+    lost = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if not os.path.exists(os.environ.get(name) or os.curdir)]
+    return " and ".join(f"{name} names {os.environ[name]!r}, which is not there" for name in lost)
+
+
+class _Secrets:
+    """Hides what must not show in an error when the server echoes it, in every spelling in which servers do."""
+
+    def __init__(self, settings: _Settings, sent: Mapping[str, str]) -> None:
+        known = [settings.credentials, settings.password, settings.access_token]
+        known += [
+            value.split()[-1] for name, value in sent.items() if name.lower() == "authorization" and value.split()
+        ]
+        known.append(_decoded_key(settings.credentials).partition(":")[2])
+        for proxy in settings.proxies.values():
+            user, _, password = proxy.rpartition("@")[0].rpartition("://")[2].partition(":")
+            pair = f"{urllib.parse.unquote(user)}:{urllib.parse.unquote(password)}"
+            known += [password, urllib.parse.unquote(password), base64.b64encode(pair.encode()).decode()]
+        secrets = sorted({secret for secret in known if secret and len(secret) > 3}, key=len, reverse=True)
+        tokens = r'(?:(?<="access_token":")|(?<="access_token": ")|(?<="tok":")|(?<="tok": "))[^"]+'
+        spelled = ["".join(map(_spellings, secret)) for secret in secrets]
+        self._pattern = re.compile("|".join([tokens, *spelled]), re.IGNORECASE)
+        # What authenticates where no Authorization was sent, for the advice.
+        own = settings.cert_file is not None or settings.ssl_context is not None
+        self.instead = " certificate" if own else " anonymous"
+
+    def hide(self, text: str) -> str:
+        return self._pattern.sub("***", text)
+
+    def hide_in(self, content: bytes) -> bytes:
+        return self.hide(content.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+
+
+def _spellings(character: str) -> str:
+    """Write a regular expression for a character: as it is, or escaped as in JSON, a URL or HTML, up to three times."""
+    percent = "".join(f"%(?:25){{0,3}}{byte:02x}" for byte in character.encode("utf-8", "surrogatepass"))
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    escaped = "".join(rf"\\{{1,4}}u{units[at : at + 4]}" for at in range(0, len(units), 4))
+    number = ord(character)
+    name = {"&": "|amp", "<": "|lt", ">": "|gt", '"': "|quot", "'": "|apos"}.get(character, "")
+    html = f"&(?:amp;){{0,3}}(?:#0{{0,4}}{number}|#x0{{0,4}}{number:x}{name});?"
+    plus = r"|\+" if character == " " else ""
+    return rf"(?:\\{{0,4}}{re.escape(character)}|{percent}|{escaped}|{html}{plus})"
+
+
+def _decompressed(content: bytes, coding: str) -> bytes:
+    """Read an error page that is compressed although we did not ask for that, or name its coding."""
+    if not content or coding.lower() in ("", "identity"):
+        return content
+    import zlib
+
+    try:
+        return zlib.decompressobj(47).decompress(content, _MOST_ERROR_BYTES)  # 47: gzip or zlib, whichever it is
+    except zlib.error:
+        return b"an answer that is encoded as " + _one_line(coding, 100).encode("utf-8", "replace")
 
 
 def _one_line(text: str, most: int) -> str:
@@ -457,17 +543,16 @@ def _context_headers() -> Dict[str, str]:
         value = variable.get()
         if value:
             headers[name] = _checked_header(name, value)
-    for name, value in dict(custom_headers_cvar.get() or {}).items():
-        if value:
-            _set_header(headers, name, _checked_header(name, value))
-    return headers
+    custom = custom_headers_cvar.get()
+    if not custom:
+        return headers
+    return _merged_headers(headers, {name: _checked_header(name, value) for name, value in custom.items() if value})
 
 
-def _set_header(headers: Dict[str, str], name: str, value: str) -> None:
-    """Set a header in place of one that differs from it in capital letters only."""
-    for present in [present for present in headers if present.lower() == name.lower()]:
-        del headers[present]
-    headers[name] = value
+def _merged_headers(*sources: Mapping[str, str]) -> Dict[str, str]:
+    """Put headers together; of two whose names differ in upper and lower case only, the later takes the place."""
+    merged = {name.lower(): (name, value) for source in sources for name, value in source.items()}
+    return dict(merged.values())
 
 
 _HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z"  # RFC 9110, section 5.6.2: a token
@@ -718,7 +803,7 @@ class _Settings(types.SimpleNamespace):
     flags: Optional[List[str]] = _setting(None, _read_flags, "flags of chats, JSON or separated by commas")
     # fmt: on
 
-    proxies: Dict[str, str]  # by scheme, from proxy or the environment
+    proxies: Dict[str, str]  # by scheme, from proxy or the environment; under "no" what they are not for
 
     def __repr__(self) -> str:
         return f"_Settings(base_url={self.base_url!r}, model={self.model!r}, scope={self.scope!r})"
@@ -739,10 +824,12 @@ def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str])
             continue
         try:
             found[name] = setting.read(value)
+            continue
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            shown = "the value" if setting.secret or name.endswith("_url") else repr(value)
-            other = variable if source == name else name
-            raise ConfigurationError(f"{source} (also {other}): {shown} {error}") from None
+            problem = str(error)  # without what led to it, which may quote a secret
+        shown = "the value" if setting.secret or name.endswith("_url") else repr(value)
+        other = variable if source == name else name
+        raise ConfigurationError(f"{source} (also {other}): {shown} {problem}")
     settings = _Settings(**found, proxies=_proxies(found["proxy"]))
     _check_together(settings)
     return settings
@@ -769,27 +856,34 @@ def _check_together(settings: _Settings) -> None:
 
 
 def _proxies(setting: Optional[str]) -> Dict[str, str]:
-    """Say which proxy serves which scheme: from the setting, else from the environment, read once for a client."""
+    """Say which proxies there are, by scheme: the setting, else the environment's, read once for a client; and "no"."""
     import urllib.request
 
-    if setting is not None:
-        return {"http": setting, "https": setting} if setting else {}
     environment = urllib.request.getproxies_environment()
-    found: Dict[str, str] = {}
-    for scheme in ("https", "http"):
-        value = environment.get(scheme) or environment.get("all")
-        if value:
-            try:
-                found[scheme] = _read_proxy(value)
-            except ValueError as error:
-                raise ConfigurationError(f"proxy (from {_proxy_variable(value)}): the value {error}") from None
-    return found
+    if setting is None:
+        return environment
+    proxies = {"http": setting, "https": setting} if setting else {}
+    return {**proxies, "no": environment["no"]} if proxies and "no" in environment else proxies
+
+
+def _proxy_for(proxies: Dict[str, str], scheme: str, host: str) -> Optional[str]:
+    """Say through which proxy a request goes: none if no_proxy names its host."""
+    import urllib.request
+
+    proxy = proxies.get(scheme) or proxies.get("all")
+    if not proxy or urllib.request.proxy_bypass_environment(host, proxies):  # type: ignore[attr-defined]
+        return None
+    try:
+        return _read_proxy(proxy)
+    except ValueError as error:
+        problem = str(error)
+    raise ConfigurationError(f"proxy (from {_proxy_variable(proxy)}): the value {problem}")
 
 
 def _proxy_variable(value: str) -> str:
     """Name the environment variable that a proxy comes from."""
-    names = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
-    return next((name for name in names if os.environ.get(name) == value), "the environment")
+    names = ("GIGACHAT_PROXY", "https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+    return next((name for name in names if value in (os.environ.get(name), f"http://{os.environ.get(name)}")), "proxy")
 
 
 # ---------- the way of a call
@@ -841,40 +935,15 @@ class _Client:
         self._set_up(_read_settings(arguments, os.environ))
 
     def _set_up(self, settings: _Settings) -> None:
-        import urllib.request  # 9 ms that those who only import this module save
-
         self._settings = settings
-        self._pool = KeepAlive(settings)
-        # Only these two: no redirects, which would carry the token to another host, no file: and ftp:, no cookies.
-        self._opener = urllib.request.OpenerDirector()
-        self._opener.add_handler(urllib.request.ProxyHandler(settings.proxies))
-        self._opener.add_handler(self._pool)  # type: ignore[arg-type]  # all that is asked of a handler
-        self._token: Optional[AccessToken] = None
-        self._renew_at: Optional[float] = None  # Unix time, seconds; None: when the server refuses the token
-        if settings.access_token is not None:
-            self._token = AccessToken(access_token=settings.access_token)
-        self._logins = 0
-        self._login_failure: Optional[GigaChatException] = None
-        self._login_lock = threading.Lock()  # guards the token and all about it; never held during an API call
-        self._workers = _Workers(max(100, settings.max_connections or 0))
-        # Apart, and as many as there are streams: reading must not queue behind calls that wait for a connection.
-        self._readers = _Workers(None)
-        self._closing = weakref.finalize(self, _shut_down, self._pool, self._workers, self._readers)
-        self._closing.atexit = False  # see _end()
-        _clients.add(self)
-
-    def _forget_parent(self) -> None:
-        """Start afresh in a forked child, with no socket, lock or thread of the parent's."""
-        self._login_lock = threading.Lock()
-        self._pool.forget()
-        self._workers.forget()
-        self._readers.forget()
+        self._shared = _Shared(settings)
 
     def __getstate__(self) -> Dict[str, Any]:
-        return {"settings": self._settings}
+        return {name: value for name, value in vars(self).items() if name != "_shared"}
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
-        self._set_up(state["settings"])
+        vars(self).update(state)
+        self._shared = _Shared(self._settings)
 
     def __deepcopy__(self: T, memo: Dict[int, Any]) -> T:
         return copy.copy(self)
@@ -885,16 +954,21 @@ class _Client:
             f"{type(self).__name__}(base_url={settings.base_url!r}, model={settings.model!r}, scope={settings.scope!r})"
         )
 
+    @property
+    def _workers(self) -> _Workers:
+        return self._shared.here.workers
+
     # The data path.
 
     def _call(self, method: str, path: str, result: Type[J], body: Any = None, **options: Any) -> J:
         """Send one request and decode its answer into *result*."""
-        return self._send(self._request(method, path, body, **options)).decode(result)
+        reply: _Reply = self._send(self._request(method, path, body, **options))
+        return reply.decode(result)
 
     def _stream(self, path: str, result: Type[C], body: Dict[str, Any], headers: Mapping[str, str]) -> Stream[C]:
         """Prepare a request whose answer comes as events; it is sent when the stream is iterated."""
-        call = self._request("POST", path, body, headers=headers, streamed=True)
-        return Stream(functools.partial(self._send, call), functools.partial(_read_events, result))
+        call = self._request("POST", path, body, headers=headers)
+        return Stream(functools.partial(self._send, call, functools.partial(_EventReader.begin, result)))
 
     def _request(
         self,
@@ -904,7 +978,6 @@ class _Client:
         *,
         query: Sequence[Tuple[str, Any]] = (),
         headers: Optional[Mapping[str, str]] = None,
-        streamed: bool = False,
     ) -> _Call:
         """Write a request: *body* is JSON unless it is bytes or an upload. Bad input raises here, before sending."""
         url = self._settings.base_url + path
@@ -919,13 +992,16 @@ class _Client:
         elif body is not None and not isinstance(body, bytes):
             body = _encode(body)
             all_headers["Content-Type"] = "application/json"
-        return _Call(method, url, path, body, all_headers, streamed)
+        return _Call(method, url, path, body, all_headers)
 
-    def _send(self, call: _Call) -> _Reply:
-        """Send a request and wait for its answer, with the retries that the settings ask for."""
-        return self._retrying(functools.partial(self._authorized, call), call.body)
+    def _send(self, call: _Call, begin: Optional[Callable[[_Reply], Any]] = None) -> Any:
+        """Send a request, with the retries that the settings ask for; give the reply, read whole, or what *begin* does.
 
-    def _retrying(self, attempt: Callable[[], T], body: Any = None) -> T:
+        A stream begins with its first chunk: until that is there nothing was delivered, and nothing can come twice.
+        """
+        return self._retrying(functools.partial(self._attempt, call, begin or _Reply.read_whole), call.body)
+
+    def _retrying(self, attempt: Callable[[], T], body: _Body = None) -> T:
         """Repeat *attempt* while that is worth it and *body* can be sent again."""
         for failures in itertools.count():
             try:
@@ -935,8 +1011,11 @@ class _Client:
                 if delay is None or not _rewound(body):
                     raise
                 logger.debug("%s: trying again in %.1f s", type(error).__name__, delay)
-            self._pool.pause(delay)
+            self._shared.here.pool.pause(delay)
         raise AssertionError("unreachable")
+
+    def _attempt(self, call: _Call, begin: Callable[[_Reply], T]) -> T:
+        return self._authorized(call).begun(begin)
 
     def _retry_delay(self, error: Union[ResponseError, APIConnectionError], failures: int) -> Optional[float]:
         """Decide whether another attempt is worth it after *failures* earlier ones, and in how many seconds."""
@@ -950,22 +1029,20 @@ class _Client:
             asked = _retry_after(error.headers)
             if asked > _LONGEST_RETRY_AFTER:
                 return None
-        elif _is_lasting(error.__cause__):
+        elif error._lasting:
             return None
         backoff = settings.retry_backoff_factor * 2 ** min(failures, 30) + random.uniform(0, _JITTER)
         return asked or min(backoff, _LONGEST_BACKOFF)
 
     def _authorized(self, call: _Call) -> _Reply:
-        """Send a request with a token; on a 401 drop the token and try once more with another."""
+        """Send a request with a token; on a 401 drop the token and try once more with another.
+
+        Where there is nothing to get a token with, whoever stands in between may add one: the request is sent without.
+        """
         context_headers = _context_headers()
         if any(name.lower() == "authorization" for name in context_headers):
             return self._exchange(call, context_headers)
         token = self._current_token()
-        if token is None and not self._needs_no_token():
-            raise ConfigurationError(
-                "there is nothing to authenticate with: set credentials (GIGACHAT_CREDENTIALS), access_token"
-                " (GIGACHAT_ACCESS_TOKEN), user and password, or cert_file"
-            )
         try:
             return self._exchange(call, context_headers, token)
         except AuthenticationError:
@@ -974,47 +1051,25 @@ class _Client:
         return self._exchange(call, context_headers, self._current_token())
 
     def _exchange(self, call: _Call, context_headers: Mapping[str, str], token: Optional[AccessToken] = None) -> _Reply:
-        """Send one request, once, and take its answer; raise the ResponseError of a status that is not 2xx."""
+        """Send one request, once, and take the head of its answer; raise the ResponseError of one that is not 2xx."""
         import urllib.request
 
+        settings = self._settings
         request = urllib.request.Request(call.url, data=call.body, method=call.method)
+        request.timeout = settings.timeout
         headers = {"Host": request.host, "User-Agent": f"gigachat_lite/{__version__}", "Accept": "*/*"}
         headers["Accept-Encoding"] = "identity"
         headers.update(call.headers)
         if token is not None:
             headers["Authorization"] = f"Bearer {token.access_token}"
-        for name, value in context_headers.items():
-            _set_header(headers, name, value)
-        request.headers = headers
+        request.headers = _merged_headers(headers, context_headers) if context_headers else headers
         started = time.monotonic()
-        reply: _Reply = self._opener.open(request, timeout=self._settings.timeout)
-        logger.debug("%s %s: %d, %.0f ms", call.method, call.url, reply.status, (time.monotonic() - started) * 1000)
-        reply.call = call
-        reply.secrets = functools.partial(self._secrets, headers.get("Authorization"))
-        try:
-            if not 200 <= reply.status < 300:
-                raise reply.error()
-            reply.require_identity()
-            if call.streamed:
-                reply.lift_deadline()
-            else:
-                reply.content = reply.read(_MOST_JSON_BYTES)
-        except BaseException:
-            reply.close()
-            raise
+        answer = self._shared.here.open(request)
+        logger.debug("%s %s: %d, %.0f ms", call.method, call.url, answer.status, (time.monotonic() - started) * 1000)
+        reply = _Reply(call, answer, request.headers, settings)
+        if not 200 <= reply.status < 300:
+            raise reply.error()
         return reply
-
-    def _secrets(self, authorization: Optional[str]) -> List[str]:
-        """List what must not show in an error when the server echoes it."""
-        settings = self._settings
-        known = [settings.credentials, settings.password, settings.access_token, *(authorization or "").split()[-1:]]
-        known.append(_decoded_key(settings.credentials).partition(":")[2])
-        for proxy in settings.proxies.values():
-            user, _, password = urllib.parse.urlsplit(proxy).netloc.rpartition("@")[0].partition(":")
-            pair = f"{urllib.parse.unquote(user)}:{urllib.parse.unquote(password)}"
-            known += [password, urllib.parse.unquote(password), base64.b64encode(pair.encode()).decode()]
-        secrets = {secret for secret in known if secret and len(secret) > 3}
-        return [*secrets, *(json.dumps(secret)[1:-1] for secret in secrets)]
 
     def _chat_body(self, payload: Payload, streamed: bool) -> Dict[str, Any]:
         """Write the body of a chat request; the client's settings fill in what the payload leaves open."""
@@ -1035,10 +1090,6 @@ class _Client:
 
     # Auth.
 
-    def _needs_no_token(self) -> bool:
-        """Whether a client certificate speaks for us: our own, or one that a given TLS context may hold."""
-        return self._settings.cert_file is not None or self._settings.ssl_context is not None
-
     def _can_log_in(self) -> bool:
         settings = self._settings
         return bool(settings.credentials or (settings.user and settings.password))
@@ -1047,32 +1098,52 @@ class _Client:
         """Forget a token that got a 401, unless a newer one is here already; tell whether there can be another."""
         if not self._can_log_in():
             return False
-        with self._login_lock:
-            if self._token is refused:
-                self._token = None
+        with self._shared.here.login_lock:
+            if self._shared.token is refused:
+                self._shared.token = None
         return True
 
     def _current_token(self) -> Optional[AccessToken]:
         """Give a token that is good for a call: one token request, whatever the number of callers."""
-        logins_before = self._logins
-        with self._login_lock:
-            if self._token is not None and (self._renew_at is None or time.time() < self._renew_at):
-                return self._token
+        shared, here = self._shared, self._shared.here
+        logins_before = here.logins
+        with here.login_lock:
+            if shared.token is not None and (shared.renew_at is None or time.time() < shared.renew_at):
+                return shared.token
             if not self._can_log_in():
                 return None
-            if self._logins > logins_before and self._login_failure is not None:
+            if here.logins > logins_before and here.login_failure is not None:
                 # The request that we waited for failed; another one for each who waited would multiply it.
-                raise copy.copy(self._login_failure) from self._login_failure.__cause__
-            self._logins += 1
-            self._login_failure = None
+                raise copy.copy(here.login_failure)
+            here.logins += 1
+            here.login_failure = None
             try:
                 token = self._log_in()
             except GigaChatException as error:
-                self._login_failure = error
+                here.login_failure = copy.copy(error)  # without the traceback, which holds all of this call
                 raise
-            self._token = token
-            self._renew_at = self._renewal_time(token)
+            shared.token, shared.renew_at = token, self._renewal_time(token)
             return token
+
+    def _log_in(self) -> AccessToken:
+        settings = self._settings
+        if settings.credentials:
+            import uuid
+
+            headers = {
+                "Authorization": f"Basic {settings.credentials}",
+                "RqUID": str(uuid.uuid4()),
+                "Content-Type": "application/x-www-form-urlencoded",
+            }
+            body = urllib.parse.urlencode({"scope": settings.scope}).encode("ascii")
+            path = urllib.parse.urlsplit(settings.auth_url).path or "/"
+            call = _Call("POST", settings.auth_url, path, body, headers, private=True)
+            return _as_access_token(self._exchange(call, {}).begun(_Reply.read_whole))
+        pair = f"{settings.user}:{settings.password}".encode()
+        headers = {"Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}
+        context_headers = {n: v for n, v in _context_headers().items() if n.lower() != "authorization"}
+        call = _Call("POST", settings.base_url + "/token", "/token", b"", headers, private=True)
+        return _as_access_token(self._exchange(call, context_headers).begun(_Reply.read_whole))
 
     def _renewal_time(self, token: AccessToken) -> Optional[float]:
         """Say when to ask for another token: ahead of the expiry, but not before half of the token's life is over.
@@ -1085,30 +1156,11 @@ class _Client:
             return None
         return now + life - min(self._settings.token_expiry_buffer_ms / 1000, life / 2)
 
-    def _log_in(self) -> AccessToken:
-        settings = self._settings
-        if settings.credentials:
-            headers = {
-                "Authorization": f"Basic {settings.credentials}",
-                "RqUID": _uuid4(),
-                "Content-Type": "application/x-www-form-urlencoded",
-            }
-            body = urllib.parse.urlencode({"scope": settings.scope}).encode("ascii")
-            path = urllib.parse.urlsplit(settings.auth_url).path
-            reply = self._exchange(_Call("POST", settings.auth_url, path, body, headers, private=True), {})
-        else:
-            pair = f"{settings.user}:{settings.password}".encode()
-            headers = {"Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}
-            context_headers = {n: v for n, v in _context_headers().items() if n.lower() != "authorization"}
-            reply = self._exchange(
-                _Call("POST", settings.base_url + "/token", "/token", b"", headers, private=True), context_headers
-            )
-        return _as_access_token(reply)
-
     @property
     def token(self) -> Optional[str]:
         """The access token that the client holds, if any."""
-        return self._token.access_token if self._token is not None else None
+        token = self._shared.token
+        return token.access_token if token is not None else None
 
 
 class _Call(NamedTuple):
@@ -1117,13 +1169,25 @@ class _Call(NamedTuple):
     method: str
     url: str
     path: str  # the url without its base, for people
-    body: Union[bytes, _Upload, None] = None
+    body: _Body = None
     headers: Mapping[str, str] = {}
-    streamed: bool = False  # the body is left to be read bit by bit
     private: bool = False  # the answer is a secret
+
+    @property
+    def place(self) -> str:
+        """What it is about, for the advice."""
+        return f"oauth {self.path}" if self.private and self.path != "/token" else self.path
 
     def __repr__(self) -> str:
         return f"_Call({self.method} {self.path})"
+
+
+_Body = Union[bytes, "_Upload", None]
+
+
+def _rewound(body: _Body) -> bool:
+    """Make a body ready to be sent again; False where it can be read only once."""
+    return body.rewind() if isinstance(body, _Upload) else True
 
 
 def _as_access_token(reply: _Reply) -> AccessToken:
@@ -1143,52 +1207,81 @@ def _as_access_token(reply: _Reply) -> AccessToken:
     return token
 
 
-def _uuid4() -> str:
-    """Make a random UUID (RFC 9562, section 5.4) without the 6 ms that importing uuid takes."""
-    number = int.from_bytes(os.urandom(16), "big")
-    number = number & ~(0xF << 76) & ~(0x3 << 62) | 0x4 << 76 | 0x2 << 62  # version 4, variant 10
-    digits = f"{number:032x}"
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+class _Shared:
+    """What the threads and tasks of a client share: the token, and in each process connections, logins and workers."""
+
+    def __init__(self, settings: _Settings) -> None:
+        import urllib.request  # noqa: F401  # 9 ms that those who only import this module save
+
+        self.token = AccessToken(access_token=settings.access_token) if settings.access_token is not None else None
+        self.renew_at: Optional[float] = None  # Unix time, seconds; None: when the server refuses the token
+        self.closed = False
+        self._settings = settings
+        self._by_pid = {os.getpid(): _Process(settings)}
+        _all_shared.add(self)
+
+    @property
+    def here(self) -> _Process:
+        """What belongs to this process. A child, forked by Python or in C, would talk over its parent's connections and
+        wait for locks that threads of its parent held: it starts afresh, with nothing but the token.
+        """
+        pid = os.getpid()
+        here = self._by_pid.get(pid)
+        if here is None:
+            inherited = list(self._by_pid.items())
+            here = self._by_pid.setdefault(pid, _Process(self._settings))  # one, however many threads come here
+            for parent, process in inherited:
+                process.pool.forget()
+                self._by_pid.pop(parent, None)
+            if self.closed:
+                here.pool.close()
+        return here
+
+    def close(self) -> None:
+        self.closed = True
+        self.here.pool.close()
+        self.here.workers.stop()
+
+    def __del__(self) -> None:
+        if os.getpid() in self._by_pid:
+            self.close()
 
 
-def _is_lasting(cause: Optional[BaseException]) -> bool:
-    """Whether a failure to connect will be there next time too: certificates and TLS versions do not heal."""
-    return isinstance(cause, ssl.SSLError) and not isinstance(
-        cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError, TimeoutError)
-    )
+class _Process:
+    """What a client has in one process."""
+
+    def __init__(self, settings: _Settings) -> None:
+        import urllib.request
+
+        self.pool = KeepAlive(settings)
+        # Only these two: no redirects, which would carry the token to another host, no file: and ftp:, no cookies.
+        opener = urllib.request.OpenerDirector()
+        opener.add_handler(_ProxyHandler(settings))  # type: ignore[arg-type]  # all that is asked of a handler
+        opener.add_handler(self.pool)  # type: ignore[arg-type]
+        self._opener = opener if settings.proxies else None
+        self.workers = _Workers(max(100, settings.max_connections or 0))
+        # Guards the token and all about it; never held during an API call. Reentrant: a signal handler, or a destructor
+        # that the collector runs, may make a call while its own thread logs in.
+        self.login_lock = threading.RLock()
+        self.logins = 0
+        self.login_failure: Optional[GigaChatException] = None
+
+    def open(self, request: Request) -> _Answer:
+        """Send a request and wait for the head of its answer."""
+        if self._opener is None:  # no proxy comes in between: 12 µs less
+            return self.pool.https_open(request)
+        answer: Any = self._opener.open(request, timeout=request.timeout)
+        return cast(_Answer, answer)
 
 
-def _rewound(body: Union[bytes, _Upload, None]) -> bool:
-    """Make a body ready to be sent again; False where it can be read only once."""
-    if isinstance(body, _Upload):
-        return body.rewind()
-    return True
-
-
-def _shut_down(pool: KeepAlive, workers: _Workers, readers: _Workers) -> None:
-    pool.close()
-    workers.stop()
-    readers.stop()
-
-
-# Clients that the end of the interpreter must close, and a forked child free from what they share with the parent.
-_clients: weakref.WeakSet[_Client] = weakref.WeakSet()
+_all_shared: weakref.WeakSet[_Shared] = weakref.WeakSet()
 
 
 @atexit.register
 def _end() -> None:
     """Close the sockets, so that none is collected unclosed; cutting them would make the threads that read complain."""
-    for client in list(_clients):
-        client._pool.forget()
-
-
-def _start_child() -> None:
-    for client in list(_clients):
-        client._forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_child)
+    for shared in list(_all_shared):
+        shared.here.pool.forget()
 
 
 # ---------- endpoints
@@ -1204,14 +1297,14 @@ class GigaChatSyncClient(_Client):
 
     def close(self) -> None:
         """Close all connections; calls under way in other threads end with an APIConnectionError."""
-        self._closing()
+        self._shared.close()
 
     def get_token(self) -> Optional[AccessToken]:
         """Give the access token, asking for one if need be: OAuth, or ``POST /token`` for user and password.
 
         None where nothing is configured to get a token with. ``authorization_cvar`` keeps it from asking for one.
         """
-        return self._token if authorization_cvar.get() else self._retrying(self._current_token)
+        return self._shared.token if authorization_cvar.get() else self._retrying(self._current_token)
 
     def chat(self, payload: Payload) -> ChatCompletion:
         """Answer a conversation: a question, messages, a dict or a Chat. ``POST /chat/completions``."""
@@ -1260,7 +1353,7 @@ class GigaChatSyncClient(_Client):
 
     def get_image(self, file_id: str) -> Image:
         """Give a file's content in base64. ``GET /files/{id}/content``. Raises NotFoundError."""
-        reply = self._send(self._request("GET", _content_path(file_id), headers={"Accept": "application/jpg"}))
+        reply: _Reply = self._send(self._request("GET", _content_path(file_id), headers={"Accept": "application/jpg"}))
         return reply.stamp(Image(content=base64.b64encode(reply.content).decode("ascii")))
 
     def download_file(self, file_id: str, to: Union[str, os.PathLike[str], BinaryIO, None] = None) -> bytes:
@@ -1269,8 +1362,15 @@ class GigaChatSyncClient(_Client):
         The file at a path appears when all of it has arrived. Raises NotFoundError, and ForbiddenError for a file that
         was stored under another X-Client-ID.
         """
-        call = self._request("GET", _content_path(file_id), streamed=True)
-        return _download(functools.partial(self._send, call), to)
+        call = self._request("GET", _content_path(file_id))
+        open_reply = functools.partial(self._send, call, _Reply.as_it_comes)
+        if to is None:
+            return _read_all(open_reply())
+        if isinstance(to, (str, os.PathLike)):
+            _save(open_reply, to)
+        else:
+            _copy(open_reply, to)
+        return b""
 
     def get_balance(self) -> Balance:
         """Tell how many tokens are left. ``GET /balance``. Raises ForbiddenError for pay-as-you-go accounts."""
@@ -1344,8 +1444,8 @@ class GigaChatSyncClient(_Client):
         """
         if not batch.output_file_id:
             raise ValueError(f"batch {batch.id} has no results yet: it is {batch.status}")
-        call = self._request("GET", _content_path(batch.output_file_id), streamed=True)
-        return Stream(functools.partial(self._send, call), functools.partial(_read_lines, BatchResult))
+        call = self._request("GET", _content_path(batch.output_file_id))
+        return Stream(functools.partial(self._send, call, functools.partial(_LineReader.begin, BatchResult)))
 
     @property
     def assistants(self) -> AssistantsSyncClient:
@@ -1365,10 +1465,6 @@ class _Resource:
     @property
     def _workers(self) -> _Workers:
         return self._client._workers
-
-    @property
-    def _readers(self) -> _Workers:
-        return self._client._readers
 
 
 class AssistantsSyncClient(_Resource):
@@ -1556,30 +1652,40 @@ class ThreadsSyncClient(_Resource):
 
 # ---------- async twins
 
-def _twin(
-    method: Callable[Concatenate[Any, P], T],
-) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+
+def _twin(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
     """Give the async form of a blocking *method*: same arguments, run in a worker thread."""
 
     @functools.wraps(method)
-    async def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await _in_worker(self._workers, functools.partial(method, self, *args, **kwargs), _Flight())
+    async def call(__self: Any, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await _in_worker(__self._workers, functools.partial(method, __self, *args, **kwargs), _Flight())
 
     return call
 
 
-def _stream_twin(
-    method: Callable[Concatenate[Any, P], Stream[T]],
-) -> Callable[Concatenate[Any, P], AsyncStream[T]]:
+def _stream_twin(method: Callable[Concatenate[Any, P], Stream[T]]) -> Callable[Concatenate[Any, P], AsyncStream[T]]:
     """Give the async form of a *method* that streams: same arguments, read in worker threads."""
 
     @functools.wraps(method)
-    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[T]:
-        return AsyncStream(method(self, *args, **kwargs), self._readers)
+    def call(__self: Any, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[T]:
+        return AsyncStream(method(__self, *args, **kwargs), __self._workers)
 
+    signature = inspect.signature(method)
+    call.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        return_annotation=signature.return_annotation.replace("Stream", "AsyncStream", 1)
+    )
     return call
 
 
+def _named(kind: Type[T]) -> Type[T]:
+    """Give the twins of a class their own names, which stand in "coroutine ... was never awaited"."""
+    for name, twin in vars(kind).items():
+        if hasattr(twin, "__wrapped__") and not twin.__qualname__.startswith(kind.__name__):
+            twin.__name__, twin.__qualname__ = name, f"{kind.__name__}.{name}"
+    return kind
+
+
+@_named
 class GigaChatAsyncClient(_Client):
     """The async half of the client: the same calls, in worker threads. Close it, or use it in ``async with``."""
 
@@ -1591,7 +1697,7 @@ class GigaChatAsyncClient(_Client):
 
     async def aclose(self) -> None:
         """Close all connections; calls under way end with an APIConnectionError."""
-        self._closing()
+        self._shared.close()
 
     aget_token = _twin(GigaChatSyncClient.get_token)
     achat = _twin(GigaChatSyncClient.chat)
@@ -1625,6 +1731,7 @@ class GigaChatAsyncClient(_Client):
         return ThreadsAsyncClient(self)
 
 
+@_named
 class AssistantsAsyncClient(_Resource):
     """Async form of :class:`AssistantsSyncClient`."""
 
@@ -1635,6 +1742,7 @@ class AssistantsAsyncClient(_Resource):
     delete_file = _twin(AssistantsSyncClient.delete_file)
 
 
+@_named
 class ThreadsAsyncClient(_Resource):
     """Async form of :class:`ThreadsSyncClient`."""
 
@@ -1664,52 +1772,20 @@ class AsyncStream(Generic[T]):
     """An answer as it arrives, for ``async for``; leave it early with ``break``, ``aclose()`` or ``async with``."""
 
     def __init__(self, stream: Stream[T], workers: _Workers) -> None:
-        self._batches = stream._batches
+        self._stream = stream
         self._workers = workers
-        self._flight = stream._flight
-        self._arrived: Iterator[T] = iter(())
-        self._reading = False
-        self._closed = False
 
     def __aiter__(self) -> AsyncStream[T]:
         return self
 
     async def __anext__(self) -> T:
         # One hop to a worker brings all that one read brought: a hop takes 100 µs, an event 5.
-        while not self._closed:
-            if self._reading:
-                raise RuntimeError("another task is waiting for the next chunk of this stream")
-            try:
-                for chunk in self._arrived:
-                    return chunk
-                self._reading = True
-                batch = await _in_worker(self._workers, self._next_batch, self._flight)
-            except BaseException:
-                await self.aclose()
-                raise
-            finally:
-                self._reading = False
-            if batch is None:
-                break
-            self._arrived = batch
-        raise StopAsyncIteration
-
-    def _next_batch(self) -> Optional[Iterator[T]]:
-        try:
-            batch = next(self._batches, None)
-        except ValueError:  # it is being closed
-            if not self._closed:
-                raise
-            return None
-        if self._closed:  # meanwhile, by somebody who could not close what we were running
-            self._close_batches()
-        return None if self._closed else batch
-
-    def _close_batches(self) -> None:
-        try:
-            self._batches.close()
-        except ValueError:
-            pass  # another thread is inside; the cut makes it leave
+        chunk = self._stream._arrived()
+        if chunk is None:
+            chunk = await _in_worker(self._workers, self._stream._next, self._stream._flight, urgent=True)
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
 
     async def __aenter__(self) -> AsyncStream[T]:
         return self
@@ -1719,12 +1795,10 @@ class AsyncStream(Generic[T]):
 
     async def aclose(self) -> None:
         """Stop reading and free the connection."""
-        self._closed = True
-        self._flight.cut()
-        self._close_batches()
+        self._stream.close()
 
 
-async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight) -> T:
+async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, urgent: bool = False) -> T:
     """Run *job* in a worker, with the caller's context variables; cancelling cuts it off and waits for nothing."""
     import asyncio
 
@@ -1734,11 +1808,12 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight) -
     context.run(_flight_cvar.set, flight)
 
     def settle(result: Optional[T], error: Optional[BaseException]) -> None:
-        if not done.done():
-            if error is not None:
-                done.set_exception(error)
-            else:
-                done.set_result(result)  # type: ignore[arg-type]  # T itself may be Optional
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]  # T itself may be Optional
 
     def work() -> None:
         result: Optional[T] = None
@@ -1750,102 +1825,215 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight) -
         except BaseException as error:
             failure = error
         try:
-            loop.call_soon_threadsafe(settle, result, failure)
+            if not flight.abandoned:
+                loop.call_soon_threadsafe(settle, result, failure)
         except RuntimeError:
             pass  # the loop is closed: nobody waits any more
         failure = None  # it holds this frame: no cycle is left behind
 
-    workers.submit(work)
+    workers.submit(work, urgent)
     try:
         return await done
-    except asyncio.CancelledError:
-        flight.cut()
+    except BaseException:
+        if not done.done() or done.cancelled():  # cancelled, or closed together with its loop
+            flight.abandoned = True
+            flight.cut()
         raise
 
 
 class _Workers:
     """Daemon threads that do the blocking work of coroutines; made on demand, gone after a while without work.
 
-    Not an executor of concurrent.futures: the interpreter joins those at its exit and would wait for a server.
+    Calls run at most *most* at a time; reading of streams is urgent and never waits for calls to end. Not an executor
+    of concurrent.futures: the interpreter joins those at its exit and would wait for a server.
     """
 
     _IDLE_SECONDS = 10.0
 
-    def __init__(self, most: Optional[int]) -> None:
+    def __init__(self, most: int) -> None:
         self._most = most
+        self._lock = threading.Lock()  # guards all of these
+        self._calls: Deque[Callable[[], None]] = collections.deque()
+        self._urgent: Deque[Callable[[], None]] = collections.deque()
+        self._calling = 0  # calls under way
+        self._idle: List[_Turn] = []  # of threads without work
+        self._threads = 0
         self._stopped = False
-        self.forget()
-
-    def forget(self) -> None:
-        """Start afresh, also in a forked child, which has none of the parent's threads."""
-        self._lock = threading.Lock()  # guards the counts and the queue
-        self._changed = threading.Condition(self._lock)
-        self._jobs: Deque[Callable[[], None]] = collections.deque()
-        self._idle = 0
-        self._count = 0
 
     def stop(self) -> None:
         """Let the idle threads go."""
         with self._lock:
             self._stopped = True
-            self._changed.notify_all()
+            for turn in self._idle:
+                turn.come()
 
-    def submit(self, job: Callable[[], None]) -> None:
+    def submit(self, job: Callable[[], None], urgent: bool) -> None:
+        """Have *job* done by a thread that is free, else by a new one, else by the first that will be free."""
+        jobs = self._urgent if urgent else self._calls
         with self._lock:
-            self._jobs.append(job)
-            if self._idle >= len(self._jobs):
-                self._changed.notify()
+            jobs.append(job)
+            if self._idle:
+                self._idle.pop().come()
                 return
-            if self._most is not None and self._count >= self._most:
+            if not urgent and self._calling + len(self._calls) > self._most:
                 return
-            self._count += 1
+            self._threads += 1
         try:
             threading.Thread(target=self._work, name="gigachat_lite", daemon=True).start()
         except RuntimeError as error:
             with self._lock:
-                self._count -= 1
-                if self._count or job not in self._jobs:
-                    return  # those that there are will come to it
-                self._jobs.remove(job)
-            raise GigaChatException("no thread can be started for an async call") from error
+                self._threads -= 1
+                if self._threads or job not in jobs:
+                    return
+                jobs.remove(job)
+            raise GigaChatException(f"no thread can be started for an async call: {error}") from error
 
     def _work(self) -> None:
         while True:
             with self._lock:
-                if not self._jobs and not self._stopped:
-                    self._idle += 1
-                    self._changed.wait(self._IDLE_SECONDS)
-                    self._idle -= 1
-                if not self._jobs:
-                    self._count -= 1
-                    return
-                job = self._jobs.popleft()
-            job()
-            del job
+                job, is_call = self._next()
+                turn = _Turn()
+                if job is None:
+                    if self._stopped:
+                        self._threads -= 1
+                        return
+                    self._idle.append(turn)
+            if job is not None:
+                job()
+                del job
+                if is_call:
+                    with self._lock:
+                        self._calling -= 1
+            elif not turn.wait(self._IDLE_SECONDS):
+                with self._lock:
+                    if turn in self._idle:
+                        self._idle.remove(turn)
+                        self._threads -= 1
+                        return
+
+    def _next(self) -> Tuple[Optional[Callable[[], None]], bool]:
+        """Take the next job; tell whether it is a call."""
+        if self._urgent:
+            return self._urgent.popleft(), False
+        if self._calls and self._calling < self._most:
+            self._calling += 1
+            return self._calls.popleft(), True
+        return None, False
+
+
+class _Cut(Exception):
+    """Ends the work for a task that was cancelled or a stream that was closed."""
+
+
+class _Flight:
+    """What a task's worker or a stream is blocked in, so that cancelling or closing can end it at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the two that follow
+        self._stop: Optional[weakref.WeakMethod[Callable[[], None]]] = None
+        self.cut_off = False
+        self.abandoned = False  # whether nobody waits for the result
+
+    def blocked_in(self, stop: Callable[[], None]) -> None:
+        """Note how to end what comes next; raise _Cut where the task is cancelled already."""
+        with self._lock:
+            self._stop = weakref.WeakMethod(stop)
+            if not self.cut_off:
+                return
+        raise _Cut
+
+    def landed(self, stop: Callable[[], None]) -> None:
+        """Note that *stop* must not be called any more: the connection is about to serve others."""
+        with self._lock:
+            if self._stop == weakref.WeakMethod(stop):
+                self._stop = None
+
+    def cut(self) -> None:
+        with self._lock:
+            self.cut_off = True
+            stop = self._stop() if self._stop is not None else None
+            if stop is not None:
+                stop()
+
+
+# Set in the context that a worker or a stream runs in; a simple blocking call has none.
+_flight_cvar: contextvars.ContextVar[Optional[_Flight]] = contextvars.ContextVar("_flight_cvar", default=None)
+
+
+def _blocked_in(stop: Callable[[], None]) -> Optional[_Flight]:
+    flight = _flight_cvar.get()
+    if flight is not None:
+        flight.blocked_in(stop)
+    return flight
 
 
 # ---------- answers and streams
 
+_MOST_JSON_BYTES = 268_435_456  # an endless answer must not eat the machine's memory
+_MOST_ERROR_BYTES = 1_048_576
+_DRAIN_SECONDS = 0.1  # how long the end of an answer whose last event is here may take to save the connection
+
+
 class Stream(Generic[T]):
     """An answer as it arrives. Iterate it; leave it early with ``break``, ``close()`` or a ``with`` block.
 
-    The request is sent when iteration begins. Retries end with the head of the answer: no chunk is ever repeated.
+    The request is sent when iteration begins. Retries end with the first chunk: no chunk is ever repeated.
     """
 
-    def __init__(self, open_reply: Callable[[], _Reply], read: Callable[[_Reply], Iterator[Iterator[T]]]) -> None:
-        # The generators know nothing of the stream: dropping the last reference to it closes them, and the connection.
+    def __init__(self, begin: Callable[[], Tuple[_Reader[T], Optional[T]]]) -> None:
+        self._begin = begin  # sends the request; gives the reader of its answer, and the first chunk
         self._flight = _Flight()
-        self._batches = _batches(open_reply, read, self._flight)
-        self._chunks = _chunks_of(self._batches)
+        self._reader: Optional[_Reader[T]] = None
+        self._reading = False
+        self._ended = False
 
     def __iter__(self) -> Stream[T]:
         return self
 
     def __next__(self) -> T:
-        chunk = next(self._chunks)
-        if self._flight.cut_off:  # meanwhile, by another thread, which could not close what we were running
-            self._chunks.close()
+        chunk = self._next()
+        if chunk is None:
+            raise StopIteration
         return chunk
+
+    def _next(self) -> Optional[T]:
+        """Wait for the next chunk; None at the end of the answer, and only there: what was cut raises."""
+        if self._ended:
+            return None
+        if self._flight.cut_off:
+            raise APIConnectionError("the stream was closed before its end")
+        if self._reading:
+            raise RuntimeError("another thread or task is waiting for the next chunk of this stream")
+        self._reading = True
+        try:
+            chunk = self._reader.next() if self._reader is not None else self._first()
+            self._ended = chunk is None
+            return chunk
+        except _Cut:
+            raise APIConnectionError("the stream was closed before its end") from None
+        except BaseException:
+            self._flight.cut()
+            raise
+        finally:
+            self._reading = False
+            if self._flight.cut_off:  # by what went wrong here, or meanwhile by another thread
+                self._drop()
+
+    def _first(self) -> Optional[T]:
+        context = contextvars.copy_context()
+        context.run(_flight_cvar.set, self._flight)
+        self._reader, chunk = context.run(self._begin)
+        return chunk
+
+    def _arrived(self) -> Optional[T]:
+        """Give the next chunk if it is here already."""
+        if self._reader is None or self._reading or self._flight.cut_off:
+            return None
+        try:
+            return self._reader.arrived()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Stream[T]:
         return self
@@ -1855,112 +2043,160 @@ class Stream(Generic[T]):
 
     def close(self) -> None:
         """Stop reading and free the connection; from another thread, end what is under way."""
-        self._flight.cut()
-        try:
-            self._chunks.close()
-            self._batches.close()
-        except ValueError:
-            pass  # another thread is inside; the cut makes it leave
+        if not self._ended:
+            self._flight.cut()
+        if not self._reading:
+            self._drop()
+
+    def _drop(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.reply.close()
 
 
-def _batches(
-    open_reply: Callable[[], _Reply], read: Callable[[_Reply], Iterator[Iterator[T]]], flight: _Flight
-) -> Generator[Iterator[T], None, None]:
-    """Give, for each read, an iterator over what it brought."""
-    context = contextvars.copy_context()
-    context.run(_flight_cvar.set, flight)
-    try:
-        reply = context.run(open_reply)
-        try:
-            yield from read(reply)
-        finally:
-            reply.close()
-    except _Cut:
-        raise APIConnectionError("the stream was closed") from None
+class _Reader(Generic[T]):
+    """Makes chunks of the body of a reply as it comes."""
+
+    def __init__(self, reply: _Reply) -> None:
+        self.reply = reply
+        self._items: Deque[Any] = collections.deque()  # what has come and was not made into chunks yet
+        self._over = False
+        reply.as_it_comes()
+
+    @classmethod
+    def begin(cls: Type[R], *arguments: Any) -> Tuple[R, Any]:
+        """Make a reader; give it with its first chunk."""
+        reader = cls(*arguments)
+        return reader, reader.next()
+
+    def next(self) -> Optional[T]:
+        """Wait for the next chunk; None at the end of the answer."""
+        while True:
+            chunk = self.arrived()
+            if chunk is not None or self._over:
+                return chunk
+            self._receive()
+
+    def arrived(self) -> Optional[T]:
+        """Give the next chunk of what has come."""
+        while self._items:
+            chunk = self._make(self._items.popleft())
+            if chunk is not None:
+                return chunk
+        return None
+
+    def _receive(self) -> None:
+        """Wait once for more; note the end."""
+        raise NotImplementedError
+
+    def _make(self, item: Any) -> Optional[T]:
+        """Make a chunk; None of what is none."""
+        raise NotImplementedError
 
 
-def _chunks_of(batches: Generator[Iterator[T], None, None]) -> Generator[T, None, None]:
-    try:
-        for batch in batches:
-            yield from batch
-    finally:
-        batches.close()
-
-
-def _read_events(result: Type[C], reply: _Reply) -> Iterator[Iterator[C]]:
-    """Read a stream of chunks to its end: one item for each read, which decodes its events as it is iterated.
-
-    StreamInterruptedError where it breaks off before "[DONE]" or a finish reason came.
-    """
-    if reply.content_type != "text/event-stream":
-        kind = reply.quote(reply.content_type.encode("utf-8", "replace")) if reply.content_type else "no Content-Type"
-        raise InvalidResponseError(
-            f"{reply.what}: expected a stream of events, got {kind}: {reply.quote(reply.read_some())}"
-        )
-    parser = _EventParser()
-    chunks = _Chunks(result, reply)
-    while not chunks.done:
-        try:
-            data = reply.read_some()
-        except APIConnectionError as error:
-            if chunks.finished:
-                return
-            if isinstance(error, APITimeoutError):
-                raise
-            raise StreamInterruptedError(f"the stream broke off: {error}") from error
-        if not data:
-            yield _last_chunks(chunks, parser)
-            return
-        yield chunks.decode(parser.feed(data))
-    reply.drain()
-
-
-def _last_chunks(chunks: _Chunks[C], parser: _EventParser) -> Iterator[C]:
-    """Decode what the end of the connection completed, and see that it was the end of the answer."""
-    try:
-        last = list(chunks.decode(parser.end()))
-    except InvalidResponseError as error:
-        if chunks.finished:
-            return
-        raise StreamInterruptedError("the stream ended inside an event") from error
-    yield from last
-    if not chunks.finished:
-        raise StreamInterruptedError("the stream ended before the answer did: neither [DONE] nor a finish reason came")
-
-
-class _Chunks(Generic[C]):
-    """Make *result* objects of events, and notice the end of the answer: "[DONE]", or a finish reason."""
+class _EventReader(_Reader[C]):
+    """Reads events. Their end is "[DONE]", or that every choice which began has a finish reason and no more comes."""
 
     def __init__(self, result: Type[C], reply: _Reply) -> None:
-        self.done = False
-        self.finished = False
+        super().__init__(reply)
+        if reply.content_type != "text/event-stream":
+            kind = reply.quote(reply.content_type.encode("latin-1")) if reply.content_type else "no Content-Type"
+            raise InvalidResponseError(
+                f"{reply.what}: expected a stream of events, got {kind}: {reply.quote(reply.receive())}"
+            )
         self._result = result
-        self._reply = reply
+        self._parser = _EventParser()
+        self._finished: Dict[int, bool] = {}  # by the index of the choice
 
-    def decode(self, events: Iterable[_Event]) -> Iterator[C]:
-        for event in events:
-            if event.data == b"[DONE]":
-                self.done = self.finished = True
-                return
-            value = self._reply.parse(event.data)
-            if not isinstance(value, dict) or "choices" not in value:
-                self._raise_for_error(event, value)
-                if event.name not in ("", "message"):
-                    continue  # a kind of event that is none of ours, such as "ping"
-            chunk = self._reply.as_model(self._result, value)
-            for choice in chunk.choices:
-                if choice.finish_reason is not None:
-                    self.finished = True
-            yield chunk
+    @property
+    def _complete(self) -> bool:
+        return bool(self._finished) and all(self._finished.values())
+
+    def _receive(self) -> None:
+        try:
+            data = self.reply.receive()
+        except APITimeoutError:
+            if not self._complete:
+                raise
+            self._over = True
+            return
+        except APIConnectionError as error:
+            if not self._complete:
+                raise StreamInterruptedError(f"the stream broke off: {error}") from error
+            self._over = True
+            return
+        if data:
+            self._items.extend(self._parser.feed(data))
+        elif not self._parser.at_end:
+            self._items.extend(self._parser.end())
+        elif self._complete:
+            self._over = True
+        else:
+            raise StreamInterruptedError(
+                "the stream ended before the answer did: neither [DONE] nor a finish reason came"
+            )
+
+    def _make(self, event: _Event) -> Optional[C]:
+        if event.data == b"[DONE]":
+            self._over = True
+            self._items.clear()
+            self.reply.drain()
+            return None
+        try:
+            return self._chunk(event)
+        except InvalidResponseError as error:
+            if not self._parser.at_end:
+                raise
+            if self._complete:
+                return None
+            raise StreamInterruptedError("the stream ended inside an event") from error
+
+    def _chunk(self, event: _Event) -> Optional[C]:
+        value = self.reply.parse(event.data)
+        if not isinstance(value, dict) or "choices" not in value:
+            self._raise_for_error(event, value)
+            if event.name not in ("", "message"):
+                return None  # a kind of event that is none of ours, such as "ping"
+        chunk = self.reply.as_model(self._result, value)
+        for choice in chunk.choices:
+            self._finished[choice.index] = bool(choice.finish_reason) or self._finished.get(choice.index, False)
+        return chunk
 
     def _raise_for_error(self, event: _Event, value: Any) -> None:
         """Raise what the server says went wrong after it had begun to answer with status 200."""
         outer = value if isinstance(value, dict) else {}
         error = outer["error"] if isinstance(outer.get("error"), dict) else outer
-        status = error.get("status")
+        status = error.get("status", error.get("status_code"))
         known = isinstance(status, int) and 400 <= status <= 599
         if known or event.name == "error" or "error" in outer or {"code", "message"} <= error.keys():
-            raise self._reply.error(status if known else None, event.data)
+            raise self.reply.error(status if known else None, event.data)
+
+
+class _LineReader(_Reader[J]):
+    """Reads JSON Lines."""
+
+    def __init__(self, result: Type[J], reply: _Reply) -> None:
+        super().__init__(reply)
+        self._result = result
+        self._rest: List[bytes] = []  # pieces of a line whose end has not come
+        self._size = 0  # of these, bytes
+
+    def _receive(self) -> None:
+        data = self.reply.receive()
+        self._over = not data
+        first, *others = data.split(b"\n")
+        self._rest.append(first)
+        self._size += len(first)
+        if self._size > _MOST_JSON_BYTES:
+            raise InvalidResponseError(f"{self.reply.what}: a line of more than {_MOST_JSON_BYTES} bytes")
+        if others or self._over:
+            lines = [b"".join(self._rest), *others]
+            self._rest = [] if self._over else [lines.pop()]
+            self._size = sum(map(len, self._rest))
+            self._items.extend(lines)
+
+    def _make(self, line: bytes) -> Optional[J]:
+        return self.reply.as_model(self._result, self.reply.parse(line)) if line.strip() else None
 
 
 class _Event(NamedTuple):
@@ -1980,6 +2216,7 @@ class _EventParser:
     _MOST_EVENT_BYTES = 67_108_864
 
     def __init__(self) -> None:
+        self.at_end = False
         self._line: List[bytes] = []  # pieces of a line whose end has not come
         self._after_cr = False  # the last byte was CR: an LF that follows belongs to it
         self._at_start = True
@@ -2010,6 +2247,7 @@ class _EventParser:
 
     def end(self) -> List[_Event]:
         """Give the last event where the blank line behind it is missing."""
+        self.at_end = True
         events: List[_Event] = []
         self._take(b"".join(self._line), events)
         self._take(b"", events)
@@ -2034,64 +2272,20 @@ class _EventParser:
                 self._name = (value[1:] if value[:1] == b" " else value).decode("utf-8", "replace")
 
 
-def _read_lines(result: Type[J], reply: _Reply) -> Iterator[Iterator[J]]:
-    """Read JSON Lines: one item for each read, which decodes the lines that it completed as it is iterated."""
-    rest: List[bytes] = []
-    size = 0
-    while True:
-        data = reply.read_some()
-        lines = data.split(b"\n")
-        rest.append(lines[0])
-        size += len(lines[0])
-        if size > _MOST_JSON_BYTES:
-            raise InvalidResponseError(f"{reply.what}: a line of more than {_MOST_JSON_BYTES} bytes")
-        if len(lines) > 1 or not data:
-            lines[0] = b"".join(rest)
-            rest = [lines.pop()] if data else []
-            size = sum(map(len, rest))
-            yield (reply.as_model(result, reply.parse(line)) for line in lines if line.strip())
-        if not data:
-            return
-
-
-_READ_BYTES = 65_536  # a TLS record holds at most 16 KiB; more than one waits only on plain connections
-_MOST_AT_ONCE = 262_144  # what one hop of an async stream brings at most
-_MOST_JSON_BYTES = 268_435_456  # an endless answer must not eat the machine's memory
-_MOST_ERROR_BYTES = 1_048_576
-_DRAIN_SECONDS = 0.1  # how long the end of an answer whose last event is here may take to save the connection
-
-
 class _Reply:
-    """One answer: status and headers at once, the body as it is read. Gives its connection back at the end."""
+    """What an answer means to the call that it belongs to."""
 
-    def __init__(
-        self,
-        connection: _Connection,
-        response: http.client.HTTPResponse,
-        incoming: io.BufferedReader,
-        give_back: Callable[[_Connection, bool], None],
-    ) -> None:
-        self.status: int = response.status
-        self.headers: http.client.HTTPMessage = response.headers
-        self.x_headers = {name: self.headers.get(name) for name in ("x-request-id", "x-session-id", "x-client-id")}
-        self.content = b""  # the body, where it was read whole
-        self.call = _Call("", "", "")
-        self.secrets: Callable[[], List[str]] = list  # what must not show in an error when the server echoes it
-        self._connection = connection
-        self._incoming = incoming
-        self._give_back: Optional[Callable[[_Connection, bool], None]] = give_back
-        self._reusable = connection.sent_whole and not response.will_close and response.status >= 200
-        self._late_failure: Optional[OSError] = None
-        self._body: Union[_ChunkedBody, _SizedBody, _UnsizedBody]
-        if response.chunked:
-            self._body = _ChunkedBody()
-        elif response.length is not None:
-            self._body = _SizedBody(response.length)
-        else:
-            self._body = _UnsizedBody()
-        if self._body.complete:
-            self._body.excess = connection.holds_more(incoming)
-            self._finish()
+    def __init__(self, call: _Call, answer: _Answer, sent: Mapping[str, str], settings: _Settings) -> None:
+        self.status: int = answer.status
+        self.x_headers = {name: answer.fields.get(name) for name in ("x-request-id", "x-session-id", "x-client-id")}
+        self.content: bytes = b""  # the body, where it was read whole
+        self.call = call
+        self.receive: Callable[[], bytes] = answer.receive
+        self.close: Callable[[], None] = answer.close
+        self.drain: Callable[[], None] = answer.drain
+        self._answer = answer
+        self._sent = sent  # the headers of the request
+        self._settings = settings
 
     @property
     def what(self) -> str:
@@ -2100,70 +2294,48 @@ class _Reply:
     @property
     def content_type(self) -> str:
         """Media type without parameters, in lower case."""
-        return (self.headers.get("content-type") or "").partition(";")[0].strip().lower()
+        return self._answer.fields.get("content-type", "").partition(";")[0].strip().lower()
 
-    def read_some(self) -> bytes:
-        """Wait for more of the body and give all that has come; nothing at its end."""
-        if self._give_back is None and not self._body.complete:
-            raise APIConnectionError(f"{self._connection.where}: the answer was closed before its end")
+    def begun(self, begin: Callable[[_Reply], T]) -> T:
+        """Begin to read the body; drop the connection if that fails."""
         try:
-            return self._receive()
-        except (OSError, http.client.HTTPException) as error:
-            failure = _connection_error(error, self._connection)
+            return begin(self)
+        except BaseException:
             self.close()
-            raise failure from _hushed(error)
+            raise
 
-    def _receive(self) -> bytes:
-        payload = b""
-        while not payload and not self._body.complete:
-            if self._late_failure is not None:
-                raise self._late_failure
-            data = self._incoming.read1(_READ_BYTES)
-            if data:
-                payload = self._body.feed(data) + self._receive_more()
-            else:
-                self._body.end()
-        if self._body.complete:
-            self._finish()
-        return payload
+    def as_it_comes(self) -> _Reply:
+        """Have each wait for more of the body bounded by ``timeout``, not all of them together."""
+        self._require_identity()
+        self._answer.connection.deadline = math.inf
+        return self
 
-    def _receive_more(self) -> bytes:
-        """Take what has arrived besides, so that many small events cost one read; a failure waits for its turn."""
-        payload = []
-        try:
-            if not self._body.complete:
-                for data in self._connection.receive_more(_MOST_AT_ONCE):
-                    if data:
-                        payload.append(self._body.feed(data))
-                    if not data or self._body.complete:
-                        break
-        except (OSError, http.client.HTTPException) as error:
-            self._late_failure = error if isinstance(error, OSError) else ConnectionError(str(error))
-        return b"".join(payload)
+    def read_whole(self) -> _Reply:
+        """Read the body into ``content``."""
+        self._require_identity()
+        self.content = self._read(_MOST_JSON_BYTES)
+        return self
 
-    def read(self, most: int) -> bytes:
+    def _require_identity(self) -> None:
+        """Refuse a body that is compressed although we did not ask for that."""
+        coding = self._answer.fields.get("content-encoding", "").lower() or "identity"
+        if coding != "identity":
+            raise InvalidResponseError(f"{self.what}: the answer is encoded as {self.quote(coding.encode('latin-1'))}")
+
+    def _read(self, most: int) -> bytes:
         """Read the body to its end; InvalidResponseError where it is larger than *most* bytes."""
         blocks: List[bytes] = []
         size = 0
-        while True:
-            block = self.read_some()
-            if not block:
-                return b"".join(blocks)
+        for block in iter(self.receive, b""):
             blocks.append(block)
             size += len(block)
             if size > most:
-                self.close()
-                raise InvalidResponseError(f"{self._connection.where}: an answer of more than {most} bytes")
+                raise InvalidResponseError(f"{self.what}: an answer of more than {most} bytes")
+        return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
     def decode(self, result: Type[J]) -> J:
         """Make a *result* of the body; InvalidResponseError where that cannot be."""
         return self.as_model(result, self.parse(self.content))
-
-    def require_identity(self) -> None:
-        """Refuse a body that is compressed although we did not ask for that."""
-        coding = self.headers.get("content-encoding") or "identity"
-        if coding.lower() != "identity":
-            raise InvalidResponseError(f"{self.what}: the answer is encoded as {self.quote(coding.encode('utf-8'))}")
 
     def parse(self, text: bytes) -> Any:
         """Read JSON that the server sent."""
@@ -2190,263 +2362,211 @@ class _Reply:
         return model
 
     def error(self, status: Optional[int] = None, content: Optional[bytes] = None) -> ResponseError:
-        """Make the exception for this answer, or for an error that it brought in mid-stream."""
-        status = status or self.status
-        kind = _ERRORS_BY_STATUS.get(status) or (ServerError if status >= 500 else ResponseError)
-        content = self._hidden(self._error_content() if content is None else content)
-        headers = http.client.HTTPMessage()
-        for name, value in self.headers.items():
-            headers[name] = self._redacted(value)
-        error = kind(self.call.url, status, content, headers, request=self.what)
-        error.hint = _advice(error, self.call)
-        return error
-
-    def _hidden(self, content: bytes) -> bytes:
-        """Hide secrets in a body, also where JSON writes them with escapes."""
-        text = self._redacted(content.decode("utf-8", "surrogateescape"))
+        """Make the exception for this answer, or for an error that it brought in mid-stream; drop the connection."""
         try:
-            plain = json.dumps(_decode(content), ensure_ascii=False)
-        except (ValueError, RecursionError):
-            plain = ""
-        redacted = self._redacted(plain)
-        return (redacted if redacted != plain else text).encode("utf-8", "surrogateescape")
-
-    def _error_content(self) -> bytes:
-        try:
-            return self.read(_MOST_ERROR_BYTES)
+            content = self._read(_MOST_ERROR_BYTES) if content is None else content
         except (APIConnectionError, InvalidResponseError):
-            return b""  # cut off, or too long: the status says enough
+            content = b""  # cut off, or too long: the status says enough
         finally:
             self.close()
+        content = _decompressed(content, self._answer.fields.get("content-encoding", ""))
+        has_token = any(name.lower() == "authorization" for name in self._sent)
+        secrets = _Secrets(self._settings, self._sent)
+        return _response_error(self.call, status or self.status, content, self._answer.pairs, has_token, secrets)
 
     def quote(self, content: bytes) -> str:
         """Quote the beginning of what the server sent, and say what to do where it is a page."""
         if content.lstrip().startswith(b"<"):
-            return f"a page. {_address_hint(self.call)}"
+            return f"a page. {_advice('page', self.call.place)}"
         if self.call.private:
             return "something else"
-        text = _one_line(self._redacted(content[:4096].decode("utf-8", "replace")), 200)
+        secrets = _Secrets(self._settings, self._sent)
+        text = _one_line(secrets.hide(content[:4096].decode("utf-8", "replace")), 200)
         return repr(text) if text else "an empty body"
-
-    def _redacted(self, text: str) -> str:
-        for secret in self.secrets():
-            text = text.replace(secret, "***")
-        return re.sub(r'("(?:access_token|tok)"\s*:\s*")[^"]*', r"\1***", text)
-
-    def lift_deadline(self) -> None:
-        self._connection.lift_deadline()
-
-    def drain(self) -> None:
-        """Read the end of an answer that has nothing more to say, if it is about to come, and keep the connection."""
-        if self._give_back is not None:
-            self._connection.limit(_DRAIN_SECONDS)
-            try:
-                if self.read_some():
-                    self.close()
-            except APIConnectionError:
-                self.close()
-
-    def _finish(self) -> None:
-        self._release(self._reusable and not self._body.excess)
-
-    def close(self) -> None:
-        """Drop the connection, unless the answer was read to its end."""
-        self._release(False)
-
-    def _release(self, reusable: bool) -> None:
-        give_back, self._give_back = self._give_back, None
-        if give_back is not None:
-            give_back(self._connection, reusable)
-
-    def cut(self) -> None:
-        """End a read in another thread."""
-        self._connection.cut()
-
-
-class _SizedBody:
-    """A body of a known length: bytes in, payload out."""
-
-    def __init__(self, length: int) -> None:
-        self._left = length
-        self.complete = length == 0
-        self.excess = False
-
-    def feed(self, data: bytes) -> bytes:
-        payload = data[: self._left]
-        self._left -= len(payload)
-        self.complete = self._left == 0
-        self.excess = len(payload) < len(data)
-        return payload
-
-    def end(self) -> None:
-        if not self.complete:
-            raise http.client.IncompleteRead(b"", self._left)
-
-
-class _UnsizedBody:
-    """A body that lasts until the server closes the connection."""
-
-    def __init__(self) -> None:
-        self.complete = False
-        self.excess = False
-
-    def feed(self, data: bytes) -> bytes:
-        return data
-
-    def end(self) -> None:
-        self.complete = True
-
-
-class _ChunkedBody:
-    """A body in chunks (RFC 9112, section 7.1): bytes in, payload out.
-
-    http.client gives one chunk a read, which makes an async stream pay a hop to a worker for every event.
-    """
-
-    _MOST_LINE_BYTES = 65_536
-    _SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;|\Z)")
-    _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
-
-    def __init__(self) -> None:
-        self.complete = False
-        self.excess = False
-        self._left = 0  # bytes of the present chunk that are still to come
-        self._next_line = "size"  # then "data end", and "trailer" after the last chunk
-        self._line = b""  # the beginning of a line whose end has not come
-
-    def feed(self, data: bytes) -> bytes:
-        data, at = self._line + data, 0
-        self._line = b""
-        payload = []
-        while at < len(data) and not self.complete:
-            if self._left:
-                piece = data[at : at + self._left]
-                payload.append(piece)
-                at += len(piece)
-                self._left -= len(piece)
-                continue
-            size = self._SIZE_LINE.match(data, at) if self._next_line == "size" else None
-            if size is not None:  # most chunks arrive whole
-                start, end = size.end(), size.end() + int(size.group(1), 16)
-                if start < end and data[end : end + 2] == b"\r\n":
-                    payload.append(data[start:end])
-                    at = end + 2
-                    continue
-            end = data.find(b"\n", at)
-            if end < 0:
-                self._line = data[at:]
-                if len(self._line) > self._MOST_LINE_BYTES:
-                    raise http.client.LineTooLong("chunk size")
-                return b"".join(payload)
-            self._read_line(data[at:end].rstrip(b"\r"))
-            at = end + 1
-        self.excess = self.complete and at < len(data)
-        return b"".join(payload)
-
-    def _read_line(self, line: bytes) -> None:
-        if self._next_line == "size":
-            size = self._SIZE.match(line)
-            if size is None:
-                raise http.client.HTTPException("the answer's chunks are malformed")
-            self._left = int(size.group(1), 16)
-            self._next_line = "data end" if self._left else "trailer"
-        elif self._next_line == "data end":
-            if line:
-                raise http.client.HTTPException("the answer's chunks are malformed")
-            self._next_line = "size"
-        else:
-            self.complete = not line
-
-    def end(self) -> None:
-        if not self.complete:
-            raise http.client.IncompleteRead(b"")
 
 
 # ---------- connections
 
 _IDLE_SECONDS = 60  # shorter than the usual idle timeouts of servers (nginx: 75 s) and of NAT gateways
+_MOST_IDLE = 100  # connections that wait for the next call
+_FEW_IDLE = 10  # so many wait for the next call even when their time is over; more than that are closed in time
+_LOOK_SECONDS = 1.0  # how long a place in the queue for connections may be lost, should an exception lose it
+_AT_ONCE_SECONDS = 0.1  # beyond a round trip: a server that had closed before it saw the request says so by then
 _SEND_BYTES = 262_144  # one block of an upload: each gets the whole `timeout`
-_READING_FILE = "reading the file"  # where an OSError is the caller's own
+_READ_BYTES = 65_536  # a TLS record holds at most 16 KiB; more than one waits only on plain connections
+_MOST_AT_ONCE = 262_144  # what one hop of an async stream brings at most
+_MOST_HEAD_BYTES = 65_536
+_MOST_FIELDS = 100
 
 
-class KeepAlive:
+class _Handler:
+    """What OpenerDirector.add_handler() asks of a handler."""
+
+    handler_order = 500
+
+    def add_parent(self, parent: OpenerDirector) -> None:
+        """Do nothing: it is called by whoever takes this for a handler."""
+
+    def __lt__(self, other: Any) -> bool:
+        return self.handler_order < int(other.handler_order)
+
+
+class _ProxyHandler(_Handler):
+    """urllib's handler for proxies, without the exception lists of the system, which urllib's own asks each time."""
+
+    handler_order = 100  # before KeepAlive
+
+    def __init__(self, settings: _Settings) -> None:
+        self._proxies = settings.proxies
+
+    def https_open(self, request: Request) -> None:
+        """Lead a request through the proxy for its scheme, if there is one and no_proxy does not name the host."""
+        proxy = _proxy_for(self._proxies, request.type, request.host)
+        if proxy is not None:
+            userinfo, _, address = urllib.parse.urlsplit(proxy).netloc.rpartition("@")
+            request.set_proxy(address, request.type)
+            if userinfo:
+                pair = ":".join(map(urllib.parse.unquote, userinfo.partition(":")[::2]))
+                basic = base64.b64encode(pair.encode()).decode("ascii")
+                request.headers["Proxy-Authorization"] = f"Basic {basic}"
+
+    http_open = https_open
+
+
+class KeepAlive(_Handler):
     """urllib's handler for http and https that keeps connections, where urllib's own opens one for each request.
 
-    Without ``max_connections`` nobody waits for a connection; with it, callers are served in the order they came.
+    Without ``max_connections`` nobody waits for a connection; with it, callers are served in the order they came. What
+    an exception out of a signal handler makes them lose is held weakly: places and turns in the queue come back.
     """
-
-    handler_order = 500  # behind urllib's ProxyHandler
 
     def __init__(self, settings: _Settings) -> None:
         self._settings = settings
         self._tls: Optional[ssl.SSLContext] = None
         self._closed = False
-        self._start()
-
-    def _start(self) -> None:
         # Guards all of these. Reentrant: garbage collection may close a stream while its thread is in here.
         self._lock = threading.RLock()
-        self._busy: Set[_Connection] = set()
+        self._busy: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._idle: Dict[_Origin, Deque[_Connection]] = {}
-        self._waiting: Deque[threading.Event] = collections.deque()
-        self._pausing: Set[threading.Event] = set()
+        self._turns: Deque[weakref.ref[_Turn]] = collections.deque()
+        self._pauses: weakref.WeakSet[_Turn] = weakref.WeakSet()
+        self._expiring = False
 
-    def forget(self) -> None:
-        """Start afresh in a forked child: close its copies of the sockets, which the parent goes on using."""
-        inherited = [*self._busy, *self._idle_connections()]
-        self._start()
-        for connection in inherited:
-            connection.close()
-
-    def _idle_connections(self) -> List[_Connection]:
-        return [connection for idle in self._idle.values() for connection in idle]
-
-    def add_parent(self, parent: OpenerDirector) -> None:
-        """Satisfy OpenerDirector.add_handler(), which takes whatever has this."""
-
-    def __lt__(self, other: Any) -> bool:
-        return self.handler_order < int(other.handler_order)
-
-    def https_open(self, request: Request) -> _Reply:
-        # A request that fails on a reused connection before any byte of its answer met a server that had just closed
-        # it, and is sent once more on a fresh one. On a fresh one it may have been carried out: that is a failure.
+    def https_open(self, request: Request) -> _Answer:
+        # A request that fails on a kept connection before any byte of its answer met a server that had just closed it,
+        # and is sent once more on a fresh one. That is certain only if it failed at once, or before all of it was sent:
+        # else it may have been carried out, and that is a failure.
         tunnel: Optional[str] = getattr(request, "_tunnel_host", None)
         upload = request.data if isinstance(request.data, _Upload) else None
-        connection = self._claim((request.type, request.host, tunnel), upload is None or upload.rewindable)
-        reused = connection.opened
+        reusing = upload is None or upload.rewindable
+        connection = self._claim((request.type, request.host, tunnel), reusing, request.timeout or 0)
+        kept = connection.opened
         try:
             try:
                 return self._ask(connection, request)
             except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
-                if not reused or connection.received or connection.is_cut:
+                if not kept or not connection.was_closed_before():
                     raise
             connection = self._replace(connection)
             if upload is not None:
                 upload.rewind()
             return self._ask(connection, request)
-        except (OSError, http.client.HTTPException, UnicodeError) as error:
-            failure = _connection_error(error, connection) if connection.doing != _READING_FILE else error
+        except (OSError, _NotHTTP, UnicodeError) as error:
             self._give_back(connection, False)
-            if failure is error:
+            if upload is not None and upload.failed:  # an error of the caller's own file
                 raise
-            raise failure from _hushed(error)
+            raise _connection_error(error, connection, self._settings) from error
         except BaseException:
             self._give_back(connection, False)
             raise
 
     http_open = https_open
 
-    def _ask(self, connection: _Connection, request: Request) -> _Reply:
+    def _claim(self, origin: _Origin, reusing: bool, timeout: float) -> _Connection:
+        """Take an idle connection or the right to open one; wait for it in the order of arrival."""
+        deadline = time.monotonic() + timeout
+        turn: Optional[_Turn] = None
+        try:
+            while True:
+                with self._lock:
+                    connection = self._take(origin, reusing) if self._is_next(turn) else None
+                    if connection is not None:
+                        connection.timeout = timeout
+                        return connection
+                    if turn is None:
+                        turn = _Turn()
+                        self._turns.append(weakref.ref(turn))
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise APITimeoutError(
+                        f"{origin[1]}: no connection became free within {timeout:g} s:"
+                        f" all {self._settings.max_connections} are in use (max_connections)"
+                    )
+                _blocked_in(turn.come)
+                turn.wait(min(left, _LOOK_SECONDS))
+        finally:
+            if turn is not None:
+                self._leave(turn)
+
+    def _is_next(self, turn: Optional[_Turn]) -> bool:
+        """Whether nobody came before; *turn* is None for one who has just come."""
+        while self._turns and self._turns[0]() is None:
+            self._turns.popleft()
+        return not self._turns or self._turns[0]() is turn
+
+    def _leave(self, turn: _Turn) -> None:
+        with self._lock:
+            for place in list(self._turns):
+                if place() is turn:
+                    self._turns.remove(place)
+            self._call_next()
+
+    def _call_next(self) -> None:
+        for place in self._turns:
+            turn = place()
+            if turn is not None:
+                turn.come()
+                return
+
+    def _take(self, origin: _Origin, reusing: bool) -> Optional[_Connection]:
+        """Take the newest idle connection that is still good, or make one, in the place of an idle one if need be."""
+        if self._closed:
+            raise GigaChatException("the client is closed: make a new one")
+        idle = self._idle.get(origin)
+        while idle and reusing:
+            connection = idle.pop()
+            if connection.usable():
+                self._busy.add(connection)
+                return connection
+            connection.close()
+        most = self._settings.max_connections
+        if most is not None and len(self._busy) + len(self._idle_ones()) >= most and not self._close_oldest():
+            return None
+        connection = _Connection(origin)
+        self._busy.add(connection)
+        return connection
+
+    def _idle_ones(self) -> List[_Connection]:
+        return [connection for idle in self._idle.values() for connection in idle]
+
+    def _close_oldest(self) -> bool:
+        """Close the connection that has been idle for longest; False where none is idle."""
+        queues = [idle for idle in self._idle.values() if idle]
+        if not queues:
+            return False
+        min(queues, key=lambda idle: idle[0].idle_since).popleft().close()
+        return True
+
+    def _ask(self, connection: _Connection, request: Request) -> _Answer:
         """Send the request on *connection*, opening it first if it is new, and wait for the head of the answer."""
         connection.flight = _blocked_in(connection.cut)
         headers = dict(request.headers)
         through_tunnel = connection.origin[2] is not None
-        proxy_authorization = headers.pop("Proxy-authorization", None) if through_tunnel else None
+        proxy_authorization = headers.pop("Proxy-Authorization", None) if through_tunnel else None
         if not connection.opened:
             connection.open(self._tls_context, proxy_authorization)
         connection.send(_request_head(request, headers), request.data)  # type: ignore[arg-type]  # ours: _Call.body
-        response, incoming = connection.read_head(request.get_method())
-        return _Reply(connection, response, incoming, self._give_back)
+        return _Answer(connection, connection.read_head("waiting for the answer"), self._give_back)
 
     def _tls_context(self) -> ssl.SSLContext:
         with self._lock:
@@ -2454,117 +2574,111 @@ class KeepAlive:
                 self._tls = _tls_context(self._settings)
             return self._tls
 
-    def _claim(self, origin: _Origin, reuse: bool) -> _Connection:
-        """Take an idle connection or the right to open one; wait for it in the order of arrival."""
-        with self._lock:
-            connection = None if self._waiting else self._find(origin, reuse)
-            if connection is not None:
-                return connection
-            turn = threading.Event()
-            self._waiting.append(turn)
-        deadline = time.monotonic() + self._settings.timeout
-        try:
-            while True:
-                _blocked_in(turn.set)
-                in_time = turn.wait(deadline - time.monotonic())
-                turn.clear()
-                with self._lock:
-                    connection = self._find(origin, reuse) if self._waiting[0] is turn else None
-                if connection is not None:
-                    return connection
-                if not in_time:
-                    raise APITimeoutError(
-                        f"{origin[1]}: no connection became free within {self._settings.timeout:g} s:"
-                        f" all {self._settings.max_connections} are in use (max_connections)"
-                    )
-        finally:
-            with self._lock:
-                self._waiting.remove(turn)
-                self._wake_next()
-
-    def _find(self, origin: _Origin, reuse: bool) -> Optional[_Connection]:
-        """Take the newest idle connection that is still good, or make one if there is room."""
-        if self._closed:
-            raise GigaChatException("the client is closed: make a new one")
-        idle = self._idle.get(origin)
-        while idle and reuse:
-            connection = idle.pop()
-            if connection.usable():
-                self._busy.add(connection)
-                return connection
-            connection.close()
-        if not self._has_room():
-            return None
-        connection = _Connection(origin, self._settings.timeout)
-        self._busy.add(connection)
-        return connection
-
-    def _has_room(self) -> bool:
-        """Whether one more connection may be opened, once an idle one that nobody wants is closed if need be."""
-        most = self._settings.max_connections
-        if most is None or len(self._busy) + sum(map(len, self._idle.values())) < most:
-            return True
-        for idle in self._idle.values():
-            if idle:
-                idle.popleft().close()
-                return True
-        return False
-
     def _replace(self, stale: _Connection) -> _Connection:
-        """Open a fresh connection in the place of one that the server had closed."""
-        stale.close()
+        """Make a fresh connection in the place of one that the server had closed."""
+        connection = _Connection(stale.origin)
+        connection.timeout = stale.timeout
         with self._lock:
-            self._busy.discard(stale)
             if self._closed:
                 raise GigaChatException("the client is closed: make a new one")
-            connection = _Connection(stale.origin, self._settings.timeout)
             self._busy.add(connection)
-            return connection
+            self._busy.discard(stale)
+        stale.close()
+        return connection
 
     def _give_back(self, connection: _Connection, reusable: bool) -> None:
-        flight, connection.flight = connection.flight, None
-        if flight is not None:
-            flight.landed(connection.cut)
+        if connection.pid != os.getpid():  # a child drops what its parent had begun
+            connection.close()
+            return
+        if connection.flight is not None:
+            connection.flight.landed(connection.cut)
         with self._lock:
             self._busy.discard(connection)
             if reusable and not self._closed and not connection.is_cut:
-                connection.idle_since = (time.monotonic(), time.time())
-                idle = self._idle.setdefault(connection.origin, collections.deque())
-                idle.append(connection)
-                if len(idle) > 1 and not idle[0].usable():
-                    idle.popleft().close()
+                connection.idle_since, connection.flight = (time.monotonic(), time.time()), None
+                self._keep(connection)
             else:
                 connection.close()
-            self._wake_next()
+            self._call_next()
 
-    def _wake_next(self) -> None:
-        if self._waiting:
-            self._waiting[0].set()
+    def _keep(self, connection: _Connection) -> None:
+        idle = self._idle.setdefault(connection.origin, collections.deque())
+        idle.append(connection)
+        if len(idle) > 1 and not idle[0].usable():
+            idle.popleft().close()
+        if len(idle) > _MOST_IDLE:
+            self._close_oldest()
+        if len(idle) > _FEW_IDLE and not self._expiring:
+            try:
+                threading.Thread(target=_expire, args=(weakref.ref(self),), name="gigachat_lite", daemon=True).start()
+                self._expiring = True
+            except RuntimeError:
+                pass  # no thread can be started: they go with the next calls
+
+    def expire(self) -> bool:
+        """Close what has been idle for too long; tell whether many connections are idle still."""
+        with self._lock:
+            for idle in self._idle.values():
+                while idle and not idle[0].usable():
+                    idle.popleft().close()
+            self._expiring = len(self._idle_ones()) > _FEW_IDLE
+            return self._expiring
 
     def pause(self, seconds: float) -> None:
         """Sleep, or until the client is closed or the task cancelled."""
-        over = threading.Event()
+        over = _Turn()
         with self._lock:
-            self._pausing.add(over)
-        try:
-            _blocked_in(over.set)
-            over.wait(0 if self._closed else seconds)
-            _blocked_in(over.set)
-        finally:
-            with self._lock:
-                self._pausing.discard(over)
+            self._pauses.add(over)
+            closed = self._closed
+        _blocked_in(over.come)
+        if not closed:
+            over.wait(seconds)
+        _blocked_in(over.come)
 
     def close(self) -> None:
         """Close what is idle, cut off what is busy, wake who waits."""
         with self._lock:
             self._closed = True
-            for connection in self._idle_connections():
+            for connection in self._idle_ones():
                 connection.close()
             self._idle.clear()
             for connection in self._busy:
                 connection.cut()
-            for event in [*self._waiting, *self._pausing]:
-                event.set()
+            for turn in [*filter(None, (place() for place in self._turns)), *self._pauses]:
+                turn.come()
+
+    def forget(self) -> None:
+        """Close this process's copies of the sockets, which the parent goes on using. Takes no lock: see _Shared."""
+        for connection in [*self._busy, *self._idle_ones()]:
+            connection.close()
+        self._idle.clear()
+
+
+def _expire(pool: weakref.ref[KeepAlive]) -> None:
+    """Close idle connections when their time is over, while there are many."""
+    while True:
+        time.sleep(_IDLE_SECONDS / 10)
+        found = pool()
+        if found is None or not found.expire():
+            return
+        del found
+
+
+class _Turn:
+    """Somebody's turn, to wait for. Not threading.Event, which is Python: an exception may leave it locked."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # locked until the turn comes
+        self._lock.acquire()
+
+    def wait(self, seconds: float) -> bool:
+        return self._lock.acquire(timeout=max(seconds, 0))
+
+    def come(self) -> None:
+        try:
+            self._lock.release()
+        except RuntimeError:
+            pass  # it has come already
 
 
 def _request_head(request: Request, headers: Dict[str, str]) -> bytes:
@@ -2575,7 +2689,8 @@ def _request_head(request: Request, headers: Dict[str, str]) -> bytes:
         headers["Transfer-Encoding"] = "chunked"
     elif body is not None or request.get_method() != "GET":
         headers["Content-Length"] = str(length)
-    lines = [f"{request.get_method()} {request.selector} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
+    target = request.selector or "/"
+    lines = [f"{request.get_method()} {target} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
@@ -2583,19 +2698,27 @@ _Origin = Tuple[str, str, Optional[str]]  # scheme, host:port to connect to, hos
 
 
 class _Connection:
-    """One socket: connected, perhaps through a proxy's tunnel, perhaps under TLS."""
+    """One socket: connected, perhaps through a proxy's tunnel, perhaps under TLS; and what came on it unread."""
 
-    def __init__(self, origin: _Origin, timeout: float) -> None:
+    def __init__(self, origin: _Origin) -> None:
         self.origin = origin
-        self.timeout = timeout
-        self.doing = "connecting"  # what a failure would interrupt
+        self.timeout = 0.0  # of the request that it serves
+        self.deadline = math.inf  # by time.monotonic(), of all that is received
+        self.doing = "connecting"  # what a failure would interrupt, for people
         self.idle_since: Tuple[float, float] = (0.0, 0.0)
+        self.pid = os.getpid()
         self.is_cut = False
         self.flight: Optional[_Flight] = None  # of the task or stream that it serves
-        self.sent_whole = False
+        self.sent_at = math.inf  # when all of the request had been sent
+        self.received = False  # whether any byte of its answer has come
+        self._round_trip = 0.0  # seconds, to the server and back
         self._tunnelled = False
         self._sock: Optional[socket.socket] = None
-        self._reader: Optional[_SocketReader] = None
+        self._pending = b""  # what has come and was not received yet
+        self._failure: Optional[OSError] = None  # what came behind it
+
+    def __del__(self) -> None:
+        self.close()
 
     @property
     def where(self) -> str:
@@ -2608,11 +2731,6 @@ class _Connection:
     def opened(self) -> bool:
         return self._sock is not None
 
-    @property
-    def received(self) -> bool:
-        """Whether any byte of the answer to this request has come."""
-        return self._reader is not None and self._reader.received
-
     def open(self, tls: Callable[[], ssl.SSLContext], proxy_authorization: Optional[str]) -> None:
         scheme, address, tunnel = self.origin
         host, port = _host_and_port(address, 80 if scheme == "http" or tunnel else 443)
@@ -2622,40 +2740,40 @@ class _Connection:
             host, _ = _host_and_port(tunnel, 443)
         if scheme == "https":
             self.doing = "agreeing on TLS"
-            sock = tls().wrap_socket(self._open_sock(), server_hostname=host, do_handshake_on_connect=False)
+            started = time.monotonic()
+            name = host.rstrip(".")  # the dot of a complete name serves the look-up; certificates do not have it
+            sock = tls().wrap_socket(self._open_sock(), server_hostname=name, do_handshake_on_connect=False)
             self._sock = sock
             self._open_sock().settimeout(self.timeout)
             sock.do_handshake()
+            self._round_trip = time.monotonic() - started
 
     def _connect(self, host: str, port: int) -> None:
-        """Connect to the first of the host's addresses that answers, all within ``timeout``."""
+        """Connect to the first of the host's addresses that answers; each has its share of the rest of ``timeout``."""
         deadline = time.monotonic() + self.timeout
-        failure: Optional[OSError] = None
-        # Bytes: of text, getaddrinfo() imports a codec, under a lock that a fork beside it would leave held.
-        name: Union[str, bytes] = host.encode("ascii") if host.isascii() else host
-        try:
-            for family, kind, protocol, _, address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
-                left = deadline - time.monotonic()
-                if failure is not None and left <= 0:
-                    break
-                try:
-                    sock = self._sock = socket.socket(family, kind, protocol)
-                    sock.settimeout(max(left, 0.001))
-                    self._open_sock().connect(address)
-                except OSError as error:
-                    failure = error
-                    self.close()
-                    continue
-                _tune(sock)
-                return
-            raise failure or OSError(f"{host} has no address")
-        finally:
-            failure = None  # its traceback holds this frame: no cycle is left behind
+        addresses = list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        while addresses:
+            started = time.monotonic()
+            share = (deadline - started) / len(addresses)
+            family, kind, protocol, _, address = addresses.pop(0)
+            try:
+                sock = self._sock = socket.socket(family, kind, protocol)
+                sock.settimeout(max(share, 0.001))
+                self._open_sock().connect(address)
+            except OSError:
+                self.close()
+                if not addresses or time.monotonic() >= deadline:
+                    raise
+                continue
+            self._round_trip = time.monotonic() - started
+            _tune(sock)
+            return
+        raise OSError(f"{host} has no address")
 
     def _open_sock(self) -> socket.socket:
-        """Give the socket, unless the call has been cut off in the meantime."""
-        if self.is_cut or self._sock is None:
-            raise ConnectionAbortedError("the connection was closed")
+        """Give the socket, unless the call has been cut off in the meantime, or the process is a child of its owner."""
+        if self.is_cut or self._sock is None or self.pid != os.getpid():
+            raise _Closed("the connection was closed")
         return self._sock
 
     def _open_tunnel(self, target: str, proxy_authorization: Optional[str]) -> None:
@@ -2666,20 +2784,17 @@ class _Connection:
         if proxy_authorization is not None:
             head.append(f"Proxy-Authorization: {proxy_authorization}")
         self._open_sock().sendall("\r\n".join([*head, "", ""]).encode("latin-1"))
-        response, _ = self.read_head("CONNECT")
-        if not 200 <= response.status < 300:
-            meaning = http.client.responses.get(response.status, "unknown status")
-            raise ConnectionRefusedError(
-                f"the proxy {self.origin[1]} refused a tunnel to {target}: {response.status} {meaning}"
-            )
+        answer = self.read_head("waiting for the proxy")
+        if not 200 <= answer.status < 300:
+            raise _TunnelRefused(self.origin[1], target, answer.status, answer.fields.get("proxy-authenticate", ""))
+        if self._pending:
+            raise _NotHTTP("the proxy sent more than its answer")
         self._tunnelled = True
 
-    def send(self, head: bytes, body: Union[bytes, _Upload, None]) -> None:
+    def send(self, head: bytes, body: _Body) -> None:
         """Send a request. What the server says before it has read all of it is its answer, not a failure."""
         self.doing = "sending the request"
-        self.sent_whole = False
-        if self._reader is not None:
-            self._reader.received = False
+        self.sent_at, self.received = math.inf, False
         sock = self._open_sock()
         sock.settimeout(self.timeout)
         try:
@@ -2687,80 +2802,90 @@ class _Connection:
                 sock.sendall(head + body)
             else:
                 sock.sendall(head)
-                blocks = _blocks(body)
-                while True:
-                    self.doing = _READING_FILE
-                    block = next(blocks, None)
-                    self.doing = "sending the request"
-                    if block is None:
-                        break
+                for block in _blocks(body):
                     sock.sendall(block)
-            self.sent_whole = True
+            self.sent_at = time.monotonic()
         except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, socket.timeout):
             if not _readable(sock):
                 raise
 
-    def read_head(self, method: str) -> Tuple[http.client.HTTPResponse, io.BufferedReader]:
-        """Wait for status line and headers, within ``timeout`` in all; give them and what to read the body from."""
-        self.doing = "waiting for the answer" if method != "CONNECT" else self.doing
-        self._reader = reader = _SocketReader(self._open_sock(), self.timeout)
-        reader.deadline = time.monotonic() + self.timeout
-        incoming: io.BufferedReader = io.BufferedReader(reader, _READ_BYTES)  # pyright: ignore[reportAssignmentType]
-        source: Any = types.SimpleNamespace(makefile=lambda mode: incoming)  # all that HTTPResponse asks of a socket
+    def was_closed_before(self) -> bool:
+        """Whether a failure shows that the server had closed the connection before it could carry out the request."""
+        in_time = time.monotonic() - self.sent_at < _AT_ONCE_SECONDS + self._round_trip
+        return not self.received and not self.is_cut and (self.sent_at == math.inf or in_time)
+
+    def read_head(self, doing: str) -> _Head:
+        """Wait for status line and fields, within ``timeout`` in all."""
+        self.doing = doing
+        self.deadline = time.monotonic() + self.timeout
+        data, searched = bytearray(), 0
         while True:
-            response = http.client.HTTPResponse(source, method=method)
+            end = _HEAD_END.search(data, searched)
+            if end is None:
+                if len(data) > _MOST_HEAD_BYTES:
+                    raise _NotHTTP("the head does not end")
+                searched = max(0, len(data) - 3)
+                block = self.receive()
+                if not block:
+                    raise _Closed("the head of the answer was cut" if data else "the server closed the connection")
+                data += block
+                continue
+            head = _parse_head(bytes(data[: end.start()]))
+            del data[: end.end()]
+            searched = 0
+            if head.status >= 200 or head.status == 101:  # what comes before is a provisional answer
+                self._pending = bytes(data)
+                self.doing = "reading the answer"
+                return head
+
+    def receive(self, gather: bool = False) -> bytes:
+        """Wait for bytes, each time for ``timeout`` at most; nothing at the end. *gather*: give all that has come."""
+        if self._pending:
+            data, self._pending = self._pending, b""
+            return data
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
             try:
-                response.begin()
+                raise failure
             finally:
-                # HTTPResponse.read1() loses count of the length before 3.12.2 (bpo-113199): we read on by ourselves.
-                response.fp = None  # type: ignore[assignment]
-            if response.status >= 200 or response.status == 101:  # begin() skips 100, but not 103 and its like
-                break
-        if reader.ended:  # http.client takes half a head for a whole one
-            raise http.client.RemoteDisconnected("the head of the answer was cut")
-        lengths = set(response.headers.get_all("content-length", ()))
-        if len(lengths) > 1 or not all(re.match(r"[0-9]+\Z", length) for length in lengths):  # RFC 9112, section 6.3
-            raise http.client.HTTPException("lengths that are no numbers or contradict each other")
-        self.doing = "reading the answer"
-        return response, incoming
-
-    def lift_deadline(self) -> None:
-        """Bound each read of the rest by ``timeout``, not all of them together."""
-        if self._reader is not None:
-            self._reader.deadline = None
-
-    def limit(self, seconds: float) -> None:
-        """Bound the rest of the answer by *seconds* in all."""
-        if self._reader is not None:
-            self._reader.deadline = time.monotonic() + seconds
-
-    def receive_more(self, most: int) -> Iterator[bytes]:
-        """Give what has already arrived, without waiting."""
+                del failure  # its traceback holds this frame: no cycle is left behind
+        left = min(self.timeout, self.deadline - time.monotonic())
+        if left <= 0:
+            raise socket.timeout("timed out")
         sock = self._open_sock()
-        sock.settimeout(0)
-        while most > 0:
-            try:
-                data = sock.recv(_READ_BYTES)
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                return
-            most -= len(data)
-            yield data
-            if not data:
-                return
+        sock.settimeout(left)
+        data = sock.recv(_READ_BYTES)
+        self.received = self.received or bool(data)
+        return data + self._gather(sock) if gather and data else data
 
-    def holds_more(self, incoming: io.BufferedReader) -> bool:
-        """Whether more has been read than was asked for, without reading on."""
-        self.limit(0)
+    def _gather(self, sock: socket.socket) -> bytes:
+        """Give what has arrived besides, so that many small events cost one hop; a failure waits for its turn."""
+        blocks: List[bytes] = []
+        left = _MOST_AT_ONCE
+        sock.settimeout(0)
         try:
-            return bool(incoming.peek(1))
-        except socket.timeout:
-            return False
+            while left > 0:
+                block = sock.recv(_READ_BYTES)
+                if not block:
+                    break
+                blocks.append(block)
+                left -= len(block)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass  # that is all
+        except OSError as error:
+            self._failure = error.with_traceback(None)
+        return b"".join(blocks)
 
     def usable(self) -> bool:
         """Whether an idle connection can take a request: not too old, and the server has neither closed nor spoken."""
         monotonic, wall = self.idle_since
         idle = max(time.monotonic() - monotonic, time.time() - wall)  # a frozen process stops the first clock
-        return idle < _IDLE_SECONDS and self._sock is not None and not _readable(self._sock)
+        return idle < _IDLE_SECONDS and self._sock is not None and not self.pending and not _readable(self._sock)
+
+    @property
+    def pending(self) -> bool:
+        """Whether more has come than was received."""
+        return bool(self._pending) or self._failure is not None
 
     def cut(self) -> None:
         """End whatever another thread does with the socket. Closing it there could hit a newer one of its number."""
@@ -2778,35 +2903,51 @@ class _Connection:
             sock.close()
 
 
-class _SocketReader(io.RawIOBase):
-    """What comes in on a socket; each wait is bounded by ``timeout`` and, where there is one, by ``deadline``."""
-
-    def __init__(self, sock: socket.socket, timeout: float) -> None:
-        self.sock = sock
-        self.timeout = timeout
-        self.deadline: Optional[float] = None  # by time.monotonic()
-        self.received = False
-        self.ended = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        timeout = self.timeout
-        if self.deadline is not None:
-            timeout = min(timeout, self.deadline - time.monotonic())
-            if timeout <= 0:
-                raise socket.timeout("timed out")
-        self.sock.settimeout(timeout)
-        count = self.sock.recv_into(buffer)
-        if count:
-            self.received = True
-        else:
-            self.ended = True
-        return count
+class _Closed(ConnectionError):
+    """The connection ended where more was to come."""
 
 
-def _blocks(body: Union[bytes, _Upload, None]) -> Iterator[Union[bytes, memoryview]]:
+class _NotHTTP(Exception):
+    """What came is not an answer of HTTP; the text does not quote it."""
+
+
+class _TunnelRefused(ConnectionRefusedError):
+    """A proxy did not open a tunnel."""
+
+    def __init__(self, proxy: str, target: str, status: int, asked_for: str) -> None:
+        super().__init__(proxy, target, status, asked_for)
+        self.proxy, self.target, self.status, self.asked_for = proxy, target, status, asked_for
+
+
+def _host_and_port(address: str, default_port: int) -> Tuple[str, int]:
+    parts = urllib.parse.urlsplit("//" + address)
+    return parts.hostname or "", parts.port or default_port
+
+
+def _tune(sock: socket.socket) -> None:
+    """Send small requests at once, and notice a peer that vanished (NAT gateways forget quiet connections)."""
+    keep_alive = (("TCP_KEEPIDLE", 60), ("TCP_KEEPALIVE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5))
+    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in keep_alive:  # TCP_KEEPALIVE is what macOS calls TCP_KEEPIDLE
+        if hasattr(socket, name):
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    for level, option, value in options:
+        try:
+            sock.setsockopt(level, option, value)
+        except OSError:
+            pass  # it works without
+
+
+def _readable(sock: socket.socket) -> bool:
+    """Whether bytes or an end wait on a socket."""
+    if hasattr(select, "poll"):  # select() cannot take file numbers of 1024 and above
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(0))
+    return bool(select.select([sock], [], [], 0)[0])
+
+
+def _blocks(body: _Body) -> Iterator[Union[bytes, memoryview]]:
     """Cut a body into what one send takes; one whose length nobody knows goes out in chunks."""
     if body is None:
         return
@@ -2821,27 +2962,188 @@ def _blocks(body: Union[bytes, _Upload, None]) -> Iterator[Union[bytes, memoryvi
         yield b"0\r\n\r\n"
 
 
-def _host_and_port(address: str, default_port: int) -> Tuple[str, int]:
-    parts = urllib.parse.urlsplit("//" + address)
-    return parts.hostname or "", parts.port or default_port
+# The head of an answer is read strictly where it says how long the body is, for what two readers understand differently
+# can hide one answer in another; the rest leniently.
+
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_STATUS_LINE = re.compile(r"HTTP/1\.([0-9])[ \t]+([1-9][0-9][0-9])(?![^ \t\r])")
+_FIELD = re.compile(r"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\n]*)", re.MULTILINE)  # RFC 9112, section 5
+_FRAMING_FIELD = re.compile(r"content-length|transfer-encoding", re.IGNORECASE)
 
 
-def _tune(sock: socket.socket) -> None:
-    """Send small requests at once, and notice a peer that vanished (NAT gateways forget quiet connections)."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPALIVE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5)):
-        if hasattr(socket, name):  # TCP_KEEPALIVE is what macOS calls TCP_KEEPIDLE
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+class _Head(NamedTuple):
+    """Status line and fields of an answer; names in ``fields`` are in lower case."""
+
+    status: int
+    minor: int  # of the version: HTTP/1.minor
+    fields: Dict[str, str]
+    pairs: List[Tuple[str, str]]
 
 
-def _readable(sock: socket.socket) -> bool:
-    """Whether bytes or an end wait on a socket."""
-    if hasattr(select, "poll"):  # select() cannot take file numbers of 1024 and above
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        return bool(poll.poll(0))
-    return bool(select.select([sock], [], [], 0)[0])
+def _parse_head(head: bytes) -> _Head:
+    line, _, lines = head.decode("latin-1").partition("\n")
+    found = _STATUS_LINE.match(line)
+    if found is None:
+        raise _NotHTTP("the status line is malformed")
+    if "\n " in lines or "\n\t" in lines:  # a value over several lines (RFC 9112, section 5.2)
+        lines = re.sub(r"\r?\n[ \t]+", " ", lines)
+    pairs = [(name, value.strip(" \t\r")) for name, value in _FIELD.findall(lines)]
+    if len(pairs) <= lines.count("\n"):
+        malformed = [line for line in lines.split("\n") if not _FIELD.match(line)]
+        if any(map(_FRAMING_FIELD.search, malformed)):
+            raise _NotHTTP("the length of the body is malformed")
+    if len(pairs) > _MOST_FIELDS:
+        raise _NotHTTP("the head does not end")
+    fields: Dict[str, str] = {}
+    for name, value in ((name.lower(), value) for name, value in pairs):
+        # RFC 9110, section 5.3; what only says the same again is taken once.
+        fields[name] = value if fields.get(name, value) == value else f"{fields[name]}, {value}"
+    return _Head(int(found.group(2)), int(found.group(1)), fields, pairs)
+
+
+class _Payload:
+    """Takes the payload out of the bytes of a body (RFC 9112, sections 6 and 7): chunked, of a length, or to the end.
+
+    http.client gives one chunk a read, which makes an async stream pay a hop to a worker for every event.
+    """
+
+    _SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
+    _CHUNK_END = re.compile(rb"\r?\n")
+
+    def __init__(self, head: _Head) -> None:
+        codings = head.fields.get("transfer-encoding", "identity").lower()
+        length = head.fields.get("content-length")
+        if codings not in ("chunked", "identity"):
+            raise _NotHTTP("a transfer coding that is not chunked")
+        if length is not None and not re.match(r"[0-9]{1,18}\Z", length):
+            raise _NotHTTP("lengths that are no numbers or contradict each other")
+        self.chunked = codings == "chunked"
+        self.left = None if self.chunked or length is None else int(length)  # bytes, of the present chunk if chunked
+        self.rest = b""  # what is no payload: the beginning of a line, or what follows the body
+        self._in_trailer = False
+        # What announces a body that it cannot have, or two lengths: whatever comes next may be that body.
+        self.dubious = head.status in (101, 204, 304) and (self.chunked or self.left not in (0, None))
+        self.dubious = self.dubious or (self.chunked and (length is not None or head.minor == 0))
+        if head.status in (101, 204, 304):
+            self.chunked, self.left = False, 0
+        self.complete = self.left == 0
+
+    def feed(self, data: bytes) -> bytes:
+        if self.chunked:
+            return self._feed_chunks(self.rest + data)
+        if self.left is None:
+            return data
+        payload, self.rest = data[: self.left], data[self.left :]
+        self.left -= len(payload)
+        self.complete = self.left == 0
+        return payload
+
+    def _feed_chunks(self, data: bytes) -> bytes:
+        payload: List[bytes] = []
+        at = 0
+        while at < len(data) and not self.complete:
+            if self._in_trailer:
+                end = data.find(b"\n", at)
+                if end < 0:
+                    break
+                self.complete = not data[at:end].strip(b"\r")
+                at = end + 1
+            elif self.left is None:
+                size = self._SIZE.match(data, at)
+                if size is None:
+                    if b"\n" in data[at:]:
+                        raise _NotHTTP("the chunks are malformed")
+                    break
+                at, self.left = size.end(), int(size.group(1), 16)
+                end = at + self.left
+                if self.left and data[end : end + 2] == b"\r\n":  # most chunks arrive whole
+                    payload.append(data[at:end])
+                    at, self.left = end + 2, None
+                self._in_trailer = self.left == 0
+            elif self.left:
+                payload.append(data[at : at + self.left])
+                at += len(payload[-1])
+                self.left -= len(payload[-1])
+            else:
+                end_of_chunk = self._CHUNK_END.match(data, at)
+                if end_of_chunk is None:
+                    if data[at:] == b"\r":
+                        break
+                    raise _NotHTTP("the chunks are malformed")
+                at, self.left = end_of_chunk.end(), None
+        self.rest = data[at:]
+        if len(self.rest) > _MOST_HEAD_BYTES and not self.complete:
+            raise _NotHTTP("the chunks are malformed")
+        return b"".join(payload)
+
+    def end(self) -> None:
+        """Take the end of the connection for the end of the body, where nothing else was to say where it ends."""
+        if self.chunked or self.left is not None:
+            raise _Closed("the connection was cut")
+        self.complete = True
+
+
+class _Answer:
+    """An answer on its connection: its head, and the body as it comes. Gives the connection back at the end."""
+
+    def __init__(self, connection: _Connection, head: _Head, give_back: Callable[[_Connection, bool], None]) -> None:
+        self.status = head.status
+        self.fields = head.fields
+        self.pairs = head.pairs
+        self.connection = connection
+        self._give_back: Optional[Callable[[_Connection, bool], None]] = give_back
+        self._payload = _Payload(head)
+        wish = head.fields.get("connection", "").lower()
+        keeps = "close" not in wish if head.minor else "keep-alive" in wish
+        self._reusable = keeps and not self._payload.dubious and head.status >= 200 and connection.sent_at < math.inf
+        if self._payload.complete:
+            self._release(self._reusable and not connection.pending)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def receive(self) -> bytes:
+        """Wait for more of the body and give all that has come; nothing at its end."""
+        if self._give_back is None:
+            if self._payload.complete:
+                return b""
+            raise APIConnectionError(f"{self.connection.where}: the answer was closed before its end")
+        try:
+            return self._receive()
+        except (OSError, _NotHTTP) as error:
+            self.close()
+            raise _connection_error(error, self.connection) from error
+
+    def _receive(self) -> bytes:
+        payload = b""
+        while not payload and not self._payload.complete:
+            data = self.connection.receive(gather=True)
+            if data:
+                payload = self._payload.feed(data)
+            else:
+                self._payload.end()
+        if self._payload.complete:
+            self._release(self._reusable and not self._payload.rest and not self.connection.pending)
+        return payload
+
+    def drain(self) -> None:
+        """Read the end of an answer that has nothing more to say, if it is about to come, and keep the connection."""
+        if self._give_back is not None:
+            self.connection.deadline = time.monotonic() + _DRAIN_SECONDS
+            try:
+                if self.receive():
+                    self.close()
+            except APIConnectionError:
+                self.close()
+
+    def close(self) -> None:
+        """Drop the connection, unless the answer was read to its end."""
+        self._release(False)
+
+    def _release(self, reusable: bool) -> None:
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            give_back(self.connection, reusable)
 
 
 def _tls_context(settings: _Settings) -> ssl.SSLContext:
@@ -2892,6 +3194,28 @@ def _read_roots(path: str) -> Union[str, bytes]:
     return "\n".join(pem)
 
 
+# RFC 5280, section 4.1: the issuer, a SEQUENCE of two dates, the subject, and the key, which begins with two SEQUENCEs
+# and an OID.
+_CERTIFICATE = re.compile(
+    rb"(.*?)\x30.[\x17\x18].\d+Z[\x17\x18].(\d*)(\d\d)(\d\d)(\d\d)\d{6}Z(.*?)\x30(?:.|\x81.|\x82..)\x30.\x06", re.DOTALL
+)
+
+
+def _certificate_names(der: bytes) -> Tuple[str, str, str]:
+    """Give subject, issuer and expiry of a certificate: of one that it does not trust ssl gives nothing but bytes."""
+
+    def names(der: bytes) -> str:  # each is an OID, 2.5.4.3 or 2.5.4.10, a type, a length and a text
+        found = re.finditer(rb"\x55\x04([\x03\x0a]).\x81?(.)", der, re.DOTALL)
+        texts = [("CN=" if one[1] == b"\x03" else "O=", der[one.end() :][: one[2][0]]) for one in found]
+        return ", ".join(kind + text.decode("utf-8", "replace") for kind, text in texts)
+
+    parts = _CERTIFICATE.match(der)
+    if parts is None:
+        return "", "", ""
+    century, year, month, day = (part.decode() for part in parts.groups()[1:5])
+    return names(parts[6]), names(parts[1]), f"{century or '20'}{year}-{month}-{day}"
+
+
 def _load_client_certificate(context: ssl.SSLContext, settings: _Settings) -> None:
     """Load the client's certificate and key. Without a password at hand OpenSSL would ask for one on the terminal."""
     assert settings.cert_file is not None
@@ -2911,50 +3235,6 @@ def _load_client_certificate(context: ssl.SSLContext, settings: _Settings) -> No
 def _read_file(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
-
-
-class _Cut(Exception):
-    """Ends the work for a task that was cancelled or a stream that was closed."""
-
-
-class _Flight:
-    """What a task's worker or a stream is blocked in, so that cancelling or closing can end it at once."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards both fields
-        self._stop: Optional[Callable[[], object]] = None
-        self.cut_off = False
-
-    def blocked_in(self, stop: Callable[[], object]) -> None:
-        """Note how to end what comes next; raise _Cut where the task is cancelled already."""
-        with self._lock:
-            self._stop = stop
-            if not self.cut_off:
-                return
-        raise _Cut
-
-    def landed(self, stop: Callable[[], object]) -> None:
-        """Note that *stop* must not be called any more: the connection is about to serve others."""
-        with self._lock:
-            if self._stop == stop:
-                self._stop = None
-
-    def cut(self) -> None:
-        with self._lock:
-            self.cut_off = True
-            if self._stop is not None:
-                self._stop()
-
-
-# Set in the context that a worker or a stream runs in; a simple blocking call has none.
-_flight_cvar: contextvars.ContextVar[Optional[_Flight]] = contextvars.ContextVar("_flight_cvar", default=None)
-
-
-def _blocked_in(stop: Callable[[], object]) -> Optional[_Flight]:
-    flight = _flight_cvar.get()
-    if flight is not None:
-        flight.blocked_in(stop)
-    return flight
 
 
 # ---------- payloads
@@ -3089,39 +3369,23 @@ def _batch_lines(requests: BatchSource, write: Callable[[Payload], Dict[str, Any
     return b"\n".join(_encode({"id": str(number), "request": body}) for number, body in enumerate(bodies)) + b"\n"
 
 
-def _download(open_reply: Callable[[], _Reply], to: Union[str, os.PathLike[str], BinaryIO, None]) -> bytes:
-    """Read a file's content: all at once, into a file object, or under a name that becomes *to* at the end."""
-    if to is None:
-        reply = open_reply()
-        try:
-            return b"".join(iter(reply.read_some, b""))
-        finally:
-            reply.close()
-    if isinstance(to, (str, os.PathLike)):
-        path = os.path.realpath(os.fsdecode(to))
-        if os.path.exists(path) and not os.path.isfile(path):  # a device or a pipe must stay one; a directory raises
-            with open(path, "wb") as file:
-                return _download(open_reply, file)
-        partial = f"{path}.{os.urandom(4).hex()}.part"
-        with open(partial, "xb") as file:
-            try:
-                _download(open_reply, file)
-                file.close()
-                os.replace(partial, path)
-            except BaseException:
-                file.close()
-                os.unlink(partial)
-                raise
-        return b""
-    if not hasattr(to, "write") or isinstance(to, io.TextIOBase):
-        raise TypeError(f"to is a path or a file open in binary mode, not {type(to).__name__}")
-    reply = open_reply()
+def _read_all(reply: _Reply) -> bytes:
     try:
-        for block in iter(reply.read_some, b""):
-            _write(to, block)
+        return b"".join(iter(reply.receive, b""))
     finally:
         reply.close()
-    return b""
+
+
+def _copy(open_reply: Callable[[], _Reply], file: BinaryIO) -> None:
+    """Write a file's content to a file object."""
+    if not hasattr(file, "write") or isinstance(file, io.TextIOBase):
+        raise TypeError(f"to is a path or a file open in binary mode, not {type(file).__name__}")
+    reply = open_reply()
+    try:
+        for block in iter(reply.receive, b""):
+            _write(file, block)
+    finally:
+        reply.close()
 
 
 def _write(file: BinaryIO, block: bytes) -> None:
@@ -3129,6 +3393,32 @@ def _write(file: BinaryIO, block: bytes) -> None:
     while block:
         written = file.write(block)
         block = block[written:] if isinstance(written, int) and 0 < written < len(block) else b""
+
+
+def _save(open_reply: Callable[[], _Reply], to: Union[str, os.PathLike[str]]) -> None:
+    """Write a file's content under a name of its own, which becomes *to* when all of it is there.
+
+    What is no plain file, and what stands in a directory that takes no other name, is written in place.
+    """
+    path = os.path.realpath(os.fsdecode(to))
+    directory, partial = os.path.dirname(path), ""
+    try:
+        mode = os.stat(path).st_mode if os.path.exists(path) else None
+        if mode is None or (stat.S_ISREG(mode) and os.access(directory, os.W_OK)):
+            partial = os.path.join(directory, f".{os.urandom(4).hex()}.part")
+        with open(partial or path, "xb" if partial else "wb") as file:
+            _copy(open_reply, file)
+        if partial:
+            if mode is not None:
+                os.chmod(partial, stat.S_IMODE(mode))
+            os.replace(partial, path)
+    except OSError as error:
+        if error.filename == partial:
+            error.filename, error.filename2 = os.fsdecode(to), None  # the name that the caller knows
+        raise
+    finally:
+        if partial and os.path.exists(partial):
+            os.unlink(partial)
 
 
 # What the API takes, by the ending of the name; mimetypes lacks several or says otherwise.
@@ -3175,6 +3465,7 @@ class _Upload:
     def __init__(self, source: FileSource, purpose: Optional[str] = None) -> None:
         name, content, kind, headers = _file_parts(source)
         self._content = content
+        self.failed = False  # whether the file could not be read
         self._start = 0
         self.rewindable = True
         size = self._measure()
@@ -3225,7 +3516,9 @@ class _Upload:
         if isinstance(self._content, bytes):
             yield from (self._content[at : at + _SEND_BYTES] for at in range(0, len(self._content), _SEND_BYTES))
         elif isinstance(self._content, str):
+            self.failed = True  # unless it can be opened
             with open(self._content, "rb") as file:
+                self.failed = False
                 yield from self._blocks(file)
         else:
             yield from self._blocks(self._content)
@@ -3235,7 +3528,11 @@ class _Upload:
         """Read as many bytes as the Content-Length promises, even if the file grows meanwhile."""
         left = self._size
         while left is None or left > 0:
-            block = file.read(_SEND_BYTES if left is None else min(_SEND_BYTES, left))
+            try:
+                block = file.read(_SEND_BYTES if left is None else min(_SEND_BYTES, left))
+            except BaseException:
+                self.failed = True
+                raise
             if not block:
                 if left:
                     raise GigaChatException("the file became shorter while it was sent")
@@ -4350,7 +4647,7 @@ class _Doctor:
 
     def _make_client(self) -> str:
         self._client = GigaChat(**self._arguments)
-        self._client._pool._tls_context()  # reads the files of certificates
+        self._client._shared.here.pool._tls_context()  # reads the files of certificates
         self._settings = settings = self._client._settings
         return f"base_url {settings.base_url}, model {settings.model}, Python {sys.version.split()[0]}"
 
@@ -4401,18 +4698,16 @@ class _Doctor:
 
         scheme, _, host = server.partition("://")
         request: Any = urllib.request.Request(server)
-        if self._settings.proxies.get(scheme):  # proxy_open() does nothing where no_proxy covers the host
-            urllib.request.ProxyHandler({}).proxy_open(request, self._settings.proxies[scheme], scheme)
-        self._authorization = request.headers.get("Proxy-authorization")
+        _ProxyHandler(self._settings).https_open(request)
+        self._authorization = request.headers.get("Proxy-Authorization")
         first, tunnel = request.host, request._tunnel_host
         name, port = _host_and_port(first, 443 if scheme == "https" and not tunnel else 80)
         address = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
         proxy = "none"
         advice = ". Check the name, DNS and firewall; where only a proxy knows the way out, set proxy (GIGACHAT_PROXY)"
         if first != host:
-            variables = ("GIGACHAT_PROXY", f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY")
-            source = next((variable for variable in variables if os.environ.get(variable)), "the system's settings")
-            proxy = f"{first}, from {'--proxy' if 'proxy' in self._arguments else source}"
+            told = _proxy_for(self._settings.proxies, scheme, host) or ""
+            proxy = f"{first}, from {'--proxy' if 'proxy' in self._arguments else _proxy_variable(told)}"
             advice = f". Check the proxy {proxy}"
         self._check("proxy", lambda: f"{host}: {proxy}")
         ready = self._check("dns", lambda: f"{name}: {_addresses(name)}", True, advice)
@@ -4431,12 +4726,13 @@ class _Doctor:
         self, origin: _Origin, look: Callable[[Any], str], tls: Optional[Callable[[], ssl.SSLContext]] = None
     ) -> str:
         """Open a connection of the client's kind, look at its socket and close it."""
-        connection = _Connection(origin, self._settings.timeout)
+        connection = _Connection(origin)
+        connection.timeout = self._settings.timeout
         try:
-            connection.open(tls or self._client._pool._tls_context, self._authorization)
+            connection.open(tls or self._client._shared.here.pool._tls_context, self._authorization)
             return look(connection._open_sock())
-        except (OSError, http.client.HTTPException, UnicodeError) as error:
-            raise _connection_error(error, connection) from error
+        except (OSError, _NotHTTP, UnicodeError) as error:
+            raise _connection_error(error, connection, self._settings) from error
         finally:
             connection.close()
 
@@ -4489,6 +4785,13 @@ class _Doctor:
         )
 
 
+def _describe_tls(sock: ssl.SSLSocket) -> str:
+    subject, issuer, expiry = _certificate_names(sock.getpeercert(True) or b"")
+    if not expiry:
+        return f"{sock.version()}, a certificate that cannot be read"
+    return f"{sock.version()}, subject {subject}, issuer {issuer}, expires {expiry}"
+
+
 def _addresses(name: str) -> str:
     return ", ".join(sorted({str(found[4][0]) for found in socket.getaddrinfo(name, None)}))
 
@@ -4499,29 +4802,6 @@ def _ask(sock: socket.socket, method: str, target: str, headers: Dict[str, str],
     connection.sock = sock
     connection.request(method, target, headers=headers)
     return ", ".join(connection.getresponse().headers.get_all(wanted, ()))
-
-
-# RFC 5280, section 4.1: the issuer, a SEQUENCE of two dates, the subject, and the key, which begins with two SEQUENCEs
-# and an OID.
-_CERTIFICATE = re.compile(
-    rb"(.*)\x30.[\x17\x18].\d+Z[\x17\x18].(\d*)(\d\d)(\d\d)(\d\d)\d{6}Z(.*?)\x30(?:.|\x81.|\x82..)\x30.\x06", re.DOTALL
-)
-
-
-def _describe_tls(sock: ssl.SSLSocket) -> str:
-    """Tell version and certificate; of a certificate that is not trusted ssl itself gives nothing but bytes."""
-
-    def names(der: bytes) -> str:  # each is an OID, 2.5.4.3 or 2.5.4.10, a type, a length and a text
-        found = re.finditer(rb"\x55\x04([\x03\x0a]).\x81?(.)", der, re.DOTALL)
-        texts = [("CN=" if one[1] == b"\x03" else "O=", der[one.end() :][: one[2][0]]) for one in found]
-        return ", ".join(kind + text.decode("utf-8", "replace") for kind, text in texts)
-
-    parts = _CERTIFICATE.match(sock.getpeercert(True) or b"")
-    if parts is None:
-        return f"{sock.version()}, a certificate that cannot be read"
-    century, year, month, day = (part.decode() for part in parts.groups()[1:5])
-    expiry = f"{century or '20'}{year}-{month}-{day}"
-    return f"{sock.version()}, subject {names(parts[6])}, issuer {names(parts[1])}, expires {expiry}"
 
 
 if __name__ == "__main__":

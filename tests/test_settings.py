@@ -11,7 +11,14 @@ import traceback
 import pytest
 from conftest import CERTS
 
-from gigachat_lite import ConfigurationError, GigaChat, GigaChatAsyncClient, GigaChatException, GigaChatSyncClient
+from gigachat_lite import (
+    AuthenticationError,
+    ConfigurationError,
+    GigaChat,
+    GigaChatAsyncClient,
+    GigaChatException,
+    GigaChatSyncClient,
+)
 
 DEFAULTS = {
     "credentials": None,
@@ -335,9 +342,13 @@ def test_secrets_of_a_wrong_type(name):
     "variable", ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
 )
 def test_unreadable_proxy_of_the_environment(monkeypatch, variable):
-    """A proxy variable of the system that cannot work is named too, without its password."""
+    """A proxy variable of the system that cannot work is named too, without its password, by the request that needs it."""
     monkeypatch.setenv(variable, f"socks5://user:{SECRET}@proxy:1080")
-    shown = refusal()
+    scheme = "http" if variable.lower() == "http_proxy" else "https"
+    with GigaChat(base_url=f"{scheme}://giga.test/v1", access_token="t") as client:
+        with pytest.raises(ConfigurationError) as caught:
+            client.get_models()
+    shown = "".join(traceback.format_exception(type(caught.value), caught.value, None))
     assert variable in shown
     assert "SOCKS" in shown
     assert SECRET not in shown
@@ -410,11 +421,11 @@ def test_key_without_certificate():
 
 @pytest.mark.parametrize("arguments", [{}, {"user": "user"}, {"password": "password"}])
 def test_nothing_to_authenticate_with(settings, server, call, arguments):
-    """Without any way to authenticate the call says what to set, and nothing is sent."""
+    """Without any way to authenticate the request is sent as it is, and a 401 says what to set."""
     del settings["credentials"]
-    with GigaChat(**settings, **arguments) as client, pytest.raises(ConfigurationError, match="GIGACHAT_CREDENTIALS"):
+    with GigaChat(**settings, **arguments) as client, pytest.raises(AuthenticationError, match="GIGACHAT_CREDENTIALS"):
         call(client, "chat", "Привет")
-    assert server.connections == 0
+    assert "authorization" not in server.requests[0].headers
 
 
 # ---------- unknown arguments, repr, closed clients
