@@ -252,6 +252,19 @@ def _shut(sock: socket.socket) -> None:
         pass
 
 
+# ---------- what goes to a server
+
+# Texts that would end a header, a parameter or a segment.
+BREAKS = [
+    "a\r\nX-Evil: 1",
+    "a\nX-Evil: 1",
+    "a\rX-Evil: 1",
+    "a\0b",
+    "a\x0bb",
+    "a\x85b\u2028c",
+    "\r\n\r\nGET /evil HTTP/1.1\r\n\r\n",
+]
+
 # ---------- answers
 
 

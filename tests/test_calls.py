@@ -605,6 +605,9 @@ def test_slow_login_does_not_hold_back_calls(connect, server):
 SHORT = 0.2
 
 
+# ---------- tokens under load
+
+
 class TokenServer(RawServer):
     """Gives the tokens t1, t2 and so on; the API takes those in ``valid``. ``expires_at`` is of each new one."""
 
@@ -890,6 +893,8 @@ def test_close_during_login(call):
         assert APIConnectionError in [type(future.exception()) for future in calls]
 
 
+# ---------- retries: how often, for what
+
 FAST = {"retry_backoff_factor": 0}
 
 
@@ -926,9 +931,6 @@ def refusal(status, **headers):
 
 
 METHODS = pytest.mark.parametrize("method", ["chat", "stream"])
-
-
-# ---------- how often, for what
 
 
 @METHODS
@@ -1125,7 +1127,7 @@ def test_refusal_of_a_token_between_retries(settings, server, call):
     assert names == ["oauth", "completions", "completions", "oauth", "completions"]
 
 
-# ---------- after how long
+# ---------- retries: after how long
 
 
 def watch_pauses(monkeypatch):
@@ -1238,7 +1240,7 @@ def test_retries_are_logged(caplog, call):
     assert {record.levelname for record in caplog.records} == {"DEBUG"}
 
 
-# ---------- what ends a pause
+# ---------- retries: what ends a pause
 
 LONG = {"max_retries": 3, "retry_backoff_factor": 60}
 

@@ -389,7 +389,7 @@ def test_one_connection_for_two_hosts(settings, server, call):
     assert len(oauth.requests) == len(server.requests) == 2
 
 
-# ---------- TLS: whom we trust
+# ---------- nobody there
 
 
 def test_nobody_listens(call):
@@ -417,7 +417,7 @@ def open_files():
     return len(os.listdir("/proc/self/fd"))
 
 
-# ---------- cut
+# ---------- cut off
 
 STAGES = {
     "nothing": b"",

@@ -574,7 +574,7 @@ def test_no_hint_where_base_url_is_right(client, call):
     assert "BASE_URL" not in str(caught.value)
 
 
-# ---------- copies
+# ---------- errors travel
 
 ERRORS = [
     GigaChatException("текст"),
@@ -747,9 +747,6 @@ def test_answers_are_not_mixed_up_by_errors():
     assert wrong == []
 
 
-# ---------- redirects
-
-
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_not_followed(client, server, call, status):
     """A redirect is an error: the token must not reach another host."""
@@ -816,7 +813,7 @@ def everything_of(error):
     return "\n".join(shown)
 
 
-# ---------- secrets
+# ---------- secrets, in whatever a server says
 
 
 def echoes(secret):
@@ -1031,9 +1028,6 @@ def test_unhandled_exceptions_of_threads(capsys):
     shown = capsys.readouterr().err
     assert "InvalidResponseError" in shown
     assert_no_secret(shown)
-
-
-# ---------- nothing breaks out of its place
 
 
 def test_token_is_forgotten_with_the_stream(call):
