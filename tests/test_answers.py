@@ -18,6 +18,7 @@ from faults import (
     COMPLETION,
     DONE,
     LAST_CHUNK,
+    SHORT,
     STREAM_HEAD,
     WAIT_SECONDS,
     RawServer,
@@ -363,7 +364,6 @@ def test_bound_is_for_one_event(monkeypatch):
 # ---------- streams: cut anywhere, broken off, silent
 
 UNFRAMED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"  # lasts until the server closes
-SHORT = 0.2
 
 
 def contents(chunks):

@@ -21,6 +21,7 @@ from faults import (
     DONE,
     LAST_CHUNK,
     SERVER_TLS,
+    SHORT,
     STREAM_HEAD,
     WAIT_SECONDS,
     RawServer,
@@ -406,7 +407,6 @@ def test_nobody_listens(call):
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-SHORT = 0.2  # seconds: a client that waits in vain
 
 
 def words(completion):
