@@ -26,6 +26,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tu
 CERTS = Path(__file__).resolve().parent / "certs"
 SERVER_TLS = (str(CERTS / "server.pem"), str(CERTS / "server.key"))
 WAIT_SECONDS = 20  # a test that waits in vain fails
+SHORT = 0.2  # seconds: the timeout of a client that is to wait in vain
 
 COMPLETION = {
     "choices": [{"message": {"content": "да", "role": "assistant"}, "index": 0, "finish_reason": "stop"}],
@@ -251,6 +252,19 @@ def _shut(sock: socket.socket) -> None:
     except OSError:
         pass
 
+
+# ---------- what goes to a server
+
+# Texts that would end a header, a parameter or a segment.
+BREAKS = [
+    "a\r\nX-Evil: 1",
+    "a\nX-Evil: 1",
+    "a\rX-Evil: 1",
+    "a\0b",
+    "a\x0bb",
+    "a\x85b\u2028c",
+    "\r\n\r\nGET /evil HTTP/1.1\r\n\r\n",
+]
 
 # ---------- answers
 

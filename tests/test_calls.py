@@ -16,6 +16,7 @@ from faults import (
     DONE,
     LAST_CHUNK,
     SERVER_TLS,
+    SHORT,
     STREAM_HEAD,
     WAIT_SECONDS,
     RawServer,
@@ -204,35 +205,21 @@ def test_nothing_to_authenticate_with(connect, server, call, sources):
     assert [request.headers.get("authorization") for request in server.requests] == [None] * 3
 
 
-def test_client_certificate_alone(call):
-    """With a client certificate no token is asked for, and no Authorization sent, nor with an ssl_context."""
+@pytest.mark.parametrize("credentials", [False, True])
+def test_client_certificate(call, credentials):
+    """With a client certificate alone no token is asked for, and no Authorization sent; with credentials both are."""
     with LocalServer(tls=SERVER_TLS, client_ca=CA) as server:
-        with GigaChat(
-            base_url=server.base_url,
-            auth_url=server.auth_url,
-            ca_bundle_file=CA,
-            cert_file=str(CERTS / "client.pem"),
-            key_file=str(CERTS / "client.key"),
-        ) as client:
+        settings = {"base_url": server.base_url, "auth_url": server.auth_url, "ca_bundle_file": CA}
+        files = {"cert_file": str(CERTS / "client.pem"), "key_file": str(CERTS / "client.key")}
+        source = server.credentials if credentials else None
+        with GigaChat(**settings, **files, credentials=source) as client:
             assert call(client, "chat", "Привет").choices
-            assert call(client, "get_token") is None
-        assert authorizations(server) == [None]
-        assert paths(server) == [CHAT]
-
-
-def test_client_certificate_and_credentials(call):
-    """With both, the token is asked for and sent."""
-    with LocalServer(tls=SERVER_TLS, client_ca=CA) as server:
-        with GigaChat(
-            base_url=server.base_url,
-            auth_url=server.auth_url,
-            ca_bundle_file=CA,
-            cert_file=str(CERTS / "client.pem"),
-            key_file=str(CERTS / "client.key"),
-            credentials=server.credentials,
-        ) as client:
-            call(client, "chat", "Привет")
-            assert authorizations(server) == [f"Bearer {client.token}"]
+            if credentials:
+                assert authorizations(server) == [f"Bearer {client.token}"]
+            else:
+                assert call(client, "get_token") is None
+                assert authorizations(server) == [None]
+                assert paths(server) == [CHAT]
 
 
 @pytest.mark.parametrize("method", ["chat", "stream"])
@@ -375,7 +362,11 @@ def test_short_lives(connect, server, call, unit, life, buffer_ms, logins):
     assert paths(server).count(OAUTH) == logins
 
 
-@pytest.mark.parametrize("expires_at", [None, 0, -1, True, "soon", "1800000000000", 1e400, 10**30, 1e16 + 0.5])
+@pytest.mark.parametrize(
+    "expires_at",
+    [None, 0, -1, -5, True, False, "", "soon", "1e5", "1800000000000", [], [1], {}, 1e400, 1e300, 10**30, 10**400]
+    + [1e16 + 0.5],
+)
 def test_odd_expiry(connect, server, call, expires_at):
     """An expiry that is missing or senseless is not known: the token is used until it is refused."""
     client = connect(credentials=server.credentials)
@@ -582,27 +573,17 @@ def test_one_failed_token_request_for_all(how):
 def test_slow_login_does_not_hold_back_calls(connect, server):
     """While one client logs in, calls that bring their own Authorization go through: no lock is held."""
     token = server.issue_token()
-    with RawServer(lambda wire: wire.receive() and wire.wait_for_close()) as silent:
+    with RawServer(lambda wire: wire.receive() and wire.wait_for_close()) as silent, ThreadPoolExecutor(1) as threads:
         client = connect(credentials=server.credentials, auth_url=silent.auth_url)
-        failures = []
-
-        def log_in():
-            try:
-                client.chat("Привет")
-            except APIConnectionError as error:
-                failures.append(error)
-
-        blocked = threading.Thread(target=log_in)
-        blocked.start()
+        blocked = threads.submit(client.chat, "Привет")
         silent.wait(lambda: len(silent.requests) == 1)
         authorization_cvar.set(f"Bearer {token}")
         assert client.chat("Привет").choices
         client.close()
-        blocked.join(WAIT_SECONDS)
-        assert len(failures) == 1
+        assert isinstance(blocked.exception(WAIT_SECONDS), APIConnectionError)
 
 
-SHORT = 0.2
+# ---------- tokens under load
 
 
 class TokenServer(RawServer):
@@ -761,15 +742,6 @@ def test_renewal(call):
         assert server.logins >= 2 and server.requests[-1].headers["authorization"] != "Bearer t1"
 
 
-@pytest.mark.parametrize("odd", ["soon", None, -5, 1e300, True, [], {}, "1e5", 10**400])
-def test_expiry_that_is_none(call, odd):
-    """An expiry that is none counts as unknown."""
-    with TokenServer(expires_at=odd) as server, token_client(server) as client:
-        for _ in range(3):
-            assert call(client, "chat", "x").choices
-        assert server.logins == 1
-
-
 NO_TOKENS = [
     b"",
     b"null",
@@ -890,6 +862,8 @@ def test_close_during_login(call):
         assert APIConnectionError in [type(future.exception()) for future in calls]
 
 
+# ---------- retries: how often, for what
+
 FAST = {"retry_backoff_factor": 0}
 
 
@@ -926,9 +900,6 @@ def refusal(status, **headers):
 
 
 METHODS = pytest.mark.parametrize("method", ["chat", "stream"])
-
-
-# ---------- how often, for what
 
 
 @METHODS
@@ -1125,7 +1096,7 @@ def test_refusal_of_a_token_between_retries(settings, server, call):
     assert names == ["oauth", "completions", "completions", "oauth", "completions"]
 
 
-# ---------- after how long
+# ---------- retries: after how long
 
 
 def watch_pauses(monkeypatch):
@@ -1238,7 +1209,7 @@ def test_retries_are_logged(caplog, call):
     assert {record.levelname for record in caplog.records} == {"DEBUG"}
 
 
-# ---------- what ends a pause
+# ---------- retries: what ends a pause
 
 LONG = {"max_retries": 3, "retry_backoff_factor": 60}
 
@@ -1304,42 +1275,23 @@ def test_wait_for_ends_a_pause():
 @METHODS
 def test_closing_ends_a_pause(pausing, call, method):
     """A client that is closed in the midst of a pause raises at once."""
-    failures = []
-    with RawServer(fault(99, refusal(503))) as server:
+    with RawServer(fault(99, refusal(503))) as server, ThreadPoolExecutor(1) as threads:
         client = fast_client(server, **LONG)
-
-        def ask():
-            try:
-                call(client, method, "Привет")
-            except GigaChatException as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=ask)
-        thread.start()
+        asked = threads.submit(call, client, method, "Привет")
         assert pausing.wait(WAIT_SECONDS)
         client.close()
-        thread.join(5)
-        assert not thread.is_alive()
-        assert "closed" in str(failures[0])
+        ended = asked.exception(5)
+        assert isinstance(ended, GigaChatException) and "closed" in str(ended)
         assert len(server.requests) == 1
 
 
 def test_closing_a_stream_ends_its_pause(pausing):
     """close() of a stream, from another thread, ends the pause before its retry."""
-    failures = []
     with RawServer(fault(99, refusal(503))) as server, fast_client(server, **LONG) as client:
-        stream = client.stream("Привет")
-
-        def read():
-            try:
-                list(stream)
-            except GigaChatException as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=read)
-        thread.start()
-        assert pausing.wait(WAIT_SECONDS)
-        stream.close()
-        thread.join(5)
-        assert not thread.is_alive()
-        assert "the stream was closed" in str(failures[0])
+        with ThreadPoolExecutor(1) as threads:
+            stream = client.stream("Привет")
+            reader = threads.submit(list, stream)
+            assert pausing.wait(WAIT_SECONDS)
+            stream.close()
+            ended = reader.exception(5)
+            assert isinstance(ended, GigaChatException) and "the stream was closed" in str(ended)

@@ -21,6 +21,7 @@ from faults import (
     DONE,
     LAST_CHUNK,
     SERVER_TLS,
+    SHORT,
     STREAM_HEAD,
     WAIT_SECONDS,
     RawServer,
@@ -389,7 +390,7 @@ def test_one_connection_for_two_hosts(settings, server, call):
     assert len(oauth.requests) == len(server.requests) == 2
 
 
-# ---------- TLS: whom we trust
+# ---------- nobody there
 
 
 def test_nobody_listens(call):
@@ -406,7 +407,6 @@ def test_nobody_listens(call):
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-SHORT = 0.2  # seconds: a client that waits in vain
 
 
 def words(completion):
@@ -417,7 +417,7 @@ def open_files():
     return len(os.listdir("/proc/self/fd"))
 
 
-# ---------- cut
+# ---------- cut off
 
 STAGES = {
     "nothing": b"",
@@ -528,7 +528,8 @@ def test_rubbish(call, reply):
                 call(client, "chat", "Привет")
             assert type(caught.value) is not APITimeoutError
             assert "rubbish" not in str(caught.value) and len(str(caught.value)) < 200
-            assert server.connections == number and sockets_to(server) == []
+            assert server.connections == number
+        assert sockets_to(server) == []
 
 
 def test_odd_but_right(call):

@@ -11,7 +11,6 @@ import threading
 import time
 import traceback
 import warnings
-from email.message import Message
 from http.client import HTTPMessage
 
 import pytest
@@ -96,15 +95,27 @@ def failure_of(call, client, name="chat", *args):
     return caught.value
 
 
-def everything_shown(error):
-    """Give all that printing, logging or pickling an exception and its causes would show."""
-    shown, seen = [], set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        shown += [str(error), repr(error), repr(error.args), repr(vars(error))]
-        shown += [str(value) for value in vars(error).values() if isinstance(value, Message)]
-        shown += traceback.format_exception(type(error), error, error.__traceback__)
-        error = error.__cause__ or error.__context__
+def everything_of(error):
+    """All that a log, a debugger or a crash report shows of an exception and of what hangs on it."""
+    shown = ["".join(traceback.format_exception(type(error), error, error.__traceback__))]
+    seen = set()
+    chain = [error]
+    while chain:
+        one = chain.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        shown += [str(one), repr(one), repr(one.args)]
+        shown += [f"{name}={value!r}" for name, value in vars(one).items()]
+        if isinstance(one, ResponseError):
+            shown += [repr(one.content), one.content.decode("utf-8", "replace"), one.message, str(one.request_id)]
+            shown += [str(one.headers), repr(one.headers.items() if one.headers else "")]
+            try:
+                shown.append(repr(json.loads(one.content)))
+            except (ValueError, RecursionError):
+                pass
+        chain += [one.__cause__, one.__context__]
+    shown.append(repr(pickle.loads(pickle.dumps(error))))
     return "\n".join(shown)
 
 
@@ -428,7 +439,7 @@ def test_echoed_token(settings, server, call, number, status):
     server.answer_next("/chat", status, body, {"X-Echo": SECRET, "x-again": f"Bearer {SECRET}"}, times=None)
     with GigaChat(**{**settings, "credentials": None, "access_token": SECRET}) as client:
         error = failure_of(call, client)
-    shown = everything_shown(error)
+    shown = everything_of(error)
     assert SECRET not in shown
     assert "S3CR3T" not in shown
     assert SECRET not in error.message
@@ -444,17 +455,17 @@ def test_echoed_token_in_a_success(settings, server, call, body):
     with GigaChat(**{**settings, "credentials": None, "access_token": SECRET}) as client:
         with pytest.raises(InvalidResponseError) as caught:
             call(client, "chat", "Привет")
-    assert SECRET not in everything_shown(caught.value)
+    assert SECRET not in everything_of(caught.value)
 
 
 def test_echoed_credentials(settings, server, call):
     """The same for the authorization key at the token endpoint, and for a password at /token."""
     server.answer_next("/oauth", 400, {"code": 4, "message": f"bad {settings['credentials']}"})
     with GigaChat(**settings) as client:
-        assert settings["credentials"] not in everything_shown(failure_of(call, client))
+        assert settings["credentials"] not in everything_of(failure_of(call, client))
     server.answer_next("/token", 403, b"no user with the password p@ssw0rd / dXNlcjpwQHNzdzByZA==")
     with GigaChat(**{**settings, "credentials": None, "user": "user", "password": "p@ssw0rd"}) as client:
-        shown = everything_shown(failure_of(call, client))
+        shown = everything_of(failure_of(call, client))
     assert "p@ssw0rd" not in shown
     assert "dXNlcjpwQHNzdzByZA==" not in shown
 
@@ -466,15 +477,15 @@ def test_new_token_in_a_broken_answer(client, server, call):
             server.answer_next("/oauth", status, body)
             with pytest.raises(kind) as caught:
                 call(client, "chat", "Привет")
-            assert "S3CR3T" not in everything_shown(caught.value)
+            assert "S3CR3T" not in everything_of(caught.value)
 
 
 def test_request_headers_are_not_shown(client, call):
     """No error holds what we sent in headers: the token of the call is nowhere in it."""
     token = call(client, "get_token").access_token
     error = failure_of(call, client, "get_model", "none")
-    assert token not in everything_shown(error)
-    assert "Bearer" not in everything_shown(error)
+    assert token not in everything_of(error)
+    assert "Bearer" not in everything_of(error)
 
 
 # ---------- nothing else comes out
@@ -574,7 +585,7 @@ def test_no_hint_where_base_url_is_right(client, call):
     assert "BASE_URL" not in str(caught.value)
 
 
-# ---------- copies
+# ---------- errors travel
 
 ERRORS = [
     GigaChatException("текст"),
@@ -747,9 +758,6 @@ def test_answers_are_not_mixed_up_by_errors():
     assert wrong == []
 
 
-# ---------- redirects
-
-
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_not_followed(client, server, call, status):
     """A redirect is an error: the token must not reach another host."""
@@ -792,31 +800,7 @@ def assert_no_secret(text, also=()):
         assert secret not in text, text
 
 
-def everything_of(error):
-    """All that a log, a debugger or a crash report shows of an exception and of what hangs on it."""
-    shown = ["".join(traceback.format_exception(type(error), error, error.__traceback__))]
-    seen = set()
-    chain = [error]
-    while chain:
-        one = chain.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        shown += [str(one), repr(one), repr(one.args)]
-        shown += [f"{name}={value!r}" for name, value in vars(one).items()]
-        if isinstance(one, ResponseError):
-            shown += [repr(one.content), one.content.decode("utf-8", "replace"), one.message, str(one.request_id)]
-            shown += [str(one.headers), repr(one.headers.items() if one.headers else "")]
-            try:
-                shown.append(repr(json.loads(one.content)))
-            except (ValueError, RecursionError):
-                pass
-        chain += [one.__cause__, one.__context__ if not one.__suppress_context__ else None]
-    shown.append(repr(pickle.loads(pickle.dumps(error))))
-    return "\n".join(shown)
-
-
-# ---------- secrets
+# ---------- secrets, in whatever a server says
 
 
 def echoes(secret):
@@ -1031,9 +1015,6 @@ def test_unhandled_exceptions_of_threads(capsys):
     shown = capsys.readouterr().err
     assert "InvalidResponseError" in shown
     assert_no_secret(shown)
-
-
-# ---------- nothing breaks out of its place
 
 
 def test_token_is_forgotten_with_the_stream(call):

@@ -153,6 +153,8 @@ def test_quickstart_shows_an_error_in_one_line(served):
     assert re.match(r"BadRequestError: 400 POST /api/v2/oauth: .*GIGACHAT_API_CORP[^\n]*\n\Z", done.stderr)
 
 
+# ---------- embed_corpus.py
+
 PROGRAM = Path(embed_corpus.__file__)
 SECONDS = 60  # after which something is taken to hang
 needs_signals = pytest.mark.skipif(os.name == "nt", reason="there are no signals")
@@ -470,6 +472,8 @@ def test_dask(client, server, text, result, tmp_path):
     assert {request.headers["User-Agent"].split("/")[0] for request in server.requests} == {"gigachat_lite"}
     assert len([request for request in server.requests if request.path.endswith("/oauth")]) <= 2 * 2
 
+
+# ---------- lambda_layer.py and lambda_handler.py
 
 # What the runtime does: imports the handler, then calls it for one event after another.
 RUNTIME = """

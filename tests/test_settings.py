@@ -548,9 +548,6 @@ def test_numbers_that_cannot_work(monkeypatch, name, value):
             GigaChat()
 
 
-# ---------- nothing breaks out of its place
-
-
 @pytest.mark.parametrize(
     "url",
     [

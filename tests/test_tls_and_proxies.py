@@ -648,9 +648,6 @@ def test_stale_tunnel(proxy, call):
     assert len(proxy.requests) == 2
 
 
-# ---------- nothing breaks out of its place
-
-
 def test_refused_certificate_gets_nothing(call):
     """Before a server whose certificate is not trusted, not a byte of the request leaves."""
     received = []
