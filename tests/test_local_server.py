@@ -4,7 +4,9 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import warnings
@@ -21,6 +23,7 @@ from gigachat_lite import (
     Messages,
     MessagesRole,
     NotFoundError,
+    ResponseError,
     ThreadRunOptions,
     ThreadStatus,
     UnprocessableEntityError,
@@ -230,36 +233,27 @@ def test_validate_function(plain, call):
 
 def test_convert_and_call(plain, call):
     """Functions made of an OpenAPI document can be given to the model as they are."""
-    document = """
-openapi: 3.0.0
-info: {title: sms, version: "1"}
-paths:
-  /sms:
-    post:
-      operationId: send_sms
-      description: Отправляет СМС
-      requestBody:
-        content:
-          application/json:
-            schema:
-              type: object
-              properties:
-                text: {type: string, minLength: 1}
-                urgent: {type: boolean}
-              required: [text]
-      responses:
-        "200":
-          description: Готово
-          content:
-            application/json:
-              schema: {type: object, properties: {status: {type: boolean}}}
-"""
+    properties = {"text": {"$ref": "#/components/schemas/Text"}, "urgent": {"type": "boolean"}}
+    sms = {"type": "object", "properties": properties}
+    done = {"type": "object", "properties": {"status": {"type": "boolean"}}}
+    operation = {
+        "operationId": "send_sms",
+        "description": "Отправляет СМС",
+        "requestBody": {"content": {"application/json": {"schema": {**sms, "required": ["text"]}}}},
+        "responses": {"200": {"description": "Готово", "content": {"application/json": {"schema": done}}}},
+    }
+    schemas = {"Text": {"type": "string", "minLength": 1}}
+    openapi = {"openapi": "3.0.0", "paths": {"/sms": {"post": operation}}, "components": {"schemas": schemas}}
+    document = json.dumps(openapi)
     (function,) = call(plain, "openapi_function_convert", document).functions
     assert function.parameters.properties["text"].to_dict() == {"type": "string", "minLength": 1}
-    assert function.return_parameters == {"type": "object", "properties": {"status": {"type": "boolean"}}}
+    assert function.parameters.required == ["text"]
+    assert function.return_parameters == done
     assert call(plain, "validate_function", function).valid
     answer = call(plain, "chat", {"messages": ["send_sms: я опоздаю"], "functions": [function]})
     assert answer.choices[0].message.function_call.arguments == {"text": "send_sms: я опоздаю", "urgent": True}
+    with pytest.raises(ResponseError, match="JSON only"):
+        call(plain, "openapi_function_convert", "openapi: 3.0.0\npaths: {}\n")
 
 
 # ---------- rights and checks
@@ -495,6 +489,70 @@ def test_the_program_says_what_it_takes():
     assert all(option in shown.stdout for option in (b"--port", b"--tls", b"--scope", b"--client-ca"))
     refused = subprocess.run([*command, "--scope", "NO"], stderr=subprocess.PIPE, timeout=20)
     assert refused.returncode == 2
+
+
+def test_a_port_that_is_taken(shared_server):
+    """The program names the port that is taken, and says what to do."""
+    command = [sys.executable, str(EXAMPLES / "local_server.py"), "--port", str(shared_server.port)]
+    refused = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=20)
+    assert (refused.returncode, refused.stdout) == (1, b"")
+    assert f"port {shared_server.port} of 127.0.0.1 is taken".encode() in refused.stderr
+    assert b"choose another port" in refused.stderr
+    assert b"Traceback" not in refused.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX shells")
+def test_exports_can_be_pasted(tmp_path):
+    """Whatever the path of the certificates holds, the shell reads each variable as it is."""
+    odd = tmp_path / "a b;'$(c)"
+    shutil.copytree(str(CERTS), str(odd))
+    command = [sys.executable, str(EXAMPLES / "local_server.py"), "--port", "0"]
+    command += ["--tls", str(odd / "server.pem"), str(odd / "server.key")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as program:
+        exports = b"".join(program.stdout.readline() for _ in range(5))
+        program.kill()
+    shell = ["sh", "-c", exports.decode() + 'printf %s "$GIGACHAT_CA_BUNDLE_FILE"']
+    assert subprocess.run(shell, stdout=subprocess.PIPE, timeout=20).stdout.decode() == str(odd / "ca.pem")
+
+
+# ---------- HTTP
+
+MODELS_HEAD = b"GET /v1/models HTTP/1.1\r\nAuthorization: Bearer "
+CHAT = b'{"model": "GigaChat", "messages": [{"role": "user", "content": "hi"}]}'
+CHAT_HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nAuthorization: Bearer "
+
+
+@pytest.mark.parametrize(
+    ("head", "rest", "status"),
+    [
+        pytest.param(MODELS_HEAD, b"", 200, id="no body"),
+        pytest.param(MODELS_HEAD, b"".join(b"X-%d: 1\r\n" % number for number in range(300)), 200, id="300 fields"),
+        pytest.param(MODELS_HEAD, b"X-Long: " + bytes(100_000).replace(b"\0", b"x") + b"\r\n", 200, id="long field"),
+        pytest.param(MODELS_HEAD.replace(b"/v1", b"http://localhost/v1"), b"", 200, id="whole URL"),
+        pytest.param(
+            CHAT_HEAD,
+            b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\nX-Trailer: 1\r\n" % (len(CHAT), CHAT),
+            200,
+            id="chunked",
+        ),
+        pytest.param(
+            CHAT_HEAD, b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n%b" % (len(CHAT), CHAT[:-4]), 100, id="100"
+        ),
+        pytest.param(b"DELETE /v1/models HTTP/1.1\r\nAuthorization: Bearer ", b"", 405, id="method"),
+        pytest.param(MODELS_HEAD, b"Name : 1\r\n", 400, id="blank before the colon"),
+        pytest.param(MODELS_HEAD, b"X-Folded: 1\r\n 2\r\n", 400, id="folded"),
+        pytest.param(MODELS_HEAD, b"Content-Length: -1\r\n", 400, id="negative length"),
+        pytest.param(MODELS_HEAD, b"Transfer-Encoding: chunked\r\n\r\n2\r\nxxx", 400, id="long chunk"),
+        pytest.param(MODELS_HEAD.replace(b"HTTP/1.1", b"FTP/1.1"), b"", 400, id="not HTTP"),
+    ],
+)
+def test_requests_byte_for_byte(shared_server, head, rest, status):
+    """The server takes every form that HTTP allows a request, and refuses with 400 what is ambiguous."""
+    shared_server.reset()
+    with socket.create_connection(("127.0.0.1", shared_server.port), timeout=20) as sock:
+        sock.sendall(head + shared_server.issue_token().encode() + b"\r\n" + rest + b"\r\n")
+        assert int(sock.recv(65_536).split()[1]) == status
+    assert len(shared_server.requests) == (0 if status in (100, 400) else 1)
 
 
 def test_environment_leads_to_the_server(server, monkeypatch, call):
