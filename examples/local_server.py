@@ -12,28 +12,31 @@ or use it in a test::
         ...
         assert server.requests[-1].headers["X-Request-ID"] == "7"
 
-One port serves OAuth, the API under ``/api/v1`` and the API under ``/v1``. Chat v2 and HTTP/2 are not served. What is
-known of the real service is kept byte for byte; what nobody has recorded is marked ``INVENTION`` in this file.
+One port serves OAuth, the API under ``/api/v1`` and ``/v1``, and chat v2 under ``/api/v2`` and ``/v2``. HTTP/2 is not
+served. What is known of the real service is kept byte for byte; what nobody has recorded is marked ``INVENTION`` here.
 
 The first rule that fits the question decides the answer, in chat, threads and batches alike:
 
-1. A message contains a banned word (``запрещёнка`` or ``forbidden-topic``): a refusal, finish reason ``blacklist``.
+1. A message contains a banned word (``запрещёнка`` or ``forbidden-topic``) and the filter is on: a refusal, finish
+   reason ``blacklist``. The question contains ``model-error``: no answer, finish reason ``error``.
 2. The last message is a function result: a sentence with the function's name, the result and the question.
 3. The last message is the user's and ``function_call`` is not ``"none"`` (absent: ``auto`` if functions are given):
-   a call of the forced function, else of the custom function that the message names, else of the first custom one.
-   Arguments fit its JSON Schema: ``const``, ``default``, the first of ``enum`` or ``examples``, else strings are the
-   user's text (dates, times, email, uuid and uri have a fixed value), numbers 1 or the nearest allowed, booleans true,
-   arrays one element, objects all properties. ``partial_arguments`` win. Keys are sorted.
-4. As 3, but the function is the built-in ``text2image``: forced, or listed (or mode ``auto`` without functions) and
-   the message asks for a picture (``нарисуй``, ``изобрази``, ``draw``, ``paint``): ``<img src="ID" fuse="true"/> ...``;
-   the file ID is a small grey JPEG with the question in its comment. Other built-in functions are never called.
+   a call of the forced function, else of the custom function that the message names (in chat v2, of all that it names),
+   else of the first custom one. Arguments fit its JSON Schema: ``const``, ``default``, the first of ``enum`` or
+   ``examples``, else strings are the user's text (dates, times, email, uuid and uri have a fixed value, ``pattern`` is
+   not heeded), numbers 1 or another that is allowed, booleans true, arrays one element, objects all properties.
+   ``partial_arguments`` win. Keys are sorted.
+4. As 3, but the function is built in: forced, or listed where the message fits ``OCCASIONS``. ``text2image``, also in
+   mode ``auto`` without functions, gives ``<img src="ID" fuse="true"/> ...``: a small grey JPEG with the question in
+   its comment. In chat v2 ``image_generate`` gives that JPEG and ``web_search`` sources, even where nothing else fits.
+   Other built-in tools are only named in the stream. ``code_interpreter`` is unavailable, as in the service.
 5. ``response_format``: ``json_schema`` gives JSON that fits the schema as in 3, indented by 4; ``regex`` gives the
    first alternative of the expression, so only expressions made of plain words work.
 6. Else the answer, in Russian if the question has Cyrillic letters and in English otherwise, quotes the question (its
    first 1,000 characters), the system message and the first question, counts the messages before it without the system
    message, and describes the attachments of the last message: name, type, size, the first words of a text.
 
-``reasoning_effort`` adds ``reasoning_content``; ``max_tokens`` cuts the text: finish reason ``length``; ``n`` repeats
+Reasoning is added where it is asked for; ``max_tokens`` cuts it and the text: finish reason ``length``; ``n`` repeats
 the answer. A token is a run of up to 6 letters or digits, or one other character that is no white space.
 ``/tokens/count`` and ``usage`` count them in the ``content`` of all messages, the JSON of ``functions``, the answer and
 its function call. ``precached_prompt_tokens``: messages with which the last request of the ``X-Session-ID`` began, too.
@@ -46,6 +49,7 @@ import argparse
 import base64
 import errno
 import json
+import math
 import os
 import re
 import secrets
@@ -64,7 +68,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, takewhile
 from socketserver import TCPServer
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence
-from typing import Tuple, Type, TypeVar, Union
+from typing import Set, Tuple, Type, TypeVar, Union
 from urllib.parse import parse_qs, unquote
 
 JSON = Any
@@ -88,6 +92,7 @@ VECTOR_SIZES = {"Embeddings": 1024, "Embeddings-2": 1024, "EmbeddingsGigaR": 256
 BUILT_IN_FUNCTIONS = {"text2image", "get_file_content", "text2model3d"}
 BANNED_WORDS = ("запрещёнка", "forbidden-topic")
 BYTES_TYPE = "application/octet-stream"
+DONE = b"data: [DONE]\n\n"
 
 
 # ---------- requests and answers
@@ -157,16 +162,20 @@ def load(data: Union[str, bytes]) -> JSON:
     except (ValueError, RecursionError) as error:
         raise bad_request() from error
 
-def events(data: Iterable[Object], interval: JSON) -> Reply:
-    """Make a stream of server-sent events."""
-    lines = (b"data: " + dump(event) + b"\n\n" for event in data)
-    return Reply(chain(lines, [b"data: [DONE]\n\n"]), content_type="text/event-stream", interval=interval or 0)
+def event(data: JSON, name: str = "") -> bytes:
+    return (b"event: %b\n" % name.encode() if name else b"") + b"data: " + dump(data) + b"\n\n"
+
+def event_stream(events: Iterable[bytes], interval: Optional[float], *end: bytes) -> Reply:
+    return Reply(chain(events, end), content_type="text/event-stream", interval=interval or 0)
 
 def find(table: Mapping[str, Kind], id: JSON, what: str) -> Kind:
     """Look *id* up in *table*."""
     if not isinstance(id, str) or id not in table:
         raise Failure(404, "No such " + what)  # INVENTION: the text of all but models
     return table[id]
+
+def with_version(model: str) -> str:
+    return model.split(":")[0] + ":" + VERSION
 
 def now() -> int:
     return int(time.time())
@@ -211,57 +220,69 @@ class Call:
 TOKEN = re.compile(r"\w{1,6}|[^\w\s]")
 PHRASE = re.compile(r".{1,24}\S{0,16}\s*", re.DOTALL)
 CYRILLIC = re.compile("[а-яё]", re.IGNORECASE)
-DRAWING = re.compile("нарису|изобраз|draw|paint", re.IGNORECASE)
+DRAWING = "нарису|изобраз|draw|paint"
+OCCASIONS = {  # the questions for which built-in tools are used
+    "text2image": DRAWING, "image_generate": DRAWING, "model_3d_generate": "3d|3д", "url_content_extraction": "https?://",
+    "code_interpreter": "код|вычисли|code|compute", "get_datetime": "который час|сегодня|time|today",
+    "web_search": "найди|поищи|новост|search|news", "memory": "запомни|remember"}
+SOURCES = {str(number): {"url": "https://example.com/%d" % number, "title": "Example %d" % number} for number in (1, 2)}
 QUOTED_CHARACTERS = 1000
 FORMATS = {"date": "2026-01-21", "date-time": "2026-01-21T12:00:00Z", "time": "12:00:00", "email": "user@example.com",
            "uuid": "00000000-0000-4000-8000-000000000000", "uri": "https://example.com/"}
 RUSSIAN = {
     "refusal": "Как и любая языковая модель, GigaChat не обладает собственным мнением. Эта тема ограничена.",
     "result": "Функция {name} вернула {result}. Это и есть ответ на вопрос «{text}».",
-    "image": " Вот мой рисунок: {text}",
     "echo": "Вы написали: «{text}». До этого сообщений в разговоре: {earlier}. ",
     "system": "Моя роль: «{system}». ", "first": "Разговор начался с вопроса «{first}». ",
     "file": "Приложен файл {name} ({mime}, {size} байт). ", "start": "Он начинается так: «{start}». ",
     "end": "Это ответ локального сервера: он лишь повторяет услышанное, а настоящая модель ответила бы по существу.",
-    "reasoning": "Пользователь спрашивает: «{text}». Повторю вопрос.",
+    "image": " Вот мой рисунок: {text}", "reasoning": "Пользователь спрашивает: «{text}». Повторю вопрос.",
 }
 ENGLISH = {
     "refusal": "Like any language model, GigaChat has no opinion of its own. Talk about this topic is restricted.",
     "result": "The function {name} returned {result}. That answers the question \"{text}\".",
-    "image": " Here is my picture: {text}",
     "echo": "You wrote: \"{text}\". Earlier messages in this conversation: {earlier}. ",
     "system": "My role: \"{system}\". ", "first": "We began with the question \"{first}\". ",
     "file": "Attached file {name} ({mime}, {size} bytes). ", "start": "It begins: \"{start}\". ",
     "end": "This is the local server: it only repeats what it hears, where the real model would answer to the point.",
-    "reasoning": "The user asks: \"{text}\". I shall repeat the question.",
+    "image": " Here is my picture: {text}", "reasoning": "The user asks: \"{text}\". I shall repeat the question.",
 }
 
 
 class Answer(NamedTuple):
-    """What the model said."""
+    """What the model said, and the built-in tool of chat v2 that it used."""
     content: str
     finish_reason: str = "stop"
-    function_call: Optional[Object] = None
+    calls: Sequence[Object] = ()
     state_id: str = ""
     reasoning: str = ""
+    tool: str = ""
 
     def message(self) -> Object:
-        optional = {"function_call": self.function_call, "functions_state_id": self.state_id,
-                    "reasoning_content": self.reasoning}
+        optional = {"function_call": self.calls[0] if self.calls else None, "functions_state_id": self.state_id,
+                    "reasoning_content": self.reasoning, "function_calls": self.calls if len(self.calls) > 1 else None}
         return {"content": self.content, "role": "assistant", **{key: one for key, one in optional.items() if one}}
 
     def deltas(self) -> List[Object]:
         """Return the pieces in which a stream brings the message."""
-        # INVENTION: a function call comes whole, in the first event; no recording of a streamed one exists.
         first, *others = PHRASE.findall(self.content) or [""]
         return [{**self.message(), "content": first}] + [{"content": text} for text in others]
+
+    def parts(self) -> List[Object]:
+        """Return the content of the message as chat v2 has it."""
+        picture = re.match('<img src="([^"]*)" fuse="true"/> ?', self.content)
+        text = self.content[picture.end():] if picture else self.content
+        parts: List[Object] = [{"inline_data": {"images": [], "sources": SOURCES}}] if self.tool == "web_search" else []
+        if picture:
+            parts.append({"files": [{"id": picture.group(1), "mime": "image/jpeg", "target": "image"}]})
+        return parts + ([{"text": text}] if text else []) + [{"function_call": one} for one in self.calls]
 
     def cut(self, max_tokens: int) -> "Answer":
         """Keep the first *max_tokens* tokens of the text."""
         ends = [piece.end() for piece in TOKEN.finditer(self.content)]
         if self.finish_reason != "stop" or len(ends) <= max_tokens:
             return self
-        return self._replace(content=self.content[:ends[max_tokens - 1]], finish_reason="length")
+        return self._replace(content=self.content[:([0] + ends)[max_tokens]], finish_reason="length")
 
 class StoredFile(NamedTuple):
     id: str
@@ -304,18 +325,16 @@ def echo(messages: List[Object], files: List[StoredFile]) -> str:
             text += sentences["start"].format(start=" ".join(file.data[:400].decode("utf-8", "ignore").split()[:12]))
     return text + sentences["end"]
 
-def pick_function(body: Object, text: str) -> Optional[str]:
-    """Choose the function that an answer to *text* calls, None for a plain answer."""
+def pick_functions(body: Object, built_in: Set[str], text: str) -> List[str]:
+    """Choose what an answer to *text* calls: functions of the client's, or one that is built in."""
     mode = body.get("function_call") or ("auto" if body.get("functions") else "none")
-    if mode == "none":
-        return None
     if isinstance(mode, dict):
-        return str(mode["name"])
-    names = [function["name"] for function in body.get("functions") or []]
-    custom = [name for name in names if name not in BUILT_IN_FUNCTIONS]
-    if custom:
-        return next((name for name in custom if name in text), custom[0])
-    return "text2image" if DRAWING.search(text) and (not names or "text2image" in names) else None
+        return [str(mode["name"])]
+    names = [function["name"] for function in body.get("functions") or [{"name": "text2image"}]]
+    custom = [name for name in names if name not in built_in]
+    fitting = [name for name in names if name in built_in and re.search(OCCASIONS.get(name, "$^"), text, re.I)]
+    named, searching = [name for name in custom if name in text], [name for name in names if name == "web_search"]
+    return [] if mode == "none" else named or fitting[:1] or custom[:1] or searching
 
 def function_arguments(body: Object, name: str, text: str) -> Object:
     schema = next(function for function in body["functions"] if function["name"] == name).get("parameters") or {}
@@ -341,22 +360,32 @@ def fill(schema: JSON, text: str, root: Object, depth: int = 0) -> JSON:
     if isinstance(kind, list):
         kind = next((one for one in kind if one != "null"), "null")
     if kind == "object":
-        wanted = schema.get("required") or [] if depth > 6 else schema.get("properties") or {}
-        return {name: fill(schema["properties"][name], text, root, depth + 1) for name in wanted if depth <= 20}
+        known, required = schema.get("properties") or {}, schema.get("required") or []
+        wanted = [] if depth > 20 else required if depth > 6 else dict.fromkeys([*known, *required])
+        return {name: fill(known.get(name, {}), text, root, depth + 1) for name in wanted}
     if kind == "array":
-        size = 0 if depth > 6 else max(schema.get("minItems", 1), 1)
-        return [fill(schema.get("items", {}), text, root, depth + 1)] * size
-    return fill_scalar(kind, schema, text)
-
-def fill_scalar(kind: str, schema: Object, text: str) -> JSON:
+        items = [fill(one, text, root, depth + 1) for one in schema.get("prefixItems") or []]
+        size = max(schema.get("minItems", 0), 0 if depth > 6 or items else 1) if depth <= 20 else 0
+        items += [fill(schema.get("items", {}), text, root, depth + 1) for _ in range(len(items), size)]
+        return items[:schema.get("maxItems")]
     if kind in ("integer", "number"):
-        number = max(1, schema.get("minimum", 1), schema.get("exclusiveMinimum", 0) + 1)
-        return min(number, schema.get("maximum", number), schema.get("exclusiveMaximum", number + 1) - 1)
+        return fill_number(kind, schema)
     if kind in ("boolean", "null"):
         return True if kind == "boolean" else None
     if schema.get("format") in FORMATS:
         return FORMATS[schema["format"]]
     return text[:schema.get("maxLength", QUOTED_CHARACTERS)].ljust(schema.get("minLength", 0), "-")
+
+def fill_number(kind: str, schema: Object) -> float:
+    """Return 1, or another number that the schema allows."""
+    low = schema.get("minimum", schema.get("exclusiveMinimum", 0))
+    high, step = schema.get("maximum", schema.get("exclusiveMaximum", low + 1)), schema.get("multipleOf", 1)
+    tries = [1, 0, math.ceil(low / step) * step, (low // step + 1) * step, high // step * step, (low + high) / 2]
+    found = next((number for number in tries
+                  if schema.get("minimum", number) <= number <= schema.get("maximum", number)
+                  and schema.get("exclusiveMinimum", number - 1) < number < schema.get("exclusiveMaximum", number + 1)
+                  and (number % step == 0 or kind == "number" and "multipleOf" not in schema)), 1)
+    return int(found) if kind == "integer" else found
 
 def resolve(schema: Object, root: Object) -> Object:
     """Follow a local ``$ref`` such as ``#/$defs/Address``."""
@@ -402,16 +431,17 @@ def types(**keys: str) -> Types:
 
 ROLES = {"system", "user", "assistant", "function", "search_result", "function_in_progress"}
 OPTION_TYPES = types(
-    text="model reasoning_effort", number="temperature top_p repetition_penalty update_interval",
-    integer="max_tokens n limit", flag="stream profanity_check", list="functions flags",
+    text="model reasoning_effort assistant_id", number="temperature top_p repetition_penalty update_interval",
+    integer="max_tokens reasoning_max_tokens n limit", flag="stream profanity_check", list="functions flags",
     object="response_format storage")
 MESSAGE_TYPES = types(
     text="role content functions_state_id name reasoning_content", list="attachments", object="function_call")
+STORAGE_TYPES = types(text="thread_id assistant_id", integer="limit", flag="is_stateful", object="metadata")
 FUNCTION_TYPES = types(text="name description", list="few_shot_examples", object="parameters return_parameters")
 
-def check_types(value: JSON, wanted: Types) -> None:
-    """Refuse *value* unless it is an object whose keys, where they are there and not null, have their types."""
-    if not isinstance(value, dict):
+def check_types(value: JSON, wanted: Types, *required: str) -> None:
+    """Refuse *value* unless it is an object with the *required* keys, whose values have their types or are null."""
+    if not isinstance(value, dict) or any(value.get(key) is None for key in required):
         raise bad_request()
     for key, kinds in wanted.items():
         given = value.get(key)
@@ -433,14 +463,11 @@ def check_shape(body: Object) -> None:
     if not isinstance(messages, list) or not messages:
         raise bad_request()
     for message in messages:
-        check_types(message, MESSAGE_TYPES)
-        attached = all(isinstance(file_id, str) for file_id in message.get("attachments") or [])
-        if message.get("role") not in ROLES or message.get("content") is None or not attached:
+        check_types(message, MESSAGE_TYPES, "role", "content")
+        if message["role"] not in ROLES or any(not isinstance(id, str) for id in message.get("attachments") or []):
             raise bad_request()
     for function in body.get("functions") or []:
-        check_types(function, FUNCTION_TYPES)
-        if "name" not in function:
-            raise bad_request()
+        check_types(function, FUNCTION_TYPES, "name")
     if mode not in (None, "none", "auto") and not (isinstance(mode, dict) and isinstance(mode.get("name"), str)):
         raise bad_request()
 
@@ -456,15 +483,35 @@ def check_model(name: JSON, kind: str) -> str:
 def check_messages(messages: List[Object]) -> None:
     if any(message["role"] == "system" for message in messages[1:]):
         raise invalid("system message must be the first message")
-    called = False
+    calls: List[Object] = []
+    results: List[Object] = []
     for message in [*messages, {"role": "end"}]:
-        if called and message["role"] != "function":
-            raise invalid("every assistant function call must have a result in history")
-        if not called and message["role"] == "function":
-            raise invalid("every assistant function result must have an assistant function call in history")
-        called = message["role"] == "assistant" and bool(message.get("function_call"))
         if message["role"] == "function":
             check_result(message.get("name", ""), message["content"])
+            results.append(message)
+            continue
+        if calls or results:
+            pair(calls, results)
+        calls, results = calls_of(message), []
+
+def calls_of(message: Object) -> List[Object]:
+    """Return the function calls of an assistant's message: of chat v2 there may be several."""
+    call = message.get("function_call")
+    return message.get("function_calls") or [call] if call and message["role"] == "assistant" else []
+
+def pair(calls: List[Object], results: List[Object]) -> List[Tuple[Object, Object]]:
+    """Put each call beside its result: by their ids, and by position where there are none."""
+    if len(calls) <= 1 and len(results) < len(calls):
+        raise invalid("every assistant function call must have a result in history")
+    if len(calls) <= 1 and len(results) > len(calls):
+        raise invalid("every assistant function result must have an assistant function call in history")
+    ids = [[one["id"] for one in listed if one.get("id")] for listed in (calls, results)]
+    mixed = len(calls) > 1 and (len(ids[0]) not in (0, len(calls)) or sorted(ids[0]) != sorted(ids[1]))
+    if len(calls) != len(results) or mixed:
+        raise Failure(422, "Function calls count does not match function results count")
+    if len(calls) > 1 and ids[0]:
+        results = sorted(results, key=lambda result: ids[0].index(result["id"]))
+    return list(zip(calls, results))
 
 def check_result(name: str, result: str) -> None:
     try:
@@ -495,6 +542,93 @@ def check_format(wanted: Optional[Object]) -> None:
         raise Failure(400, "Unknown type %s in response_format" % dump(wanted.get("type")).decode())
     if wanted and wanted["type"] == "json_schema" and not isinstance(wanted.get("schema"), dict):
         raise Failure(400, "Empty schema with json format type is not supported")
+
+
+# ---------- chat v2, in the words of v1
+V2_TYPES = types(
+    text="model assistant_id tools_state_id memory_id", list="messages tools flags", flag="stream disable_filter",
+    object="model_options tool_config ranker_options user_info filter_config storage")
+V2_OPTION_TYPES = types(
+    text="preset", number="temperature top_p repetition_penalty update_interval", integer="max_tokens top_logprobs",
+    flag="unnormalized_history parallel_tool_calls", object="reasoning response_format")
+V2_MESSAGE_TYPES = types(text="role message_id tool_state_id tools_state_id functions_state_id", list="content")
+V2_TOOLS = {"functions", *OCCASIONS} - BUILT_IN_FUNCTIONS
+V2_PART_TYPES = types(text="text", list="files", object="function_call function_result inline_data")
+CALL_TYPES = types(text="id name", object="arguments")
+RESULT_TYPES: Types = {**types(text="id name"), "result": (str, dict)}
+
+def from_v2(body: Object, unavailable: Set[str]) -> Tuple[Object, Set[str]]:
+    """Check a request of chat v2; the results are the same request of v1, and the built-in tools."""
+    check_types(body, V2_TYPES)
+    options = {**{key: body[key] for key in V2_OPTION_TYPES if key in body}, **(body.get("model_options") or {})}
+    check_types(options, V2_OPTION_TYPES)
+    reasoning = options.pop("reasoning", None) or {}
+    check_types(reasoning, types(text="effort", integer="max_tokens"))
+    messages = [one for message in body.get("messages") or [] for one in from_v2_message(message)]
+    if [message["role"] for message in messages] == ["system"]:
+        messages[0]["role"] = "user"  # the service does so, too
+    functions, tools = read_tools(body.get("tools") or [], unavailable)
+    return {**options, **{key: body.get(key) for key in ("model", "assistant_id", "stream")}, "messages": messages,
+            "functions": functions, "profanity_check": not body.get("disable_filter"),
+            "function_call": read_tool_config(body.get("tool_config") or {"mode": "auto"}, functions),
+            "reasoning_effort": reasoning.get("effort"), "reasoning_max_tokens": reasoning.get("max_tokens")}, tools
+
+def from_v2_message(message: JSON) -> List[Object]:
+    """Check a message; the result has one message for each function result in it, and none for reasoning."""
+    check_types(message, V2_MESSAGE_TYPES, "role", "content")
+    role, parts = message["role"], message["content"]
+    for part in parts:
+        check_types(part, V2_PART_TYPES)
+        for key, wanted in (("function_call", CALL_TYPES), ("function_result", RESULT_TYPES)):
+            if part.get(key) is not None:
+                check_types(part[key], wanted, *(key for key in wanted if key != "id"))
+        for file in part.get("files") or []:
+            check_types(file, types(text="id"), "id")
+    calls = [part["function_call"] for part in parts if part.get("function_call")]
+    results = [part["function_result"] for part in parts if part.get("function_result")]
+    known = role in ("system", "user", "assistant", "tool", "function", "reasoning")
+    if not known or bool(results) != (role in ("tool", "function")) or calls and role != "assistant":
+        raise bad_request()
+    if results or role == "reasoning":
+        return [{"role": "function", **one, "content": one["result"] if isinstance(one["result"], str)
+                 else dump(one["result"]).decode()} for one in results]
+    called = {"function_call": calls[0], "function_calls": calls} if calls else {}
+    return [{"role": role, "content": "".join(part.get("text") or "" for part in parts),
+             "attachments": [file["id"] for part in parts for file in part.get("files") or []], **called}]
+
+def read_tools(tools: List[JSON], unavailable: Set[str]) -> Tuple[List[Object], Set[str]]:
+    """Return the tools as functions of v1, and the names of those that are built in."""
+    functions: List[Object] = []
+    built_in: Set[str] = set()
+    for tool in tools:
+        if not isinstance(tool, dict) or len(tool) != 1 or "type" in tool:  # as OpenAI has them
+            raise bad_request()
+        (name, settings), = tool.items()
+        if name not in V2_TOOLS:
+            raise Failure(404, "Unknown tool " + name)
+        if name in unavailable:
+            raise Failure(422, "Tool %s is unavailable" % name)
+        check_types(settings, types(list="specifications"))
+        functions += [{"name": name}] if name != "functions" else settings.get("specifications") or []
+        built_in.update({name} - {"functions"})
+    if not all(isinstance(one, dict) and ("parameters" in one or one.get("name") in built_in) for one in functions):
+        raise bad_request()
+    return functions, built_in
+
+def read_tool_config(config: Object, functions: List[Object]) -> JSON:
+    """Return the mode in which functions are used, as ``function_call`` has it."""
+    check_types(config, types(text="mode tool_name function_name", list="functions_names_any"), "mode")
+    mode, names = config["mode"], [function.get("name") for function in functions]
+    wanted = config.get("function_name") or config.get("tool_name")
+    if mode not in ("auto", "none", "forced", "any"):
+        raise bad_request()
+    if mode == "any":
+        wanted = (config.get("functions_names_any") or [*names, None])[0]
+    if mode == "none" or mode == "auto" and not wanted:
+        return mode if names else "none"
+    if wanted not in names:
+        raise invalid("tool_config names no tool of the request")  # INVENTION
+    return {"name": wanted}
 
 
 # ---------- readers: multipart and OpenAPI
@@ -617,7 +751,8 @@ class Thread:
 
 class Api:
     """The endpoints, each a method that returns a Reply or a JSON value, and what they remember between calls."""
-    def __init__(self) -> None:
+    def __init__(self, unavailable_tools: Set[str]) -> None:
+        self.unavailable_tools = unavailable_tools
         self.files: Dict[str, StoredFile] = {}
         self.assistants: Dict[str, Object] = {}
         self.threads: Dict[str, Thread] = {}
@@ -634,59 +769,115 @@ class Api:
 
     def chat(self, call: Call) -> JSON:
         body = call.body
-        thread = self._stored_conversation(body)
+        check_types(body, OPTION_TYPES)
+        check_shape(body)
+        new, storage = body["messages"], body.get("storage") or {}
+        thread = self._join(body, storage, bool(storage.get("is_stateful") or storage.get("thread_id")))
         said, usage = self._complete(call, body)
-        ids = {"thread_id": thread.id, "message_id": self._remember(thread, said)} if thread else {}
-        frame = {"created": now(), "model": body["model"].split(":")[0] + ":" + VERSION, "object": "chat.completion"}
+        frame = {"created": now(), "model": with_version(body["model"]), "object": "chat.completion",
+                 **self._remember(thread, new, said)}
         if body.get("stream"):
-            return events(self._chunks(said, usage, {**frame, **ids}), body.get("update_interval"))
+            return event_stream(map(event, self._chunks(said, usage, frame)), body.get("update_interval"), DONE)
         choices = [{"message": said.message(), "index": index, "finish_reason": said.finish_reason}
                    for index in range(body.get("n") or 1)]
-        return {"choices": choices, **frame, "usage": usage, **ids}
+        return {"choices": choices, **frame, "usage": usage}
 
-    def _stored_conversation(self, body: Object) -> Optional[Thread]:
-        """Put the history of a stateful chat in front of its new messages."""
-        check_types(body, OPTION_TYPES)
-        storage = body.get("storage") or {}
-        if not storage.get("is_stateful") and not storage.get("thread_id"):
-            return None
-        thread = self._add_messages({**storage, "model": body.get("model"), "messages": body.get("messages")})[0]
-        body.update(model=thread.model, messages=self._history(thread, storage.get("limit")))
-        return thread
+    def chat_v2(self, call: Call) -> JSON:
+        body, tools = from_v2(call.body, self.unavailable_tools)
+        new, storage = body["messages"], call.body.get("storage")
+        thread = self._join(body, storage or {}, storage is not None)
+        said, counted = self._complete(call, body, tools)
+        failed = said.finish_reason == "error"
+        counted = {name: 0 if failed else count for name, count in counted.items()}
+        prompt = {"prompt_tokens": counted["prompt_tokens"], "cached_tokens": counted["precached_prompt_tokens"]}
+        usage = {"input_tokens": counted["prompt_tokens"], "input_tokens_details": prompt,
+                 "output_tokens": counted["completion_tokens"], "total_tokens": counted["total_tokens"]}
+        ids = self._remember(thread, new, said)
+        head = {"role": "assistant", **({"message_id": ids.pop("message_id")} if ids else {})}
+        frame = {"model": with_version(body["model"]), "created_at": str(now()) if failed else now(), **ids}
+        if body.get("stream"):
+            named = self._v2_events(said, usage, frame, head)
+            return event_stream((event(data, name) for name, data in named), body.get("update_interval"))
+        state = {"tool_state_id": said.state_id} if said.state_id else {}
+        messages = [{"role": "reasoning", "content": [{"text": said.reasoning}]}] if said.reasoning else []
+        messages += [{**head, **state, "content": said.parts()}] if said.parts() else []
+        return {**frame, "messages": messages, "finish_reason": said.finish_reason, "usage": usage}
 
-    def _complete(self, call: Call, body: Object) -> Tuple[Answer, Object]:
-        """Answer a chat request; the second result is its ``usage``."""
+    def _v2_events(self, said: Answer, usage: Object, frame: Object, head: Object) -> Iterator[Tuple[str, Object]]:
+        def fragment(part: Object, **changes: str) -> Object:
+            return {**frame, "messages": [{**head, **changes, "content": [part]}]}
+        execution = {"id": "", "name": said.tool}
+        if said.tool:
+            yield "response.tool.in_progress", fragment({"tool_execution": execution})
+            yield "response.tool.completed", fragment({"tool_execution": {**execution, "status": "success"}})
+        for text in PHRASE.findall(said.reasoning):
+            yield "response.message.delta", fragment({"text": text}, role="reasoning")
+        calls = [part for part in said.parts() if "function_call" in part]
+        for part in said.parts():
+            for piece in [{"text": text} for text in PHRASE.findall(part.get("text", ""))] or [part]:
+                if part not in calls:
+                    yield "response.message.delta", fragment(piece)
+        used = {**head, "tool_state_id": said.state_id, **({"content": calls} if calls else {})}
+        yield "response.message.done", {**frame, **({"messages": [used]} if said.state_id else {}),
+                                        "finish_reason": said.finish_reason, "usage": usage}
+
+    def _join(self, body: Object, storage: Object, stored: bool) -> Optional[Thread]:
+        """Put what is known in front of the new messages; the result is the thread that is to remember them, if any."""
+        check_types(storage, STORAGE_TYPES)
+        if body.get("assistant_id") and (body.get("model") or storage.get("thread_id")):
+            raise invalid("assistant_id excludes model and thread_id")  # INVENTION
+        owner = {"assistant_id": body["assistant_id"]} if body.get("assistant_id") else {}
+        if not (body.get("model") or storage.get("thread_id") or owner or storage.get("assistant_id")):
+            raise bad_request()
+        thread = self._thread({**storage, **owner}, body.get("model"), stored)
+        body.update(model=thread.model, messages=self._history(thread, storage.get("limit"), body["messages"]))
+        body["functions"] = body.get("functions") or self.assistants.get(thread.assistant_id, {}).get("functions")
+        return thread if stored else None
+
+    def _complete(self, call: Call, body: Object, tools: Optional[Set[str]] = None) -> Tuple[Answer, Object]:
+        """Answer a chat request, of v2 if it has *tools*, be it none; the second result is its ``usage``."""
         check_chat(body)
         text = last_question(body["messages"])
-        said = self._say(call, body, text)
+        said = self._say(call, body, text, tools)
         if body.get("reasoning_effort"):
-            said = said._replace(reasoning=speech(text)["reasoning"].format(text=text))
+            thought = Answer(speech(text)["reasoning"].format(text=text)).cut(body.get("reasoning_max_tokens") or 1000)
+            said = said._replace(reasoning=thought.content)
         if body.get("max_tokens"):
-            said = said.cut(body["max_tokens"])
+            said = said.cut(max(body["max_tokens"] - count_tokens(said.reasoning), 0))
         return said, self._usage(call, body, said)
 
-    def _say(self, call: Call, body: Object, text: str) -> Answer:
+    def _say(self, call: Call, body: Object, text: str, tools: Optional[Set[str]]) -> Answer:
         messages, last, sentences = body["messages"], body["messages"][-1], speech(text)
         files = [find(self.files, file_id, "file") for file_id in last.get("attachments") or []]
-        if any(word in message["content"].lower() for message in messages for word in BANNED_WORDS):
+        banned = any(word in message["content"].lower() for message in messages for word in BANNED_WORDS)
+        if banned and body.get("profanity_check") is not False:
             return Answer(sentences["refusal"], "blacklist")
+        if "model-error" in text:
+            return Answer("", "error")
         if last["role"] == "function":
-            name = last.get("name") or messages[-2]["function_call"].get("name", "")
-            return Answer(sentences["result"].format(name=name, result=last["content"], text=text), state_id=uuid7())
-        function = pick_function(body, text) if last["role"] == "user" else None
-        if function == "text2image":
+            results = list(takewhile(lambda message: message["role"] == "function", messages[::-1]))[::-1]
+            said = [sentences["result"].format(name=called.get("name", ""), result=result["content"], text=text)
+                    for called, result in pair(calls_of(messages[-len(results) - 1]), results)]
+            return Answer(" ".join(said), state_id=uuid7())
+        built_in = BUILT_IN_FUNCTIONS if tools is None else tools
+        functions = pick_functions(body, built_in, text) if last["role"] == "user" else []
+        tool = functions[0] if functions and functions[0] in built_in else ""
+        if tool in ("text2image", "image_generate"):
             picture = self._keep(jpeg(text), "image.jpg", "image/jpeg", call.client_id)
-            said = '<img src="%s" fuse="true"/>' % picture.id + sentences["image"].format(text=text)
-            return Answer(said, state_id=uuid7())
-        if function and function not in BUILT_IN_FUNCTIONS:
-            called = {"name": function, "arguments": function_arguments(body, function, text)}
-            return Answer("", "function_call", called, uuid7())
-        wanted = body.get("response_format") or {}
+            said_of_it = '<img src="%s" fuse="true"/>' % picture.id + sentences["image"].format(text=text)
+            return Answer(said_of_it, state_id=uuid7(), tool=tool)
+        if functions and not tool:
+            calls = [{"name": name, "arguments": function_arguments(body, name, text)} for name in functions]
+            calls = calls[:1] if tools is None else [{"id": new_id(), **one} for one in calls]
+            return Answer("", "function_call", calls, uuid7())
+        content, wanted = echo(messages, files), body.get("response_format") or {}
+        if tool == "web_search":
+            content += " [sources=[1, 2]]"
         if wanted.get("type") == "json_schema":
-            return Answer(json.dumps(fill(wanted["schema"], text, wanted["schema"]), ensure_ascii=False, indent=4))
+            content = json.dumps(fill(wanted["schema"], text, wanted["schema"]), ensure_ascii=False, indent=4)
         if wanted.get("type") == "regex":
-            return Answer(str(wanted.get("regex", "")).strip("^$").strip("()").split("|")[0])
-        return Answer(echo(messages, files))
+            content = str(wanted.get("regex", "")).strip("^$").strip("()").split("|")[0]
+        return Answer(content, state_id=uuid7(), tool=tool) if tools is not None and tool else Answer(content)
 
     def _usage(self, call: Call, body: Object, said: Answer) -> Object:
         texts = [message["content"] for message in body["messages"]]
@@ -697,15 +888,16 @@ class Api:
             self.sessions[session] = texts
         functions = [dump(body["functions"]).decode()] if body.get("functions") else []
         prompt = sum(map(count_tokens, texts + functions))
-        spoken = said.content if said.function_call is None else dump(said.function_call).decode()
+        spoken = said.content + "".join(dump(one).decode() for one in said.calls)
         completion = count_tokens(spoken) + count_tokens(said.reasoning)
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
                 "precached_prompt_tokens": cached}
 
     def _chunks(self, said: Answer, usage: Object, frame: Object) -> Iterator[Object]:
-        for delta in said.deltas():
+        for delta in said.deltas() if not said.calls else []:
             yield {"choices": [{"delta": delta, "index": 0}], **frame}
-        end = {"delta": {"content": ""}, "index": 0, "finish_reason": said.finish_reason}
+        last = said.message() if said.calls else {"content": ""}
+        end = {"delta": last, "index": 0, "finish_reason": said.finish_reason}
         yield {"choices": [end], **frame, "usage": usage}
 
     def embeddings(self, call: Call) -> JSON:
@@ -891,13 +1083,13 @@ class Api:
     def create_thread(self, call: Call) -> JSON:
         return self._thread({}, None).describe()
 
-    def _thread(self, body: Object, model: Optional[str]) -> Thread:
-        """Find the thread that *body* names, or open one."""
+    def _thread(self, body: Object, model: Optional[str], stored: bool = True) -> Thread:
+        """Find the thread that *body* names, or open one, which is *stored*."""
         if body.get("thread_id"):
             thread = find(self.threads, body["thread_id"], "thread")
         else:
             thread = Thread(model or "GigaChat")
-            self.threads[thread.id] = thread
+            self.threads.update({thread.id: thread} if stored else {})
         if body.get("assistant_id"):
             assistant = find(self.assistants, body["assistant_id"], "assistant")
             thread.assistant_id, thread.model = assistant["assistant_id"], assistant["model"]
@@ -933,17 +1125,22 @@ class Api:
             kept["attachments"] = [{"file_id": file.id, "name": file.name} for file in files]
         return kept
 
-    def _history(self, thread: Thread, limit: Optional[int]) -> List[Object]:
-        """Return what the model is to see of *thread*: instructions, then the last *limit* messages."""
+    def _history(self, thread: Thread, limit: Optional[int], new: List[Object]) -> List[Object]:
+        """Return what the model sees: instructions, then the last *limit* messages of *thread* with the *new* ones."""
         instructions = self.assistants.get(thread.assistant_id, {}).get("instructions")
         first: List[Object] = [{"role": "system", "content": instructions}] if instructions else []
-        return first + [{**one, "attachments": [file["file_id"] for file in one.get("attachments", [])]}
-                        for one in thread.messages[-(limit or 0):]]
+        known = [{**one, "attachments": [file["file_id"] for file in one.get("attachments", [])]}
+                 for one in thread.messages]
+        return first + (known + new)[-(limit or 0):]
 
-    def _remember(self, thread: Thread, said: Answer) -> str:
-        """Add an answer to *thread*, return its message id."""
+    def _remember(self, thread: Optional[Thread], new: List[Object], said: Answer) -> Dict[str, str]:
+        """Add what was asked and answered to *thread*, return its id and the answer's."""
+        if thread is None:
+            return {}
+        for message in new:
+            thread.add(self._stored(message))
         spoken = {"model": thread.model, **said.message(), "finish_reason": said.finish_reason}
-        return str(thread.add(spoken)["message_id"])
+        return {"thread_id": thread.id, "message_id": thread.add(spoken)["message_id"]}
 
     def thread_run(self, call: Call) -> JSON:
         thread = find(self.threads, call.value("thread_id"), "thread")
@@ -969,13 +1166,14 @@ class Api:
         """Let the model answer *thread*."""
         options, functions = call.body, self.assistants.get(thread.assistant_id, {}).get("functions")
         settings = {"functions": functions, **{key: value for key, value in options.items() if value is not None}}
-        body = {**settings, "model": thread.model, "messages": self._history(thread, options.get("limit"))}
+        body = {**settings, "model": thread.model, "messages": self._history(thread, options.get("limit"), [])}
         said, usage = self._complete(call, body)
         usage.pop("precached_prompt_tokens")
-        frame = {"object": "threads.messages.run", "model": thread.model.split(":")[0] + ":" + VERSION,
-                 "thread_id": thread.id, "message_id": self._remember(thread, said), "created": thread.updated_at}
+        frame = {"object": "threads.messages.run", "model": with_version(thread.model),
+                 **self._remember(thread, [], said), "created": thread.updated_at}
         if options.get("stream"):
-            return events(self._run_chunks(said, usage["prompt_tokens"], frame), options.get("update_interval"))
+            chunks = self._run_chunks(said, usage["prompt_tokens"], frame)
+            return event_stream(map(event, chunks), options.get("update_interval"), DONE)
         return {**frame, "usage": usage, "message": said.message(), "finish_reason": said.finish_reason}
 
     def _run_chunks(self, said: Answer, prompt: int, frame: Object) -> Iterator[Object]:
@@ -988,10 +1186,10 @@ class Api:
 
 
 Endpoint = Callable[[Api, Call], JSON]
-# Paths below /api/v1 and /v1; * stands for an id.
+# Paths below /api/v1 and /v1, and the one below /api/v2 and /v2; * stands for an id.
 ROUTES: Dict[str, Dict[str, Endpoint]] = {
     "/models": {"GET": Api.models}, "/models/*": {"GET": Api.models},
-    "/chat/completions": {"POST": Api.chat},
+    "/chat/completions": {"POST": Api.chat}, "v2/chat/completions": {"POST": Api.chat_v2},
     "/embeddings": {"POST": Api.embeddings}, "/tokens/count": {"POST": Api.tokens},
     "/files": {"GET": Api.described_files, "POST": Api.upload}, "/files/*": {"GET": Api.described_files},
     "/files/*/content": {"GET": Api.content}, "/files/*/delete": {"POST": Api.delete_file},
@@ -1160,7 +1358,8 @@ class LocalServer(ThreadingHTTPServer):
 
     To read: ``base_url``, ``auth_url``, ``credentials``, ``port``, ``requests``, ``connections`` (accepted so far),
     ``open_connections``, ``most_in_flight`` (simultaneous requests, OAuth not counted). To set at any time: ``delay``
-    (seconds before every answer of the API), ``user`` and ``password``, and the arguments from ``scope`` on.
+    (seconds before every answer of the API), ``user`` and ``password``, ``unavailable_tools`` (names of built-in tools
+    of chat v2 that are answered with 422), and the arguments from ``scope`` on.
     """
 
     request_queue_size = 1024
@@ -1178,8 +1377,9 @@ class LocalServer(ThreadingHTTPServer):
         self.connections = self.most_in_flight = 0
         self.stopping = threading.Event()
         self.open: Dict[socket.socket, int] = {}  # by connection its number
+        self.unavailable_tools = {"code_interpreter"}
         self._busy = {"oauth": 0, "api": 0, "streams": 0}
-        self._api = Api()
+        self._api = Api(self.unavailable_tools)
         self._scripts: List[Tuple[str, Reply, bool]] = []  # part of a path, answer, whether it stays
         self._tokens: Dict[str, Tuple[str, float]] = {}  # scope, Unix time of expiry
         self._lock = threading.Lock()  # guards the counters, the scripts and the open connections
@@ -1280,7 +1480,7 @@ class LocalServer(ThreadingHTTPServer):
             del self._scripts[:]
             self.most_in_flight = self._busy["api"]
             self.delay = 0.0
-            self._api = Api()
+            self._api = Api(self.unavailable_tools)
 
     @property
     def open_connections(self) -> int:
@@ -1339,11 +1539,9 @@ class LocalServer(ThreadingHTTPServer):
 
     def _scripted(self, path: str) -> Optional[Reply]:
         with self._lock:
-            for script in self._scripts:
-                path_part, reply, stays = script
+            for place, (path_part, reply, stays) in enumerate(self._scripts):
                 if path_part in path:
-                    if not stays:
-                        self._scripts.remove(script)
+                    del self._scripts[place:place + (not stays)]
                     return reply
         return None
 
@@ -1371,16 +1569,16 @@ class LocalServer(ThreadingHTTPServer):
         return Reply(dump(body), content_type="application/json")
 
     def _api_reply(self, request: Received) -> Reply:
-        if self.require_user_agent and not request.headers.get("User-Agent"):
+        version, _, path = re.sub("^/api", "", request.path)[1:].partition("/")
+        path = {"v1": "/", "v2": "v2/"}.get(version, "?") + path
+        foreign = version == "v2" and path not in ROUTES
+        if self.require_user_agent and not request.headers.get("User-Agent") or foreign:
             return Reply(dump({"message": "Unauthorized"}) + b"\n", 403)  # INVENTION: the exact body
-        found = re.match("(?:/api)?/v1(/.*)", request.path)
-        if not found:
-            raise Failure(404, "Not Found")  # INVENTION
-        if found.group(1) == "/token":
+        if path == "/token":
             return self._password(request)
-        endpoint, id = find_endpoint(request.method, found.group(1))
+        endpoint, id = find_endpoint(request.method, path)
         scope = self._authorized(request)
-        if CORPORATE.get(found.group(1), scope == CORP) != (scope == CORP):
+        if CORPORATE.get(path, scope == CORP) != (scope == CORP):
             raise Failure(403, "Permission denied")
         result = endpoint(self._api, Call(request, scope, id))
         return result if isinstance(result, Reply) else Reply(dump(result), chunked=endpoint is Api.embeddings)
