@@ -378,8 +378,9 @@ def fill(schema: JSON, text: str, root: Object, depth: int = 0) -> JSON:
 
 def fill_number(kind: str, schema: Object) -> float:
     """Return 1, or another number that the schema allows."""
-    low = schema.get("minimum", schema.get("exclusiveMinimum", 0))
-    high, step = schema.get("maximum", schema.get("exclusiveMaximum", low + 1)), schema.get("multipleOf", 1)
+    low: Any = schema.get("minimum", schema.get("exclusiveMinimum", 0))
+    high: Any = schema.get("maximum", schema.get("exclusiveMaximum", low + 1))
+    step: Any = schema.get("multipleOf", 1)
     tries = [1, 0, math.ceil(low / step) * step, (low // step + 1) * step, high // step * step, (low + high) / 2]
     found = next((number for number in tries
                   if schema.get("minimum", number) <= number <= schema.get("maximum", number)
@@ -1487,21 +1488,21 @@ class LocalServer(ThreadingHTTPServer):
         return len(self.open)
 
     # connections: http.server calls the first three
-    def process_request(self, wire: Any, address: Any) -> None:
+    def process_request(self, request: Any, client_address: Any) -> None:
         """Give a connection its number and its thread, which makes the handshake: nobody else waits for it."""
         if self._context is not None:
-            wire = self._context.wrap_socket(wire, server_side=True, do_handshake_on_connect=False)
+            request = self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
         with self._lock:
             self.connections += 1
-            self.open[wire] = self.connections
-        super().process_request(wire, address)
+            self.open[request] = self.connections
+        super().process_request(request, client_address)
 
-    def shutdown_request(self, wire: Any) -> None:
+    def shutdown_request(self, request: Any) -> None:
         with self._lock:
-            self.open.pop(wire, None)
-        super().shutdown_request(wire)
+            self.open.pop(request, None)
+        super().shutdown_request(request)
 
-    def handle_error(self, wire: Any, address: Any) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """Show a fault of this file: that the client went away, or failed the handshake, is none."""
         if not isinstance(sys.exc_info()[1], OSError):
             traceback.print_exc()
