@@ -1,10 +1,14 @@
 """What the local server does, seen through the client: state, rights, round trips; and the server as a program."""
 
+import contextlib
+import http.client
 import json
 import math
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import warnings
@@ -21,6 +25,7 @@ from gigachat_lite import (
     Messages,
     MessagesRole,
     NotFoundError,
+    ResponseError,
     ThreadRunOptions,
     ThreadStatus,
     UnprocessableEntityError,
@@ -230,36 +235,27 @@ def test_validate_function(plain, call):
 
 def test_convert_and_call(plain, call):
     """Functions made of an OpenAPI document can be given to the model as they are."""
-    document = """
-openapi: 3.0.0
-info: {title: sms, version: "1"}
-paths:
-  /sms:
-    post:
-      operationId: send_sms
-      description: Отправляет СМС
-      requestBody:
-        content:
-          application/json:
-            schema:
-              type: object
-              properties:
-                text: {type: string, minLength: 1}
-                urgent: {type: boolean}
-              required: [text]
-      responses:
-        "200":
-          description: Готово
-          content:
-            application/json:
-              schema: {type: object, properties: {status: {type: boolean}}}
-"""
+    properties = {"text": {"$ref": "#/components/schemas/Text"}, "urgent": {"type": "boolean"}}
+    sms = {"type": "object", "properties": properties}
+    done = {"type": "object", "properties": {"status": {"type": "boolean"}}}
+    operation = {
+        "operationId": "send_sms",
+        "description": "Отправляет СМС",
+        "requestBody": {"content": {"application/json": {"schema": {**sms, "required": ["text"]}}}},
+        "responses": {"200": {"description": "Готово", "content": {"application/json": {"schema": done}}}},
+    }
+    schemas = {"Text": {"type": "string", "minLength": 1}}
+    openapi = {"openapi": "3.0.0", "paths": {"/sms": {"post": operation}}, "components": {"schemas": schemas}}
+    document = json.dumps(openapi)
     (function,) = call(plain, "openapi_function_convert", document).functions
     assert function.parameters.properties["text"].to_dict() == {"type": "string", "minLength": 1}
-    assert function.return_parameters == {"type": "object", "properties": {"status": {"type": "boolean"}}}
+    assert function.parameters.required == ["text"]
+    assert function.return_parameters == done
     assert call(plain, "validate_function", function).valid
     answer = call(plain, "chat", {"messages": ["send_sms: я опоздаю"], "functions": [function]})
     assert answer.choices[0].message.function_call.arguments == {"text": "send_sms: я опоздаю", "urgent": True}
+    with pytest.raises(ResponseError, match="JSON only"):
+        call(plain, "openapi_function_convert", "openapi: 3.0.0\npaths: {}\n")
 
 
 # ---------- rights and checks
@@ -448,6 +444,274 @@ def test_the_warning_is_about_the_callers_line(plain):
     assert caught[1].lineno == caught[0].lineno + 1
 
 
+# ---------- chat v2, by bare requests
+
+V2 = "/api/v2/chat/completions"
+ORDER = {"name": "get_order", "parameters": {"type": "object", "properties": {"id": {"type": "string"}}}}
+STOCK = {"name": "get_stock", "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}}}
+FUNCTIONS = [{"functions": {"specifications": [ORDER, STOCK]}}]
+
+
+def ask(server, body, path=V2):
+    """Post *body*; give the status and the JSON of the answer, or the events of a stream as (name, data)."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    with contextlib.closing(connection):
+        connection.request("POST", path, json.dumps(body), {"Authorization": f"Bearer {server.issue_token()}"})
+        response = connection.getresponse()
+        text = response.read().decode()
+    if response.headers["Content-Type"] != "text/event-stream":
+        return response.status, json.loads(text)
+    events = [re.fullmatch("(?:event: (.*)\n)?data: (.*)", event).groups() for event in text.split("\n\n")[:-1]]
+    return response.status, [(name, data if data == "[DONE]" else json.loads(data)) for name, data in events]
+
+
+def user(text, **parts):
+    return {"role": "user", "content": [{"text": text, **parts}]}
+
+
+def v2(*messages, **body):
+    return {"model": "GigaChat-2", "messages": [user(one) if isinstance(one, str) else one for one in messages], **body}
+
+
+def calling(*calls):
+    return {"role": "assistant", "content": [{"function_call": {"arguments": {}, **call}} for call in calls]}
+
+
+def answering(*results, role="tool"):
+    return {"role": role, "content": [{"function_result": {"result": {}, **result}} for result in results]}
+
+
+@pytest.mark.parametrize("path", [V2, "/v2/chat/completions"])
+def test_v2_answer(shared_server, path):
+    """Keys come in the order that was recorded; the usage has its details."""
+    status, answer = ask(shared_server, v2("Hello"), path)
+    assert status == 200
+    assert list(answer) == ["model", "created_at", "messages", "finish_reason", "usage"]
+    assert answer["model"].startswith("GigaChat-2:")
+    (message,) = answer["messages"]
+    assert list(message) == ["role", "content"]
+    assert 'You wrote: "Hello"' in message["content"][0]["text"]
+    usage = answer["usage"]
+    assert list(usage) == ["input_tokens", "input_tokens_details", "output_tokens", "total_tokens"]
+    assert usage["input_tokens_details"] == {"prompt_tokens": 1, "cached_tokens": 0}
+    assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
+    assert answer["finish_reason"] == "stop"
+
+
+TWO_CALLS = calling({"name": "a", "id": "1"}, {"name": "b", "id": "2"})
+COUNTS = "Function calls count does not match function results count"
+REFUSED = {
+    "string content": ({"messages": [{"role": "user", "content": "hi"}]}, 400, "invalid JSON syntax"),
+    "no messages": ({"messages": []}, 400, "invalid JSON syntax"),
+    "role": ({"messages": [{**user("hi"), "role": "boss"}]}, 400, "invalid JSON syntax"),
+    "string arguments": ({"messages": [calling({"name": "f", "arguments": "{}"})]}, 400, "invalid JSON syntax"),
+    "nameless result": ({"messages": [calling({"name": "f"}), answering({})]}, 400, "invalid JSON syntax"),
+    "result": (
+        {"messages": [calling({"name": "f"}), answering({"name": "f", "result": "-7 C"})]},
+        400,
+        "JSON parse err",
+    ),
+    "OpenAI's tool": ({"tools": [{"type": "function", "function": ORDER}]}, 400, "invalid JSON syntax"),
+    "unknown tool": ({"tools": [{"teleport": {}}]}, 404, "Unknown tool teleport"),
+    "v1's tool": ({"tools": [{"text2image": {}}]}, 404, "Unknown tool text2image"),
+    "unavailable": ({"tools": [{"code_interpreter": {}}]}, 422, "Tool code_interpreter is unavailable"),
+    "function name": ({"tools": [{"functions": {"specifications": [{**ORDER, "name": "7"}]}}]}, 422, "function names"),
+    "forced nothing": ({"tools": FUNCTIONS, "tool_config": {"mode": "forced"}}, 422, "tool_config"),
+    "mode": ({"tools": FUNCTIONS, "tool_config": {"mode": "sometimes"}}, 400, "invalid JSON syntax"),
+    "format": ({"model_options": {"response_format": {"type": "json_object"}}}, 400, 'Unknown type "json_object"'),
+    "no schema": ({"model_options": {"response_format": {"type": "json_schema"}}}, 400, "Empty schema"),
+    "option": ({"model_options": {"temperature": 0}}, 422, "temperature must be"),
+    "model": ({"model": "GigaChat-9"}, 404, "No such model"),
+    "no model": ({"model": None}, 400, "invalid JSON syntax"),
+    "thread": ({"storage": {"thread_id": "none"}}, 404, "No such thread"),
+    "file": ({"messages": [user("hi", files=[{"id": "none"}])]}, 404, "No such file"),
+    "assistant and model": ({"assistant_id": "a"}, 422, "assistant_id excludes model"),
+    "call without result": ({"messages": [calling({"name": "f"})]}, 422, "must have a result"),
+    "result without call": ({"messages": [answering({"name": "f"})]}, 422, "must have an assistant function call"),
+    "one of two results": ({"messages": [TWO_CALLS, answering({"name": "a", "id": "1"})]}, 422, COUNTS),
+    "ids of some": ({"messages": [TWO_CALLS, answering({"name": "a", "id": "1"}, {"name": "b"})]}, 422, COUNTS),
+}
+
+
+@pytest.mark.parametrize(("changes", "status", "message"), REFUSED.values(), ids=REFUSED)
+def test_v2_refuses(shared_server, changes, status, message):
+    """What the service refuses is refused, with its words."""
+    got, error = ask(shared_server, {**v2("hi"), **changes})
+    assert (got, error["status"]) == (status, status)
+    assert message in error["message"]
+
+
+def test_v2_has_no_other_paths(shared_server):
+    """Other paths below v2 are 403, as at the service."""
+    assert ask(shared_server, {}, "/api/v2/files")[0] == 403
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("ids", [False, True])
+@pytest.mark.parametrize("state", ["tool_state_id", "tools_state_id", "functions_state_id"])
+@pytest.mark.parametrize("role", ["tool", "function"])
+def test_v2_functions(shared_server, stream, ids, state, role):
+    """All functions that the question names are called, and results are paired by ids, else by position."""
+    question = v2("get_stock and get_order, please", tools=FUNCTIONS, stream=stream)
+    _, answer = ask(shared_server, question)
+    if stream:
+        ((name, answer),) = answer
+        assert name == "response.message.done"
+    assert answer["finish_reason"] == "function_call"
+    (message,) = answer["messages"]
+    assert re.match(r"[0-9a-f]{8}-[0-9a-f]{4}-7", message["tool_state_id"])
+    calls = [part["function_call"] for part in message["content"]]
+    assert [call["name"] for call in calls] == ["get_order", "get_stock"]
+    assert calls[1]["arguments"] == {"n": 1}
+    assert len({call["id"] for call in calls}) == 2
+    results = [{"name": call["name"], "result": {"is": call["name"]}, "id": call["id"]} for call in calls[::-1]]
+    if not ids:
+        message["content"] = [{"function_call": {**call, "id": None}} for call in calls]
+        results = [{**result, "id": None} for result in results]
+    message[state] = message.pop("tool_state_id")
+    reply = {**answering(*results, role=role), state: message[state]}
+    question.update(messages=[*question["messages"], message, reply], stream=False)
+    _, answer = ask(shared_server, question)
+    text = answer["messages"][0]["content"][0]["text"]
+    swapped = 'get_order returned {"is":"get_stock"}'
+    assert ('get_order returned {"is":"get_order"}' in text, swapped in text) == (ids, not ids)
+    assert answer["messages"][0]["tool_state_id"] != message[state]
+
+
+@pytest.mark.parametrize(
+    ("text", "config", "called"),
+    [
+        ("hi", None, ["get_order"]),
+        ("get_stock", None, ["get_stock"]),
+        ("hi", {"mode": "none"}, []),
+        ("hi", {"mode": "forced", "function_name": "get_stock"}, ["get_stock"]),
+        ("hi", {"mode": "any", "functions_names_any": ["get_stock"]}, ["get_stock"]),
+        ("draw a cat", None, []),
+        ("hi", {"mode": "forced", "tool_name": "image_generate"}, []),
+    ],
+)
+def test_v2_tool_config(shared_server, text, config, called):
+    """tool_config chooses among functions and built-in tools."""
+    tools = [*FUNCTIONS, {"image_generate": {}}]
+    _, answer = ask(shared_server, v2(text, tools=tools, **({"tool_config": config} if config else {})))
+    parts = answer["messages"][0]["content"]
+    assert [part["function_call"]["name"] for part in parts if "function_call" in part] == called
+    assert ("files" in parts[0]) == ("draw" in text or "image_generate" in str(config))
+
+
+def test_v2_picture(shared_server):
+    """A picture is a file of the answer, which can be downloaded."""
+    _, answer = ask(shared_server, v2("Нарисуй кота", tools=[{"image_generate": {}}]))
+    picture, text = answer["messages"][0]["content"]
+    assert (picture["files"][0]["mime"], picture["files"][0]["target"]) == ("image/jpeg", "image")
+    assert text == {"text": "Вот мой рисунок: Нарисуй кота"}
+    with GigaChat(base_url=shared_server.base_url, access_token=shared_server.issue_token()) as client:
+        assert client.download_file(picture["files"][0]["id"]).startswith(b"\xff\xd8")
+
+
+def test_v2_stream(shared_server):
+    """A built-in tool tells its progress; deltas repeat the role; only the last event has usage and state."""
+    _, events = ask(shared_server, v2("What is new?", tools=[{"web_search": {}}], stream=True))
+    names = [name for name, _ in events]
+    assert names[:2] == ["response.tool.in_progress", "response.tool.completed"]
+    assert names[2:] == ["response.message.delta"] * (len(names) - 3) + ["response.message.done"]
+    assert all(list(data)[:2] == ["model", "created_at"] for _, data in events)
+    *deltas, (_, done) = events
+    assert {message["role"] for _, data in deltas for message in data["messages"]} == {"assistant"}
+    parts = [data["messages"][0]["content"][0] for _, data in deltas]
+    assert parts[0] == {"tool_execution": {"id": "", "name": "web_search"}}
+    assert parts[1] == {"tool_execution": {"id": "", "name": "web_search", "status": "success"}}
+    assert set(parts[2]["inline_data"]["sources"]["1"]) == {"url", "title"}
+    assert "".join(part["text"] for part in parts[3:]).endswith("[sources=[1, 2]]")
+    assert not any("usage" in data for _, data in deltas)
+    assert list(done) == ["model", "created_at", "messages", "finish_reason", "usage"]
+    assert set(done["messages"][0]) == {"role", "tool_state_id"}
+    _, plain = ask(shared_server, v2("Hello", stream=True))
+    assert list(plain[-1][1]) == ["model", "created_at", "finish_reason", "usage"]
+
+
+def test_v2_storage(shared_server):
+    """A thread remembers, also what came through v1; the answer has its ids; a refused request leaves no trace."""
+    _, first = ask(shared_server, v2("My name is Ann", storage={}))
+    thread = {"thread_id": first["thread_id"]}
+    assert first["messages"][0]["message_id"]
+    assert ask(shared_server, {**v2("x", storage=thread), "tools": [{"teleport": {}}]})[0] == 404
+    again = {"messages": [user("What is my name?")], "storage": thread}
+    _, second = ask(shared_server, again)
+    assert 'began with the question "My name is Ann"' in second["messages"][0]["content"][0]["text"]
+    assert "Earlier messages in this conversation: 2." in second["messages"][0]["content"][0]["text"]
+    _, events = ask(shared_server, {**again, "stream": True})
+    assert {data["thread_id"] for _, data in events} == {first["thread_id"]}
+    old = {"messages": [{"role": "user", "content": "And now?"}], "storage": {"is_stateful": True, **thread}}
+    _, third = ask(shared_server, old, "/v1/chat/completions")
+    assert "Earlier messages in this conversation: 6." in third["choices"][0]["message"]["content"]
+    _, calls = ask(shared_server, v2("get_stock, get_order", tools=FUNCTIONS, storage={}))
+    results = [{**part["function_call"], "result": "1"} for part in calls["messages"][0]["content"]]
+    status, answer = ask(shared_server, v2(answering(*results), storage={"thread_id": calls["thread_id"]}))
+    assert (status, answer["finish_reason"]) == (200, "stop")
+
+
+def test_v2_reasoning_filter_and_failure(shared_server):
+    """Reasoning comes first, and may be all that fits; the filter can be turned off; a failure has no usage."""
+    _, answer = ask(shared_server, v2("Hi", reasoning={"effort": "low"}))
+    assert [message["role"] for message in answer["messages"]] == ["reasoning", "assistant"]
+    _, short = ask(shared_server, v2("Hi", model_options={"reasoning": {"effort": "low"}, "max_tokens": 2}))
+    assert [message["role"] for message in short["messages"]] == ["reasoning"]
+    assert short["finish_reason"] == "length"
+    assert ask(shared_server, v2("forbidden-topic"))[1]["finish_reason"] == "blacklist"
+    assert ask(shared_server, v2("forbidden-topic", disable_filter=True))[1]["finish_reason"] == "stop"
+    _, ((name, failed),) = ask(shared_server, v2("model-error", stream=True))
+    assert (name, failed["finish_reason"], failed["usage"]["total_tokens"]) == ("response.message.done", "error", 0)
+    assert isinstance(failed["created_at"], str)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_assistant_in_chat(shared_server, version):
+    """assistant_id brings the assistant's model and instructions, and excludes a model."""
+    with GigaChat(base_url=shared_server.base_url, access_token=shared_server.issue_token()) as client:
+        made = client.assistants.create("GigaChat-Pro", "Pirate", instructions="You are a pirate")
+    body = {"assistant_id": made.assistant_id, "messages": [user("Hi")]}
+    if version == "v1":
+        body["messages"] = [{"role": "user", "content": "Hi"}]
+    status, answer = ask(shared_server, body, f"/{version}/chat/completions")
+    assert (status, answer["model"].split(":")[0]) == (200, "GigaChat-Pro")
+    assert "You are a pirate" in json.dumps(answer)
+    assert ask(shared_server, {**body, "model": "GigaChat"}, f"/{version}/chat/completions")[0] == 422
+
+
+SCHEMAS = {
+    "nested": (
+        {"type": "object", "properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"enum": ["x", "y"]}}},
+        {"a": "x"},
+    ),
+    "required only": ({"type": "object", "required": ["a"]}, {"a": "Hi"}),
+    "optional": ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, 1),
+    "array": ({"type": "array", "items": {"type": "boolean"}, "minItems": 2}, [True, True]),
+    "short array": ({"type": "array", "items": {"type": "string"}, "maxItems": 0}, []),
+    "tuple": ({"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string"}], "items": False}, [1, "Hi"]),
+    "minimum": ({"type": "integer", "minimum": 5}, 5),
+    "fraction": ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, 0.5),
+    "multiple": ({"type": "integer", "minimum": 7, "multipleOf": 5}, 10),
+    "maximum": ({"type": "integer", "maximum": -3}, -3),
+    "length": ({"type": "string", "minLength": 4, "maxLength": 5}, "Hi--"),
+    "root list": ({"type": "array", "items": {"const": 7}}, [7]),
+}
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize(("schema", "value"), SCHEMAS.values(), ids=SCHEMAS)
+def test_structured_answers(shared_server, version, schema, value):
+    """The answer to a json_schema request is JSON that fits the schema."""
+    wanted = {"type": "json_schema", "schema": schema, "strict": True}
+    if version == "v2":
+        _, answer = ask(shared_server, v2("Hi", model_options={"response_format": wanted}))
+        text = answer["messages"][0]["content"][0]["text"]
+    else:
+        body = {"model": "GigaChat", "messages": [{"role": "user", "content": "Hi"}], "response_format": wanted}
+        text = ask(shared_server, body, "/v1/chat/completions")[1]["choices"][0]["message"]["content"]
+    assert json.loads(text) == value
+
+
 # ---------- the server as a program
 
 
@@ -495,6 +759,70 @@ def test_the_program_says_what_it_takes():
     assert all(option in shown.stdout for option in (b"--port", b"--tls", b"--scope", b"--client-ca"))
     refused = subprocess.run([*command, "--scope", "NO"], stderr=subprocess.PIPE, timeout=20)
     assert refused.returncode == 2
+
+
+def test_a_port_that_is_taken(shared_server):
+    """The program names the port that is taken, and says what to do."""
+    command = [sys.executable, str(EXAMPLES / "local_server.py"), "--port", str(shared_server.port)]
+    refused = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=20)
+    assert (refused.returncode, refused.stdout) == (1, b"")
+    assert f"port {shared_server.port} of 127.0.0.1 is taken".encode() in refused.stderr
+    assert b"choose another port" in refused.stderr
+    assert b"Traceback" not in refused.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX shells")
+def test_exports_can_be_pasted(tmp_path):
+    """Whatever the path of the certificates holds, the shell reads each variable as it is."""
+    odd = tmp_path / "a b;'$(c)"
+    shutil.copytree(str(CERTS), str(odd))
+    command = [sys.executable, str(EXAMPLES / "local_server.py"), "--port", "0"]
+    command += ["--tls", str(odd / "server.pem"), str(odd / "server.key")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as program:
+        exports = b"".join(program.stdout.readline() for _ in range(5))
+        program.kill()
+    shell = ["sh", "-c", exports.decode() + 'printf %s "$GIGACHAT_CA_BUNDLE_FILE"']
+    assert subprocess.run(shell, stdout=subprocess.PIPE, timeout=20).stdout.decode() == str(odd / "ca.pem")
+
+
+# ---------- HTTP
+
+MODELS_HEAD = b"GET /v1/models HTTP/1.1\r\nAuthorization: Bearer "
+CHAT = b'{"model": "GigaChat", "messages": [{"role": "user", "content": "hi"}]}'
+CHAT_HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nAuthorization: Bearer "
+
+
+@pytest.mark.parametrize(
+    ("head", "rest", "status"),
+    [
+        pytest.param(MODELS_HEAD, b"", 200, id="no body"),
+        pytest.param(MODELS_HEAD, b"".join(b"X-%d: 1\r\n" % number for number in range(300)), 200, id="300 fields"),
+        pytest.param(MODELS_HEAD, b"X-Long: " + bytes(100_000).replace(b"\0", b"x") + b"\r\n", 200, id="long field"),
+        pytest.param(MODELS_HEAD.replace(b"/v1", b"http://localhost/v1"), b"", 200, id="whole URL"),
+        pytest.param(
+            CHAT_HEAD,
+            b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\nX-Trailer: 1\r\n" % (len(CHAT), CHAT),
+            200,
+            id="chunked",
+        ),
+        pytest.param(
+            CHAT_HEAD, b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n%b" % (len(CHAT), CHAT[:-4]), 100, id="100"
+        ),
+        pytest.param(b"DELETE /v1/models HTTP/1.1\r\nAuthorization: Bearer ", b"", 405, id="method"),
+        pytest.param(MODELS_HEAD, b"Name : 1\r\n", 400, id="blank before the colon"),
+        pytest.param(MODELS_HEAD, b"X-Folded: 1\r\n 2\r\n", 400, id="folded"),
+        pytest.param(MODELS_HEAD, b"Content-Length: -1\r\n", 400, id="negative length"),
+        pytest.param(MODELS_HEAD, b"Transfer-Encoding: chunked\r\n\r\n2\r\nxxx", 400, id="long chunk"),
+        pytest.param(MODELS_HEAD.replace(b"HTTP/1.1", b"FTP/1.1"), b"", 400, id="not HTTP"),
+    ],
+)
+def test_requests_byte_for_byte(shared_server, head, rest, status):
+    """The server takes every form that HTTP allows a request, and refuses with 400 what is ambiguous."""
+    shared_server.reset()
+    with socket.create_connection(("127.0.0.1", shared_server.port), timeout=20) as sock:
+        sock.sendall(head + shared_server.issue_token().encode() + b"\r\n" + rest + b"\r\n")
+        assert int(sock.recv(65_536).split()[1]) == status
+    assert len(shared_server.requests) == (0 if status in (100, 400) else 1)
 
 
 def test_environment_leads_to_the_server(server, monkeypatch, call):
