@@ -1774,15 +1774,26 @@ class AsyncStream(Generic[T]):
     def __init__(self, stream: Stream[T], workers: _Workers) -> None:
         self._stream = stream
         self._workers = workers
+        self._waiting = False
 
     def __aiter__(self) -> AsyncStream[T]:
         return self
 
     async def __anext__(self) -> T:
         # One hop to a worker brings all that one read brought: a hop takes 100 µs, an event 5.
-        chunk = self._stream._arrived()
+        if self._waiting:
+            raise RuntimeError("another task is waiting for the next chunk of this stream")
+        stream = self._stream
+        chunk = stream._arrived()
         if chunk is None:
-            chunk = await _in_worker(self._workers, self._stream._next, self._stream._flight, urgent=True)
+            self._waiting = True
+            try:
+                chunk = await _in_worker(self._workers, stream._next, stream._flight, urgent=True)
+            except BaseException:
+                stream.close()
+                raise
+            finally:
+                self._waiting = False
         if chunk is None:
             raise StopAsyncIteration
         return chunk
@@ -2003,10 +2014,11 @@ class Stream(Generic[T]):
         if self._flight.cut_off:
             raise APIConnectionError("the stream was closed before its end")
         if self._reading:
-            raise RuntimeError("another thread or task is waiting for the next chunk of this stream")
+            raise RuntimeError("another thread is waiting for the next chunk of this stream")
         self._reading = True
         try:
-            chunk = self._reader.next() if self._reader is not None else self._first()
+            reader = self._reader
+            chunk = reader.next() if reader is not None else self._first()
             self._ended = chunk is None
             return chunk
         except _Cut:
@@ -2821,9 +2833,9 @@ class _Connection:
         data, searched = bytearray(), 0
         while True:
             end = _HEAD_END.search(data, searched)
+            if (len(data) if end is None else end.start()) > _MOST_HEAD_BYTES:
+                raise _NotHTTP("the head does not end")
             if end is None:
-                if len(data) > _MOST_HEAD_BYTES:
-                    raise _NotHTTP("the head does not end")
                 searched = max(0, len(data) - 3)
                 block = self.receive()
                 if not block:

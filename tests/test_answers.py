@@ -688,7 +688,8 @@ def leave_by_close(client):
     assert contents([next(stream)])
     stream.close()
     stream.close()
-    assert list(stream) == []
+    with pytest.raises(APIConnectionError, match="closed before its end"):
+        list(stream)
     return stream
 
 
@@ -730,7 +731,8 @@ async def leave_by_aclose(client):
     assert contents([await stream.__anext__()])
     await stream.aclose()
     await stream.aclose()
-    assert [part async for part in stream] == []
+    with pytest.raises(APIConnectionError, match="closed before its end"):
+        await stream.__anext__()
     return stream
 
 
@@ -1005,7 +1007,7 @@ def test_cut_streams(call, pieces, delivered, end):
         with pytest.raises(StreamInterruptedError):
             collect(call, client, got)
         assert contents(got) == delivered
-        assert len(server.requests) == 1
+        assert len(server.requests) == (1 if delivered else 4)  # nothing that came can come twice
 
 
 def collect(call, client, got):

@@ -516,7 +516,7 @@ def test_two_tasks_on_one_stream():
             assert (await stream.__anext__()).choices[0].delta.content == "a"
             first = asyncio.ensure_future(stream.__anext__())
             await asyncio.sleep(0)
-            with pytest.raises(RuntimeError, match="another thread or task"):
+            with pytest.raises(RuntimeError, match="another task"):
                 await stream.__anext__()
             assert not first.done()
             await stream.aclose()
