@@ -53,34 +53,14 @@ import types
 import urllib.parse
 import weakref
 from dataclasses import dataclass
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    BinaryIO,
-    Callable,
-    ClassVar,
-    Coroutine,
-    Deque,
-    Dict,
-    FrozenSet,
-    Generic,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    NamedTuple,
-    NoReturn,
-    Optional,
-    Protocol,
-    Sequence,
-    Set,
-    Tuple,
-    Type,
-    TypeVar,
-    Union,
-    cast,
-    get_type_hints,
+
+# fmt: off
+from typing import (  # isort: skip
+    TYPE_CHECKING, Any, BinaryIO, Callable, ClassVar, Coroutine, Deque, Dict, FrozenSet, Generic, Iterable,
+    Iterator, List, Mapping, NamedTuple, NoReturn, Optional, Protocol, Sequence, Set, Tuple, Type, TypeVar, Union,
+    cast, get_type_hints,
 )
+# fmt: on
 
 if TYPE_CHECKING:
     from urllib.request import OpenerDirector, Request
@@ -436,31 +416,46 @@ class _Secrets:
             user, _, password = proxy.rpartition("@")[0].rpartition("://")[2].partition(":")
             pair = f"{urllib.parse.unquote(user)}:{urllib.parse.unquote(password)}"
             known += [password, urllib.parse.unquote(password), base64.b64encode(pair.encode()).decode()]
-        secrets = sorted({secret for secret in known if secret and len(secret) > 3}, key=len, reverse=True)
-        tokens = r'(?:(?<="access_token":")|(?<="access_token": ")|(?<="tok":")|(?<="tok": "))[^"]+'
-        spelled = ["".join(map(_spellings, secret)) for secret in secrets]
-        self._pattern = re.compile("|".join([tokens, *spelled]), re.IGNORECASE)
+        self._secrets = sorted({secret for secret in known if secret and len(secret) > 3}, key=len, reverse=True)
         # What authenticates where no Authorization was sent, for the advice.
         own = settings.cert_file is not None or settings.ssl_context is not None
         self.instead = " certificate" if own else " anonymous"
 
     def hide(self, text: str) -> str:
-        return self._pattern.sub("***", text)
+        text = re.sub(r'("(?:access_token|tok)"\s*:\s*")[^"]*', r"\1***", text)
+        plain = _unescaped(text)
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+            if secret in plain or secret.replace("+", " ") in plain:
+                text = re.sub("".join(map(_spellings, secret)), "***", text, flags=re.IGNORECASE)
+        return text
 
     def hide_in(self, content: bytes) -> bytes:
         return self.hide(content.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
 
+def _unescaped(text: str) -> str:
+    """Take back the escapes of JSON, URLs and HTML, up to three times."""
+    import html
+
+    for _ in range(3):
+        if not any(mark in text for mark in "%&\\"):
+            break
+        text = html.unescape(urllib.parse.unquote(text))
+        text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found.group(1), 16)), text).replace("\\", "")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _spellings(character: str) -> str:
-    """Write a regular expression for a character: as it is, or escaped as in JSON, a URL or HTML, up to three times."""
+    """Write a regular expression for a character: as it is, or escaped as _unescaped() knows it."""
     percent = "".join(f"%(?:25){{0,3}}{byte:02x}" for byte in character.encode("utf-8", "surrogatepass"))
     units = character.encode("utf-16-be", "surrogatepass").hex()
     escaped = "".join(rf"\\{{1,4}}u{units[at : at + 4]}" for at in range(0, len(units), 4))
     number = ord(character)
     name = {"&": "|amp", "<": "|lt", ">": "|gt", '"': "|quot", "'": "|apos"}.get(character, "")
     html = f"&(?:amp;){{0,3}}(?:#0{{0,4}}{number}|#x0{{0,4}}{number:x}{name});?"
-    plus = r"|\+" if character == " " else ""
-    return rf"(?:\\{{0,4}}{re.escape(character)}|{percent}|{escaped}|{html}{plus})"
+    swapped = {" ": r"|\+", "+": "| "}.get(character, "")
+    return rf"(?:\\{{0,4}}{re.escape(character)}|{percent}|{escaped}|{html}{swapped})"
 
 
 def _decompressed(content: bytes, coding: str) -> bytes:

@@ -1002,7 +1002,7 @@ def test_last_blank_line_is_missing(call, missing):
 )
 def test_cut_streams(call, pieces, delivered, end):
     """A stream without its end raises StreamInterruptedError, behind the chunks that came."""
-    with RawServer(streaming(*pieces, end=end)) as server, raw_client(server, max_retries=3) as client:
+    with RawServer(streaming(*pieces, end=end)) as server, raw_client(server, max_retries=3, retry_backoff_factor=0) as client:
         got = []
         with pytest.raises(StreamInterruptedError):
             collect(call, client, got)
