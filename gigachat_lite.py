@@ -1813,8 +1813,10 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, u
     context = contextvars.copy_context()
     context.run(_flight_cvar.set, flight)
 
+    left = False  # whether nobody waits any more
+
     def settle(result: Optional[T], error: Optional[BaseException]) -> None:
-        if done.done():
+        if done.done() or left:
             return
         if error is not None:
             done.set_exception(error)
@@ -1831,8 +1833,7 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, u
         except BaseException as error:
             failure = error
         try:
-            if not flight.abandoned:
-                loop.call_soon_threadsafe(settle, result, failure)
+            loop.call_soon_threadsafe(settle, result, failure)
         except RuntimeError:
             pass  # the loop is closed: nobody waits any more
         failure = None  # it holds this frame: no cycle is left behind
@@ -1842,7 +1843,7 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, u
         return await done
     except BaseException:
         if not done.done() or done.cancelled():  # cancelled, or closed together with its loop
-            flight.abandoned = True
+            left = True
             flight.cut()
         raise
 
@@ -1935,10 +1936,9 @@ class _Flight:
     """What a task's worker or a stream is blocked in, so that cancelling or closing can end it at once."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the two that follow
+        self._lock = threading.Lock()  # guards both
         self._stop: Optional[weakref.WeakMethod[Callable[[], None]]] = None
         self.cut_off = False
-        self.abandoned = False  # whether nobody waits for the result
 
     def blocked_in(self, stop: Callable[[], None]) -> None:
         """Note how to end what comes next; raise _Cut where the task is cancelled already."""
