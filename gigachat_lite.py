@@ -891,33 +891,18 @@ _JITTER = 0.5
 class _Client:
     """Settings, connections and token: what every endpoint goes through."""
 
+    # fmt: off
     def __init__(
-        self,
-        *,
-        base_url: Optional[str] = None,
-        auth_url: Optional[str] = None,
-        credentials: Optional[str] = None,
-        scope: Optional[str] = None,
-        access_token: Optional[str] = None,
-        model: Optional[str] = None,
-        profanity_check: Optional[bool] = None,
-        user: Optional[str] = None,
-        password: Optional[str] = None,
-        timeout: Optional[float] = None,
-        verify_ssl_certs: Optional[bool] = None,
-        ca_bundle_file: Optional[str] = None,
-        cert_file: Optional[str] = None,
-        key_file: Optional[str] = None,
-        key_file_password: Optional[str] = None,
-        ssl_context: Optional[ssl.SSLContext] = None,
-        flags: Optional[List[str]] = None,
-        max_connections: Optional[int] = None,
-        max_retries: Optional[int] = None,
-        retry_backoff_factor: Optional[float] = None,
-        retry_on_status_codes: Optional[Tuple[int, ...]] = None,
-        token_expiry_buffer_ms: Optional[int] = None,
-        proxy: Optional[str] = None,
-        **unknown: Any,
+        self, *,
+        base_url: Optional[str] = None, auth_url: Optional[str] = None, credentials: Optional[str] = None,
+        scope: Optional[str] = None, access_token: Optional[str] = None, model: Optional[str] = None,
+        profanity_check: Optional[bool] = None, user: Optional[str] = None, password: Optional[str] = None,
+        timeout: Optional[float] = None, verify_ssl_certs: Optional[bool] = None, ca_bundle_file: Optional[str] = None,
+        cert_file: Optional[str] = None, key_file: Optional[str] = None, key_file_password: Optional[str] = None,
+        ssl_context: Optional[ssl.SSLContext] = None, flags: Optional[List[str]] = None,
+        max_connections: Optional[int] = None, max_retries: Optional[int] = None,
+        retry_backoff_factor: Optional[float] = None, retry_on_status_codes: Optional[Tuple[int, ...]] = None,
+        token_expiry_buffer_ms: Optional[int] = None, proxy: Optional[str] = None, **unknown: Any,
     ) -> None:
         """Make a client; nothing is opened before the first call.
 
@@ -928,6 +913,7 @@ class _Client:
         if unknown:
             logger.warning("unknown arguments of %s are ignored: %s", type(self).__name__, ", ".join(sorted(unknown)))
         self._set_up(_read_settings(arguments, os.environ))
+    # fmt: on
 
     def _set_up(self, settings: _Settings) -> None:
         self._settings = settings
@@ -1928,51 +1914,6 @@ class _Workers:
         return None, False
 
 
-class _Cut(Exception):
-    """Ends the work for a task that was cancelled or a stream that was closed."""
-
-
-class _Flight:
-    """What a task's worker or a stream is blocked in, so that cancelling or closing can end it at once."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards both
-        self._stop: Optional[weakref.WeakMethod[Callable[[], None]]] = None
-        self.cut_off = False
-
-    def blocked_in(self, stop: Callable[[], None]) -> None:
-        """Note how to end what comes next; raise _Cut where the task is cancelled already."""
-        with self._lock:
-            self._stop = weakref.WeakMethod(stop)
-            if not self.cut_off:
-                return
-        raise _Cut
-
-    def landed(self, stop: Callable[[], None]) -> None:
-        """Note that *stop* must not be called any more: the connection is about to serve others."""
-        with self._lock:
-            if self._stop == weakref.WeakMethod(stop):
-                self._stop = None
-
-    def cut(self) -> None:
-        with self._lock:
-            self.cut_off = True
-            stop = self._stop() if self._stop is not None else None
-            if stop is not None:
-                stop()
-
-
-# Set in the context that a worker or a stream runs in; a simple blocking call has none.
-_flight_cvar: contextvars.ContextVar[Optional[_Flight]] = contextvars.ContextVar("_flight_cvar", default=None)
-
-
-def _blocked_in(stop: Callable[[], None]) -> Optional[_Flight]:
-    flight = _flight_cvar.get()
-    if flight is not None:
-        flight.blocked_in(stop)
-    return flight
-
-
 # ---------- answers and streams
 
 _MOST_JSON_BYTES = 268_435_456  # an endless answer must not eat the machine's memory
@@ -2454,7 +2395,7 @@ class KeepAlive(_Handler):
         # Guards all of these. Reentrant: garbage collection may close a stream while its thread is in here.
         self._lock = threading.RLock()
         self._busy: weakref.WeakSet[_Connection] = weakref.WeakSet()
-        self._idle: Dict[_Origin, Deque[_Connection]] = {}
+        self._idle: List[_Connection] = []  # the newest last
         self._turns: Deque[weakref.ref[_Turn]] = collections.deque()
         self._pauses: weakref.WeakSet[_Turn] = weakref.WeakSet()
         self._expiring = False
@@ -2528,41 +2469,25 @@ class KeepAlive(_Handler):
                     self._turns.remove(place)
             self._call_next()
 
-    def _call_next(self) -> None:
-        for place in self._turns:
-            turn = place()
-            if turn is not None:
-                turn.come()
-                return
-
     def _take(self, origin: _Origin, reusing: bool) -> Optional[_Connection]:
         """Take the newest idle connection that is still good, or make one, in the place of an idle one if need be."""
         if self._closed:
             raise GigaChatException("the client is closed: make a new one")
-        idle = self._idle.get(origin)
-        while idle and reusing:
-            connection = idle.pop()
-            if connection.usable():
-                self._busy.add(connection)
-                return connection
-            connection.close()
+        for connection in self._idle[::-1] if reusing else ():
+            if connection.origin == origin:
+                self._idle.remove(connection)
+                if connection.usable():
+                    self._busy.add(connection)
+                    return connection
+                connection.close()
         most = self._settings.max_connections
-        if most is not None and len(self._busy) + len(self._idle_ones()) >= most and not self._close_oldest():
-            return None
+        if most is not None and len(self._busy) + len(self._idle) >= most:
+            if not self._idle:
+                return None
+            self._idle.pop(0).close()
         connection = _Connection(origin)
         self._busy.add(connection)
         return connection
-
-    def _idle_ones(self) -> List[_Connection]:
-        return [connection for idle in self._idle.values() for connection in idle]
-
-    def _close_oldest(self) -> bool:
-        """Close the connection that has been idle for longest; False where none is idle."""
-        queues = [idle for idle in self._idle.values() if idle]
-        if not queues:
-            return False
-        min(queues, key=lambda idle: idle[0].idle_since).popleft().close()
-        return True
 
     def _ask(self, connection: _Connection, request: Request) -> _Answer:
         """Send the request on *connection*, opening it first if it is new, and wait for the head of the answer."""
@@ -2608,14 +2533,18 @@ class KeepAlive(_Handler):
                 connection.close()
             self._call_next()
 
+    def _call_next(self) -> None:
+        for place in self._turns:
+            turn = place()
+            if turn is not None:
+                turn.come()
+                return
+
     def _keep(self, connection: _Connection) -> None:
-        idle = self._idle.setdefault(connection.origin, collections.deque())
-        idle.append(connection)
-        if len(idle) > 1 and not idle[0].usable():
-            idle.popleft().close()
-        if len(idle) > _MOST_IDLE:
-            self._close_oldest()
-        if len(idle) > _FEW_IDLE and not self._expiring:
+        self._idle.append(connection)
+        while len(self._idle) > _MOST_IDLE or (len(self._idle) > 1 and not self._idle[0].usable()):
+            self._idle.pop(0).close()
+        if len(self._idle) > _FEW_IDLE and not self._expiring:
             try:
                 threading.Thread(target=_expire, args=(weakref.ref(self),), name="gigachat_lite", daemon=True).start()
                 self._expiring = True
@@ -2625,10 +2554,9 @@ class KeepAlive(_Handler):
     def expire(self) -> bool:
         """Close what has been idle for too long; tell whether many connections are idle still."""
         with self._lock:
-            for idle in self._idle.values():
-                while idle and not idle[0].usable():
-                    idle.popleft().close()
-            self._expiring = len(self._idle_ones()) > _FEW_IDLE
+            while self._idle and not self._idle[0].usable():
+                self._idle.pop(0).close()
+            self._expiring = len(self._idle) > _FEW_IDLE
             return self._expiring
 
     def pause(self, seconds: float) -> None:
@@ -2646,9 +2574,8 @@ class KeepAlive(_Handler):
         """Close what is idle, cut off what is busy, wake who waits."""
         with self._lock:
             self._closed = True
-            for connection in self._idle_ones():
-                connection.close()
-            self._idle.clear()
+            while self._idle:
+                self._idle.pop().close()
             for connection in self._busy:
                 connection.cut()
             for turn in [*filter(None, (place() for place in self._turns)), *self._pauses]:
@@ -2656,7 +2583,7 @@ class KeepAlive(_Handler):
 
     def forget(self) -> None:
         """Close this process's copies of the sockets, which the parent goes on using. Takes no lock: see _Shared."""
-        for connection in [*self._busy, *self._idle_ones()]:
+        for connection in [*self._busy, *self._idle]:
             connection.close()
         self._idle.clear()
 
@@ -2699,6 +2626,69 @@ def _request_head(request: Request, headers: Dict[str, str]) -> bytes:
     target = request.selector or "/"
     lines = [f"{request.get_method()} {target} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+class _Answer:
+    """An answer on its connection: its head, and the body as it comes. Gives the connection back at the end."""
+
+    def __init__(self, connection: _Connection, head: _Head, give_back: Callable[[_Connection, bool], None]) -> None:
+        self.status = head.status
+        self.fields = head.fields
+        self.pairs = head.pairs
+        self.connection = connection
+        self._give_back: Optional[Callable[[_Connection, bool], None]] = give_back
+        self._payload = _Payload(head)
+        wish = head.fields.get("connection", "").lower()
+        keeps = "close" not in wish if head.minor else "keep-alive" in wish
+        self._reusable = keeps and not self._payload.dubious and head.status >= 200 and connection.sent_at < math.inf
+        if self._payload.complete:
+            self._release(self._reusable and not connection.pending)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def receive(self) -> bytes:
+        """Wait for more of the body and give all that has come; nothing at its end."""
+        if self._give_back is None:
+            if self._payload.complete:
+                return b""
+            raise APIConnectionError(f"{self.connection.where}: the answer was closed before its end")
+        try:
+            return self._receive()
+        except (OSError, _NotHTTP) as error:
+            self.close()
+            raise _connection_error(error, self.connection) from error
+
+    def _receive(self) -> bytes:
+        payload = b""
+        while not payload and not self._payload.complete:
+            data = self.connection.receive(gather=True)
+            if data:
+                payload = self._payload.feed(data)
+            else:
+                self._payload.end()
+        if self._payload.complete:
+            self._release(self._reusable and not self._payload.rest and not self.connection.pending)
+        return payload
+
+    def drain(self) -> None:
+        """Read the end of an answer that has nothing more to say, if it is about to come, and keep the connection."""
+        if self._give_back is not None:
+            self.connection.deadline = time.monotonic() + _DRAIN_SECONDS
+            try:
+                if self.receive():
+                    self.close()
+            except APIConnectionError:
+                self.close()
+
+    def close(self) -> None:
+        """Drop the connection, unless the answer was read to its end."""
+        self._release(False)
+
+    def _release(self, reusable: bool) -> None:
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            give_back(self.connection, reusable)
 
 
 _Origin = Tuple[str, str, Optional[str]]  # scheme, host:port to connect to, host:port to reach through a tunnel
@@ -2776,12 +2766,6 @@ class _Connection:
             _tune(sock)
             return
         raise OSError(f"{host} has no address")
-
-    def _open_sock(self) -> socket.socket:
-        """Give the socket, unless the call has been cut off in the meantime, or the process is a child of its owner."""
-        if self.is_cut or self._sock is None or self.pid != os.getpid():
-            raise _Closed("the connection was closed")
-        return self._sock
 
     def _open_tunnel(self, target: str, proxy_authorization: Optional[str]) -> None:
         """Ask the proxy for a tunnel (RFC 9110, section 9.3.6); only this request carries the proxy's credentials."""
@@ -2882,6 +2866,12 @@ class _Connection:
         except OSError as error:
             self._failure = error.with_traceback(None)
         return b"".join(blocks)
+
+    def _open_sock(self) -> socket.socket:
+        """Give the socket, unless the call has been cut off in the meantime, or the process is a child of its owner."""
+        if self.is_cut or self._sock is None or self.pid != os.getpid():
+            raise _Closed("the connection was closed")
+        return self._sock
 
     def usable(self) -> bool:
         """Whether an idle connection can take a request: not too old, and the server has neither closed nor spoken."""
@@ -3090,69 +3080,6 @@ class _Payload:
         self.complete = True
 
 
-class _Answer:
-    """An answer on its connection: its head, and the body as it comes. Gives the connection back at the end."""
-
-    def __init__(self, connection: _Connection, head: _Head, give_back: Callable[[_Connection, bool], None]) -> None:
-        self.status = head.status
-        self.fields = head.fields
-        self.pairs = head.pairs
-        self.connection = connection
-        self._give_back: Optional[Callable[[_Connection, bool], None]] = give_back
-        self._payload = _Payload(head)
-        wish = head.fields.get("connection", "").lower()
-        keeps = "close" not in wish if head.minor else "keep-alive" in wish
-        self._reusable = keeps and not self._payload.dubious and head.status >= 200 and connection.sent_at < math.inf
-        if self._payload.complete:
-            self._release(self._reusable and not connection.pending)
-
-    def __del__(self) -> None:
-        self.close()
-
-    def receive(self) -> bytes:
-        """Wait for more of the body and give all that has come; nothing at its end."""
-        if self._give_back is None:
-            if self._payload.complete:
-                return b""
-            raise APIConnectionError(f"{self.connection.where}: the answer was closed before its end")
-        try:
-            return self._receive()
-        except (OSError, _NotHTTP) as error:
-            self.close()
-            raise _connection_error(error, self.connection) from error
-
-    def _receive(self) -> bytes:
-        payload = b""
-        while not payload and not self._payload.complete:
-            data = self.connection.receive(gather=True)
-            if data:
-                payload = self._payload.feed(data)
-            else:
-                self._payload.end()
-        if self._payload.complete:
-            self._release(self._reusable and not self._payload.rest and not self.connection.pending)
-        return payload
-
-    def drain(self) -> None:
-        """Read the end of an answer that has nothing more to say, if it is about to come, and keep the connection."""
-        if self._give_back is not None:
-            self.connection.deadline = time.monotonic() + _DRAIN_SECONDS
-            try:
-                if self.receive():
-                    self.close()
-            except APIConnectionError:
-                self.close()
-
-    def close(self) -> None:
-        """Drop the connection, unless the answer was read to its end."""
-        self._release(False)
-
-    def _release(self, reusable: bool) -> None:
-        give_back, self._give_back = self._give_back, None
-        if give_back is not None:
-            give_back(self.connection, reusable)
-
-
 def _tls_context(settings: _Settings) -> ssl.SSLContext:
     """Make the TLS context for the API and the token endpoint alike. Reads files; ConfigurationError names them."""
     if settings.ssl_context is not None:
@@ -3242,6 +3169,51 @@ def _load_client_certificate(context: ssl.SSLContext, settings: _Settings) -> No
 def _read_file(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
+
+
+class _Cut(Exception):
+    """Ends the work for a task that was cancelled or a stream that was closed."""
+
+
+class _Flight:
+    """What a task's worker or a stream is blocked in, so that cancelling or closing can end it at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards both
+        self._stop: Optional[weakref.WeakMethod[Callable[[], None]]] = None
+        self.cut_off = False
+
+    def blocked_in(self, stop: Callable[[], None]) -> None:
+        """Note how to end what comes next; raise _Cut where the task is cancelled already."""
+        with self._lock:
+            self._stop = weakref.WeakMethod(stop)
+            if not self.cut_off:
+                return
+        raise _Cut
+
+    def landed(self, stop: Callable[[], None]) -> None:
+        """Note that *stop* must not be called any more: the connection is about to serve others."""
+        with self._lock:
+            if self._stop == weakref.WeakMethod(stop):
+                self._stop = None
+
+    def cut(self) -> None:
+        with self._lock:
+            self.cut_off = True
+            stop = self._stop() if self._stop is not None else None
+            if stop is not None:
+                stop()
+
+
+# Set in the context that a worker or a stream runs in; a simple blocking call has none.
+_flight_cvar: contextvars.ContextVar[Optional[_Flight]] = contextvars.ContextVar("_flight_cvar", default=None)
+
+
+def _blocked_in(stop: Callable[[], None]) -> Optional[_Flight]:
+    flight = _flight_cvar.get()
+    if flight is not None:
+        flight.blocked_in(stop)
+    return flight
 
 
 # ---------- payloads
