@@ -1002,12 +1002,55 @@ def test_last_blank_line_is_missing(call, missing):
 )
 def test_cut_streams(call, pieces, delivered, end):
     """A stream without its end raises StreamInterruptedError, behind the chunks that came."""
-    with RawServer(streaming(*pieces, end=end)) as server, raw_client(server, max_retries=3, retry_backoff_factor=0) as client:
+    with RawServer(streaming(*pieces, end=end)) as server, raw_client(
+        server, max_retries=3, retry_backoff_factor=0
+    ) as client:
         got = []
         with pytest.raises(StreamInterruptedError):
             collect(call, client, got)
         assert contents(got) == delivered
         assert len(server.requests) == (1 if delivered else 4)  # nothing that came can come twice
+
+
+def test_stream_is_retried_until_its_first_chunk(call):
+    """Nothing was delivered yet, so nothing can come twice; an error in place of the first chunk counts too."""
+    firsts = [STREAM_HEAD, STREAM_HEAD + chunk(event({"status": 503, "message": "Сбой"})) + LAST_CHUNK]
+
+    def handler(wire):
+        wire.receive()
+        whole = STREAM_HEAD + chunk(delta("да", "stop")) + LAST_CHUNK
+        wire.send(firsts[wire.number - 1] if wire.number <= len(firsts) else whole)
+
+    with RawServer(handler) as server, raw_client(server, max_retries=2, retry_backoff_factor=0) as client:
+        assert contents(call(client, "stream", "Привет")) == ["да"]
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("ends", "whole"),
+    [
+        ([(0, "stop"), (1, "stop")], True),
+        ([(1, "stop")], False),
+        ([(0, "stop"), (1, "")], False),
+        ([(0, ""), (1, "")], False),
+        ([(0, "length"), (1, "blacklist")], True),
+    ],
+)
+def test_every_choice_must_end(call, ends, whole):
+    """With n=2 the answer is whole when both choices have a finish reason; an empty one is none."""
+
+    def piece(index, **more):
+        return event({"choices": [{"delta": {"content": "x"}, "index": index, **more}]})
+
+    pieces = [piece(0), piece(1), *(piece(index, finish_reason=reason) for index, reason in ends)]
+    with RawServer(streaming(*pieces, end=b"")) as server, raw_client(server) as client:
+        got = []
+        if whole:
+            collect(call, client, got)
+        else:
+            with pytest.raises(StreamInterruptedError):
+                collect(call, client, got)
+        assert len(got) == len(pieces)
 
 
 def collect(call, client, got):

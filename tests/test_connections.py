@@ -553,6 +553,133 @@ def test_odd_but_right(call):
             assert words(call(client, "chat", "Привет")) == "да"
 
 
+LINES_TO_SKIP = [
+    b"Broken line",
+    b"X Y: 1",
+    "Заголовок: 1".encode(),
+    b"X-Blank : 1",
+    b": 1",
+    b"X-Long: a\r\n\tb",
+    b"A: \xff",
+]
+
+
+@pytest.mark.parametrize("line", LINES_TO_SKIP)
+def test_malformed_line_hides_nothing(call, line):
+    """A malformed line among the fields costs itself alone: the length behind it counts, and so do the others."""
+    head, _, body = answer(X_Request_ID="id\t ").partition(b"\r\n")
+    with RawServer(closing(head + b"\r\n" + line + b"\r\n" + body)) as server, raw_client(server) as client:
+        completion = call(client, "chat", "Привет")
+        assert words(completion) == "да" and completion.x_headers["x-request-id"] == "id"
+    with RawServer(closing((head + b"\r\n" + line + b"\r\n" + body)[:-1])) as server, raw_client(server) as client:
+        with pytest.raises(APIConnectionError, match="cut"):
+            call(client, "chat", "Привет")
+
+
+AMBIGUOUS = {
+    "blank before the colon": b"Content-Length : 2\r\n",
+    "length without a colon": b"Content-Length 2\r\n",
+    "length behind a blank": b" Content-Length: 2\r\n",
+    "length +2": b"Content-Length: +2\r\n",
+    "length of 5,000 digits": b"Content-Length: " + b"1" * 5000 + b"\r\n",
+    "no length": b"Content-Length:\r\n",
+    "length in Arabic digits": "Content-Length: \u0662\r\n".encode(),
+    "gzip, chunked": b"Transfer-Encoding: gzip, chunked\r\n",
+    "chunked, identity": b"Transfer-Encoding: chunked, identity\r\n",
+    "two codings": b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
+    "coding with a blank": b"Transfer-Encoding : chunked\r\n",
+    "unknown coding": b"Transfer-Encoding: x\r\n",
+}
+
+
+@pytest.mark.parametrize("line", AMBIGUOUS.values(), ids=list(AMBIGUOUS))
+def test_ambiguous_framing_is_refused(call, line):
+    """Where two readers could see two lengths of a body, nothing of it is taken (RFC 9112, section 6.3)."""
+    with RawServer(closing(OK + line + b"\r\n2\r\n{}\r\n0\r\n\r\n")) as server, raw_client(server) as client:
+        with pytest.raises(APIConnectionError, match="not HTTP"):
+            call(client, "chat", "Привет")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"Transfer-Encoding: chunked \t", b"transfer-encoding:\tCHUNKED", b"X: a, b;c\r\nTransfer-Encoding:\r\n chunked"],
+)
+def test_spellings_of_chunked(call, line):
+    """Blanks, upper case and a folded value are understood."""
+    body = answer().partition(b"\r\n\r\n")[2]
+    with RawServer(closing(OK + line + b"\r\n\r\n" + chunk(body) + LAST_CHUNK)) as server, raw_client(server) as client:
+        assert words(call(client, "chat", "Привет")) == "да"
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+@pytest.mark.parametrize("framing", [b"Content-Length: 40\r\n", b"Transfer-Encoding: chunked\r\n"])
+def test_body_that_cannot_be(call, status, framing):
+    """A 204 or 304 has no body; one that announces it is not waited for, and does not become the next answer."""
+    late = threading.Event()
+
+    def handler(wire):
+        wire.receive()
+        if wire.number > 1:
+            wire.send(answer())
+            return
+        wire.send(b"HTTP/1.1 " + status.encode() + b"\r\n" + framing + b"\r\n")
+        late.wait(WAIT_SECONDS)
+        wire.send(answer({"choices": []}))
+
+    with RawServer(handler) as server, raw_client(server, max_connections=1, timeout=WAIT_SECONDS) as client:
+        with pytest.raises(GigaChatException):
+            call(client, "get_models")
+        late.set()
+        assert words(call(client, "chat", "Привет")) == "да"
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("seconds", [0, 0.4])
+def test_kept_connection_that_breaks(call, seconds):
+    """A request is sent again only where the kept connection broke at once: after some time it may be carried out."""
+
+    def handler(wire):
+        wire.receive()
+        wire.send(answer())
+        if wire.number == 1 and wire.receive():
+            time.sleep(seconds)
+            wire.reset()
+        elif wire.receive():
+            wire.send(answer())
+
+    with RawServer(handler) as server, raw_client(server) as client:
+        call(client, "chat", "раз")
+        if seconds:
+            with pytest.raises(APIConnectionError):
+                call(client, "chat", "два")
+            assert len(server.requests) == 2
+        else:
+            assert words(call(client, "chat", "два")) == "да"
+            assert len(server.requests) == 3
+
+
+def test_addresses_share_the_time(monkeypatch, call):
+    """A dead first address leaves the second its share of ``timeout``; getaddrinfo() gets text."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as hole, RawServer(well_behaved) as server:
+        plugs = [socket.socket() for _ in range(4)]
+        for plug in plugs:  # a full backlog drops what comes next
+            plug.setblocking(False)
+            plug.connect_ex(hole.getsockname())
+        asked = []
+
+        def addresses(host, port, *args, **kwargs):
+            asked.append(host)
+            kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+            return [(*kind, hole.getsockname()), (*kind, ("127.0.0.1", server.port))]
+
+        monkeypatch.setattr(socket, "getaddrinfo", addresses)
+        with raw_client(server, base_url="http://giga.test/v1", timeout=1) as client:
+            assert words(call(client, "chat", "Привет")) == "да"
+        for plug in plugs:
+            plug.close()
+    assert asked == ["giga.test"]
+
+
 def test_stray_answers_are_never_taken(call):
     """Bytes behind the end of an answer, even a whole other answer, cost the connection and reach nobody."""
     evil = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
