@@ -35,7 +35,6 @@ import functools
 import http.client
 import inspect
 import io
-import itertools
 import json
 import logging
 import math
@@ -912,12 +911,9 @@ class _Client:
         arguments = dict(locals())
         if unknown:
             logger.warning("unknown arguments of %s are ignored: %s", type(self).__name__, ", ".join(sorted(unknown)))
-        self._set_up(_read_settings(arguments, os.environ))
+        self._settings = _read_settings(arguments, os.environ)
+        self._shared = _Shared(self._settings)
     # fmt: on
-
-    def _set_up(self, settings: _Settings) -> None:
-        self._settings = settings
-        self._shared = _Shared(settings)
 
     def __getstate__(self) -> Dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_shared"}
@@ -984,7 +980,8 @@ class _Client:
 
     def _retrying(self, attempt: Callable[[], T], body: _Body = None) -> T:
         """Repeat *attempt* while that is worth it and *body* can be sent again."""
-        for failures in itertools.count():
+        failures = 0
+        while True:
             try:
                 return attempt()
             except (ResponseError, APIConnectionError) as error:
@@ -992,8 +989,8 @@ class _Client:
                 if delay is None or not _rewound(body):
                     raise
                 logger.debug("%s: trying again in %.1f s", type(error).__name__, delay)
+            failures += 1
             self._shared.here.pool.pause(delay)
-        raise AssertionError("unreachable")
 
     def _attempt(self, call: _Call, begin: Callable[[_Reply], T]) -> T:
         return self._authorized(call).begun(begin)

@@ -23,7 +23,7 @@ def without_bodies(source: str) -> str:
     found = [node for node in ast.walk(module) if isinstance(node, functions) and node.name != "__init__"]
     for node in sorted(found, key=lambda node: node.lineno):
         body = node.body[1:] if ast.get_docstring(node) else node.body
-        if not body:  # nothing but a docstring
+        if not body or body[0].lineno == node.lineno:  # nothing but a docstring, or an ellipsis already
             continue
         start = min([body[0].lineno, *(decorator.lineno for decorator in getattr(body[0], "decorator_list", ()))]) - 1
         if start < at:  # inside a body that is gone
