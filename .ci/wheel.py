@@ -1,41 +1,99 @@
 """Build hook: type checkers take a lone module for untyped (PEP 561), so the wheel carries it once more, as a stub.
 
-The stub is the module without the bodies of its functions, which type checkers do not read and which would make the
-wheel half as large again. __init__ keeps its body: it is where attributes get their types. It ends with main(): what
-stands behind it serves the command line alone.
+The stub is what a user can reach: the public names and whatever their signatures name, without the bodies of functions
+and without private methods. The same bytes twice would make the wheel half as large again.
 """
 
 import ast
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterator, List, Set, Tuple, Union
+
+Lines = Tuple[int, int]  # from one line, counted from 0, to before another
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def without_bodies(source: str) -> str:
-    """Put an ellipsis in the place of every function's body, behind its docstring; leave out what follows main()."""
-    lines = source.split("\n")
+def stub_of(source: str) -> str:
+    """Write the stub of a module."""
     module = ast.parse(source)
-    (main,) = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == "main"]
-    module.body = module.body[: module.body.index(main) + 1]
-    kept: List[str] = []
-    at = 0
-    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    found = [node for node in ast.walk(module) if isinstance(node, functions) and node.name != "__init__"]
-    for node in sorted(found, key=lambda node: node.lineno):
+    for kind in [node for node in ast.walk(module) if isinstance(node, ast.ClassDef) and is_private(node.name)]:
+        for method in kind.body:
+            method.in_private = True  # type: ignore[attr-defined]
+    dropped: List[Lines] = []
+    for node in unreachable(module):
+        dropped.append(span(node))
+    for node in ast.walk(module):
+        if isinstance(node, ast.ClassDef):
+            private = [one for one in node.body if isinstance(one, FUNCTIONS) and is_private(one.name)]
+            dropped += [span(one) for one in private if node.name != "_Client" or one.name != "_workers"]
+    lines = source.split("\n")
+    bodies = [node for node in ast.walk(module) if isinstance(node, FUNCTIONS) and keeps_no_body(node)]
+    for node in bodies:
         body = node.body[1:] if ast.get_docstring(node) else node.body
-        if not body or body[0].lineno == node.lineno:  # nothing but a docstring, or an ellipsis already
+        if body and body[0].lineno != node.lineno:
+            start, end = span(body[0])[0], body[-1].end_lineno or body[-1].lineno
+            lines[start] = " " * body[0].col_offset + "..."
+            dropped.append((start + 1, end))
+    gone = {number for start, end in dropped for number in range(start, end)}
+    kept = (line for number, line in enumerate(lines) if number not in gone)
+    return "\n".join(line for line in kept if line.strip() and not line.lstrip().startswith("#")) + "\n"
+
+
+def unreachable(module: ast.Module) -> Iterator[ast.stmt]:
+    """Find the statements at the top level that no public name leads to."""
+    names: Dict[str, ast.stmt] = {}
+    for node in module.body:
+        for name in names_of(node):
+            names[name] = node
+    reached: Set[ast.stmt] = set()
+    ahead = [node for node in module.body if not all(map(is_private, names_of(node))) or not names_of(node)]
+    while ahead:
+        node = ahead.pop()
+        if node not in reached:
+            reached.add(node)
+            ahead += [names[name] for name in named_in(node) if name in names]
+    return (node for node in module.body if node not in reached)
+
+
+def named_in(node: ast.AST) -> Iterator[str]:
+    """Give the names that a statement holds, but for those in bodies that the stub leaves out."""
+    if isinstance(node, ast.Name):
+        yield node.id
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
+        yield node.value  # a reference forward
+    for field, value in ast.iter_fields(node):
+        if field == "body" and isinstance(node, FUNCTIONS) and keeps_no_body(node):
             continue
-        start = min([body[0].lineno, *(decorator.lineno for decorator in getattr(body[0], "decorator_list", ()))]) - 1
-        if start < at:  # inside a body that is gone
-            continue
-        kept += [*lines[at:start], " " * body[0].col_offset + "..."]
-        at = body[-1].end_lineno or body[-1].lineno
-    return "\n".join([*kept, *lines[at : main.end_lineno], ""])
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST) and not (isinstance(child, FUNCTIONS) and is_private(child.name)):
+                yield from named_in(child)
+
+
+def names_of(node: ast.stmt) -> List[str]:
+    if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def keeps_no_body(node: Union[ast.FunctionDef, ast.AsyncFunctionDef]) -> bool:
+    """Tell whether nothing in the body matters: in the __init__ of a public class public attributes get their types."""
+    stores = [one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute) and isinstance(one.ctx, ast.Store)]
+    return node.name != "__init__" or getattr(node, "in_private", False) or all(map(is_private, stores))
+
+
+def span(node: Any) -> Lines:
+    first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
+    return first - 1, node.end_lineno or node.lineno
 
 
 def pdm_build_update_files(context: Any, files: Dict[str, Path]) -> None:
     if context.target == "wheel":
         module = (context.root / "gigachat_lite.py").read_text(encoding="utf-8")
         stub = Path(tempfile.mkdtemp()) / "__init__.pyi"
-        stub.write_text(without_bodies(module), encoding="utf-8")
+        stub.write_text(stub_of(module), encoding="utf-8")
         files["gigachat_lite-stubs/__init__.pyi"] = stub
