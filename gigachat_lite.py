@@ -1854,8 +1854,8 @@ class _Workers:
         """Let the idle threads go."""
         with self._lock:
             self._stopped = True
-            for turn in self._idle:
-                turn.come()
+            while self._idle:
+                self._idle.pop().come()
 
     def submit(self, job: Callable[[], None], urgent: bool) -> None:
         """Have *job* done by a thread that is free, else by a new one, else by the first that will be free."""
@@ -2393,7 +2393,7 @@ class KeepAlive(_Handler):
         self._lock = threading.RLock()
         self._busy: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._idle: List[_Connection] = []  # the newest last
-        self._turns: Deque[weakref.ref[_Turn]] = collections.deque()
+        self._turns: weakref.WeakValueDictionary[int, _Turn] = weakref.WeakValueDictionary()  # in order of arrival
         self._pauses: weakref.WeakSet[_Turn] = weakref.WeakSet()
         self._expiring = False
 
@@ -2412,7 +2412,7 @@ class KeepAlive(_Handler):
             except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
                 if not kept or not connection.was_closed_before():
                     raise
-            connection = self._replace(connection)
+            connection.close()
             if upload is not None:
                 upload.rewind()
             return self._ask(connection, request)
@@ -2434,13 +2434,14 @@ class KeepAlive(_Handler):
         try:
             while True:
                 with self._lock:
-                    connection = self._take(origin, reusing) if self._is_next(turn) else None
+                    is_next = next(iter(self._turns.values()), turn) is turn
+                    connection = self._take(origin, reusing) if is_next else None
                     if connection is not None:
                         connection.timeout = timeout
                         return connection
                     if turn is None:
                         turn = _Turn()
-                        self._turns.append(weakref.ref(turn))
+                        self._turns[id(turn)] = turn
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise APITimeoutError(
@@ -2451,20 +2452,9 @@ class KeepAlive(_Handler):
                 turn.wait(min(left, _LOOK_SECONDS))
         finally:
             if turn is not None:
-                self._leave(turn)
-
-    def _is_next(self, turn: Optional[_Turn]) -> bool:
-        """Whether nobody came before; *turn* is None for one who has just come."""
-        while self._turns and self._turns[0]() is None:
-            self._turns.popleft()
-        return not self._turns or self._turns[0]() is turn
-
-    def _leave(self, turn: _Turn) -> None:
-        with self._lock:
-            for place in list(self._turns):
-                if place() is turn:
-                    self._turns.remove(place)
-            self._call_next()
+                with self._lock:
+                    self._turns.pop(id(turn), None)
+                    self._call_next()
 
     def _take(self, origin: _Origin, reusing: bool) -> Optional[_Connection]:
         """Take the newest idle connection that is still good, or make one, in the place of an idle one if need be."""
@@ -2503,18 +2493,6 @@ class KeepAlive(_Handler):
                 self._tls = _tls_context(self._settings)
             return self._tls
 
-    def _replace(self, stale: _Connection) -> _Connection:
-        """Make a fresh connection in the place of one that the server had closed."""
-        connection = _Connection(stale.origin)
-        connection.timeout = stale.timeout
-        with self._lock:
-            if self._closed:
-                raise GigaChatException("the client is closed: make a new one")
-            self._busy.add(connection)
-            self._busy.discard(stale)
-        stale.close()
-        return connection
-
     def _give_back(self, connection: _Connection, reusable: bool) -> None:
         if connection.pid != os.getpid():  # a child drops what its parent had begun
             connection.close()
@@ -2531,11 +2509,8 @@ class KeepAlive(_Handler):
             self._call_next()
 
     def _call_next(self) -> None:
-        for place in self._turns:
-            turn = place()
-            if turn is not None:
-                turn.come()
-                return
+        for turn in list(self._turns.values())[:1]:
+            turn.come()
 
     def _keep(self, connection: _Connection) -> None:
         self._idle.append(connection)
@@ -2575,7 +2550,7 @@ class KeepAlive(_Handler):
                 self._idle.pop().close()
             for connection in self._busy:
                 connection.cut()
-            for turn in [*filter(None, (place() for place in self._turns)), *self._pauses]:
+            for turn in [*self._turns.values(), *self._pauses]:
                 turn.come()
 
     def forget(self) -> None:
@@ -2727,6 +2702,7 @@ class _Connection:
 
     def open(self, tls: Callable[[], ssl.SSLContext], proxy_authorization: Optional[str]) -> None:
         scheme, address, tunnel = self.origin
+        self._tunnelled, self._pending, self._failure = False, b"", None
         host, port = _host_and_port(address, 80 if scheme == "http" or tunnel else 443)
         self._connect(host, port)
         if tunnel is not None:
