@@ -4390,7 +4390,10 @@ def _run_command(argv: Sequence[str]) -> int:
         return _Doctor().examine(settings)
     else:
         with GigaChat(**settings) as client:
-            _chat(client, words, options) if name == "chat" else _call_method(client, name, words)
+            if name == "chat":
+                _chat(client, words, options)
+            else:
+                _call_method(client, name, words)
     return 0
 
 
@@ -4693,12 +4696,11 @@ class _Doctor:
         raise APIConnectionError(f"{problem}. The server sent {sent}")
 
     def _trust(self) -> str:
-        if not self._settings.verify_ssl_certs:
-            return "trusting anybody: verify_ssl_certs is off"
-        if self._settings.ca_bundle_file:
-            return f"trusting the roots in {self._settings.ca_bundle_file} only"
-        paths, otherwise = ssl.get_default_verify_paths(), "its store" if os.name == "nt" else "no file: there are none"
-        return f"trusting the system's roots in {paths.cafile or paths.capath or otherwise}"
+        settings, paths = self._settings, ssl.get_default_verify_paths()
+        place = paths.cafile or paths.capath or ("its store" if os.name == "nt" else "no file: there are none")
+        bundle = settings.ca_bundle_file
+        roots = f"the roots in {bundle} only" if bundle else f"the system's roots in {place}"
+        return f"trusting {roots if settings.verify_ssl_certs else 'anybody: verify_ssl_certs is off'}"
 
     def _clock(self, request: Any) -> str:
         try:
