@@ -108,32 +108,27 @@ logger.addHandler(logging.NullHandler())
 
 # ---------- errors, and what to do about them
 
+# fmt: off
 
 class GigaChatException(Exception):
     """Base of every error that talking to GigaChat can end in."""
 
-
 class ConfigurationError(GigaChatException, ValueError):
     """Settings that cannot work; the text names the parameter and its GIGACHAT_ variable."""
-
 
 class APIConnectionError(GigaChatException, ConnectionError):
     """No HTTP answer: name resolution, TCP, TLS or a proxy failed, or the connection was cut."""
 
     _lasting = False  # whether it will be there next time too: certificates and TLS versions do not heal
 
-
 class APITimeoutError(APIConnectionError, TimeoutError):
     """The server kept silent for longer than ``timeout`` seconds, or no connection became free."""
-
 
 class StreamInterruptedError(APIConnectionError):
     """A stream that broke off before its end: what has been delivered is not the whole answer."""
 
-
 class InvalidResponseError(GigaChatException):
     """A successful answer whose body is not what the API documents."""
-
 
 class ResponseError(GigaChatException):
     """An answer with an error status.
@@ -143,22 +138,12 @@ class ResponseError(GigaChatException):
     """
 
     def __init__(
-        self,
-        url: str,
-        status_code: int,
-        content: bytes,
-        headers: Optional[http.client.HTTPMessage] = None,
-        *,
-        request: str = "",
-        hint: str = "",
+        self, url: str, status_code: int, content: bytes, headers: Optional[http.client.HTTPMessage] = None, *,
+        request: str = "", hint: str = "",
     ) -> None:
         super().__init__(url, status_code, content, headers)
-        self.url = url
-        self.status_code = status_code
-        self.content = content
-        self.headers = headers
-        self.request = request
-        self.hint = hint
+        self.url, self.status_code, self.content, self.headers = url, status_code, content, headers
+        self.request, self.hint = request, hint
 
     @property
     def message(self) -> str:
@@ -180,45 +165,35 @@ class ResponseError(GigaChatException):
 
     def _field(self, name: str) -> Any:
         try:
-            said = json.loads(self.content)
-        except (ValueError, RecursionError):
+            return json.loads(self.content)[name]
+        except (ValueError, RecursionError, TypeError, LookupError):
             return None
-        return said.get(name) if isinstance(said, dict) else None
 
     def __str__(self) -> str:
         request = self.request or urllib.parse.urlsplit(self.url).path
         request_id = f" (request id {_one_line(self.request_id, 100)})" if self.request_id else ""
-        hint = f". {self.hint}" if self.hint else ""
-        return f"{self.status_code} {request}: {self.message}{request_id}{hint}"
-
+        return f"{self.status_code} {request}: {self.message}{request_id}" + (f". {self.hint}" if self.hint else "")
 
 class BadRequestError(ResponseError):
     """400: malformed request or parameters."""
 
-
 class AuthenticationError(ResponseError):
     """401: credentials or token are wrong or expired."""
-
 
 class PaymentRequiredError(ResponseError):
     """402: the package of tokens for this model is used up."""
 
-
 class ForbiddenError(ResponseError):
     """403: no right to do this."""
-
 
 class NotFoundError(ResponseError):
     """404: no such model, file, batch, assistant or thread."""
 
-
 class RequestEntityTooLargeError(ResponseError):
     """413: the request is too large."""
 
-
 class UnprocessableEntityError(ResponseError):
     """422: values, or relations between them, are wrong."""
-
 
 class RateLimitError(ResponseError):
     """429: too many requests, or too many streams at once."""
@@ -228,98 +203,81 @@ class RateLimitError(ResponseError):
         """Seconds to wait, from the Retry-After header; 0.0 where it is missing or unreadable."""
         return _retry_after(self.headers)
 
-
 class ServerError(ResponseError):
     """5xx: the server failed."""
 
-
 _ERRORS_BY_STATUS: Dict[int, Type[ResponseError]] = {
-    400: BadRequestError,
-    401: AuthenticationError,
-    402: PaymentRequiredError,
-    403: ForbiddenError,
-    404: NotFoundError,
-    413: RequestEntityTooLargeError,
-    422: UnprocessableEntityError,
-    429: RateLimitError,
+    400: BadRequestError, 401: AuthenticationError, 402: PaymentRequiredError, 403: ForbiddenError, 404: NotFoundError,
+    413: RequestEntityTooLargeError, 422: UnprocessableEntityError, 429: RateLimitError,
 }
 
-
-# What to do about a failure: its kind or status (or the first digit of that), where, a part of what was said, advice.
-# The first line that fits is shown.
+# What to do about a failure: its kind or status (or the first digit of that), where, what was said (both are regular
+# expressions), advice. The first line that fits is shown.
 _SCOPES = "GIGACHAT_API_PERS (individuals), GIGACHAT_API_B2B (prepaid) or GIGACHAT_API_CORP (pay-as-you-go)"
-_STRICT = (
-    "Python 3.13 and newer check certificates strictly, and this one breaks RFC 5280: pass an ssl_context whose"
-    " verify_flags lack ssl.VERIFY_X509_STRICT"
-)
+_NO_ROOT = "local issuer|self.signed|first certificate|not trusted"
 _RUSSIAN_ROOT = (
     "GigaChat's certificates are issued by the Russian Trusted Root CA: get it at https://www.gosuslugi.ru/crt and"
     " install it in the system, or name its file in ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE)"
 )
-_ANOTHER = "Another server answers: check base_url (GIGACHAT_BASE_URL), auth_url (GIGACHAT_AUTH_URL) and the proxy"
 _ADVICE = (
-    ("certificate", "", "authority key identifier", _STRICT),
-    ("certificate", "", "not marked critical", _STRICT),
-    ("certificate", "", "mismatch", _ANOTHER),
-    ("certificate", "", "doesn't match", _ANOTHER),
+    ("certificate", "", "authority key identifier|not marked critical", "Python 3.13 and newer check certificates"
+     " strictly, and this one breaks RFC 5280: pass an ssl_context whose verify_flags lack ssl.VERIFY_X509_STRICT"),
+    ("certificate", "", "mismatch|doesn't match", "Another server answers: check base_url (GIGACHAT_BASE_URL), auth_url"
+     " (GIGACHAT_AUTH_URL) and the proxy"),
     ("certificate", "", "expired", "Check the clock of this machine; if it is right, the certificate is too old"),
     ("certificate", "", "not yet valid", "Check the clock of this machine"),
-    ("certificate", "bundle", "", "ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE), which is {bundle}, does not hold the root"
-     " of its issuer. " + _RUSSIAN_ROOT),
-    ("certificate", "store", "", "{store}"),
-    ("certificate", "", "Russian Trusted", _RUSSIAN_ROOT),
-    ("certificate", "", "issued by", "Someone between you and GigaChat signs its traffic anew, or this is not"
-     " GigaChat: ask your network's administrators for the root of this issuer, and name its file in ca_bundle_file"
-     " (GIGACHAT_CA_BUNDLE_FILE)"),
-    ("certificate", "", "", _RUSSIAN_ROOT),
-    ("connection", "http: waiting", "", "The port may speak TLS: write https://"),
-    ("connection", "", "wrong_version_number", "The port may speak plain HTTP: write http://"),
-    ("connection", "", "record layer failure", "The port may speak plain HTTP: write http://"),
-    ("connection", "", "http_request", "The port may speak plain HTTP: write http://"),
+    ("certificate", "bundle", _NO_ROOT, "ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE), which is {bundle}, does not hold the"
+     " root of its issuer. " + _RUSSIAN_ROOT),
+    ("certificate", "store", _NO_ROOT, "{store}"),
+    ("certificate", "", _NO_ROOT, _RUSSIAN_ROOT + "; if it is somebody else who signs what you receive"
+     " (`doctor` shows the issuer), your network takes TLS apart: name the root of that issuer there"),
+    ("connection", "^http: waiting", "", "The port may speak TLS: write https://"),
+    ("connection", "", "wrong_version_number|record layer failure|http_request", "The port may speak plain HTTP: write"
+     " http://"),
     ("connection", "", "certificate_required", "The server asks for a client certificate: set cert_file"
      " (GIGACHAT_CERT_FILE)"),
-    (407, "proxy", "", "It asks for {asked}; only Basic is supported: set proxy (GIGACHAT_PROXY) to"
+    (407, "", "", "It asks for {asked}; only Basic is supported: set proxy (GIGACHAT_PROXY) to"
      " http://user:password@host:port, with %40, %3A, %2F for @, :, / in the password. For NTLM or Negotiate put a"
      " local proxy in between that speaks it"),
-    ("page", "oauth", "", "Check auth_url (GIGACHAT_AUTH_URL), the address of the token endpoint"),
+    ("page", "^oauth", "", "Check auth_url (GIGACHAT_AUTH_URL), the address of the token endpoint"),
     ("page", "", "", "Check base_url (GIGACHAT_BASE_URL), which ends in /api/v1 or /v1"),
     (4, "", "scope from db", "The key belongs to another scope: scope (GIGACHAT_SCOPE) must be one of " + _SCOPES
      + ", and {scope} was sent"),
-    (4, "oauth", "scope", "scope (GIGACHAT_SCOPE) must be one of " + _SCOPES + ", and {scope} was sent"),
-    (4, "oauth", "decode", "credentials (GIGACHAT_CREDENTIALS) is the authorization key, base64 of"
+    (4, "^oauth", "scope", "scope (GIGACHAT_SCOPE) must be one of " + _SCOPES + ", and {scope} was sent"),
+    (4, "^oauth", "decode", "credentials (GIGACHAT_CREDENTIALS) is the authorization key, base64 of"
      " client_id:client_secret, not one of the two alone"),
-    (401, "oauth", "", "The authorization key is wrong or was replaced: copy it anew into credentials"
+    (401, "^oauth", "", "The authorization key is wrong or was replaced: copy it anew into credentials"
      " (GIGACHAT_CREDENTIALS)"),
-    (401, "/token", "", "user or password (GIGACHAT_USER, GIGACHAT_PASSWORD) is wrong"),
-    (401, "anonymous", "", "There was nothing to authenticate with: set credentials (GIGACHAT_CREDENTIALS),"
+    (401, "^/token$", "", "user or password (GIGACHAT_USER, GIGACHAT_PASSWORD) is wrong"),
+    (401, " anonymous$", "", "There was nothing to authenticate with: set credentials (GIGACHAT_CREDENTIALS),"
      " access_token (GIGACHAT_ACCESS_TOKEN), user and password, or cert_file"),
-    (401, "certificate", "", "The server did not take the client certificate (cert_file, GIGACHAT_CERT_FILE)"),
+    (401, " certificate$", "", "The server did not take the client certificate (cert_file, GIGACHAT_CERT_FILE)"),
     (401, "", "", "The access token is wrong or has expired: it lives 30 minutes, and with credentials"
      " (GIGACHAT_CREDENTIALS) the client renews it by itself"),
     (402, "", "", "The tokens for this model are used up: get_balance() tells what is left"),
-    (403, "/balance", "", "Pay-as-you-go accounts have no balance"),
-    (403, "/ai/check", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
-    (403, "/batches", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
-    (403, "/files", "", "A file can be read only under the X-Client-ID that stored it: set client_id_cvar"),
+    (403, "^/balance", "", "Pay-as-you-go accounts have no balance"),
+    (403, "^/(ai/check|batches)", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
+    (403, "^/files", "", "A file can be read only under the X-Client-ID that stored it: set client_id_cvar"),
     (404, "", "no such model", "There is no model {model}: get_models() lists the available models"),
     (413, "", "", "The request is too large: tokens_count() measures texts; a long text fits into a file"),
     (422, "", "system message", "Send one system message at most, and send it first"),
     (422, "", "support functions", "The model {model} takes no functions: choose another"),
     (422, "", "propert", "validate_function() tells what is wrong with a function's description"),
-    (429, "oauth", "", "The token endpoint takes 10 requests a second: share one client"),
+    (429, "^oauth", "", "The token endpoint takes 10 requests a second: share one client"),
     (429, "", "", "Individuals have one stream at a time, legal entities ten: set max_connections"
      " (GIGACHAT_MAX_CONNECTIONS), or max_retries (GIGACHAT_MAX_RETRIES)"),
-    (3, "oauth", "", "Redirects are not followed: check auth_url (GIGACHAT_AUTH_URL) and the proxy"),
+    (3, "^oauth", "", "Redirects are not followed: check auth_url (GIGACHAT_AUTH_URL) and the proxy"),
     (3, "", "", "Redirects are not followed: check base_url (GIGACHAT_BASE_URL) and the proxy"),
     (5, "", "", "The server failed: try again later, or give its support the request id"),
-)  # fmt: skip
+)
+# fmt: on
 
 
 def _advice(what: Union[int, str], where: str, said: str = "", **names: str) -> str:
     """Say what to do about a failure, if we know."""
     kinds = (what, what // 100) if isinstance(what, int) else (what,)
     for kind, place, words, advice in _ADVICE:
-        if kind in kinds and place in where and words.lower() in said.lower():
+        if kind in kinds and re.search(place, where) and re.search(words, said, re.IGNORECASE):
             return advice.format(**names)
     return ""
 
@@ -336,8 +294,9 @@ def _response_error(
     if content.lstrip().startswith(b"<") and status in (403, 404, 405):
         error.hint = f"A page came back instead of JSON. {_advice('page', call.place)}"
         return error
-    place = call.place if has_token else call.place + secrets.instead
-    error.hint = _advice(status, place, error.message, scope=_sent(call, "scope"), model=_sent(call, "model"))
+    names = {name: _sent(call, name) for name in ("scope", "model")}
+    place, asked = call.place + ("" if has_token else secrets.instead), headers.get("proxy-authenticate", "")
+    error.hint = _advice(status, place, error.message, asked=asked, **names)
     if not error.hint and status == 404 and not call.url.partition("?")[0][: -len(call.path)].endswith("/v1"):
         error.hint = _advice("page", call.place)
     return error
@@ -362,45 +321,38 @@ def _connection_error(error: Exception, connection: _Connection, settings: Optio
     if connection.is_cut:
         return APIConnectionError(f"{where}: the client was closed while {doing}")
     if isinstance(error, (socket.timeout, TimeoutError)):
-        return APITimeoutError(
-            f"{where}: timed out after {connection.timeout:g} s while {doing}: see timeout (GIGACHAT_TIMEOUT)"
-        )
-    advice = _advice("connection", f"{connection.origin[0]}: {doing}" if not connection.received else "", str(error))
+        waited = f"timed out after {connection.timeout:g} s while {doing}"
+        return APITimeoutError(f"{where}: {waited}: see timeout (GIGACHAT_TIMEOUT)")
+    unanswered = f"{connection.origin[0]}: {doing}" if not connection.received else ""
+    problem, advice = f"failed while {doing}: {error}", _advice("connection", unanswered, str(error))
     if isinstance(error, ssl.SSLCertVerificationError):
-        failure = APIConnectionError(_distrust(error, where, settings))
+        problem, advice = _distrust(error, settings)
     elif isinstance(error, socket.gaierror):
-        failure = APIConnectionError(f"{where}: the name cannot be resolved: {error.strerror or error}")
+        problem, advice = f"the name cannot be resolved: {error.strerror or error}", ""
     elif isinstance(error, _NotHTTP):
-        failure = APIConnectionError(f"{where}: what came back is not HTTP ({error}). {advice}")
+        problem = f"what came back is not HTTP ({error})"
     elif isinstance(error, _Closed):
-        failure = APIConnectionError(f"{where}: {error} while {doing}. {advice}")
+        problem = f"{error} while {doing}"
     elif isinstance(error, _TunnelRefused):
         said = f"{error.status} {http.client.responses.get(error.status, 'unknown status')}"
         problem = f"the proxy {error.proxy} refused a tunnel to {error.target}: {said}"
-        failure = APIConnectionError(f"{where}: {problem}. {_advice(error.status, 'proxy', asked=error.asked_for)}")
-    else:
-        failure = APIConnectionError(f"{where}: failed while {doing}: {error}. {advice}")
-    failure.args = (failure.args[0].rstrip(". "),)
+        advice = _advice(error.status, "proxy", asked=error.asked_for) if error.status == 407 else ""
+    failure = APIConnectionError(f"{where}: {problem.rstrip('.')}. {advice}".rstrip(". "))
     passing = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
     failure._lasting = isinstance(error, ssl.SSLError) and not isinstance(error, passing)
     return failure
 
 
-def _distrust(error: Exception, where: str, settings: Optional[_Settings], issuer: str = "") -> str:
-    """Say why a certificate is not trusted, and what to do; ``doctor`` tells whose it is."""
-    reason = str(getattr(error, "verify_message", "") or error).rstrip(".") + (issuer and f", issued by {issuer}")
+def _distrust(error: Exception, settings: Optional[_Settings]) -> Tuple[str, str]:
+    """Say why a certificate is not trusted, and what to do."""
+    reason = str(getattr(error, "verify_message", "") or error).rstrip(".")
     bundle = settings.ca_bundle_file if settings is not None else None
-    store = _lost_stores()
-    advice = _advice(
-        "certificate", "bundle" if bundle else "store" if store else "", reason, bundle=repr(bundle), store=store
-    )
-    return f"{where}: the server's certificate is not trusted: {reason}. {advice}"
-
-
-def _lost_stores() -> str:
-    """Name the variables that lead OpenSSL to a trust store which is not there: it says nothing and trusts nobody."""
+    # OpenSSL says nothing of a store that is not there, and trusts nobody.
     lost = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if not os.path.exists(os.environ.get(name) or os.curdir)]
-    return " and ".join(f"{name} names {os.environ[name]!r}, which is not there" for name in lost)
+    store = " and ".join(f"{name} names {os.environ[name]!r}, which is not there" for name in lost)
+    where = "bundle" if bundle else "store" if store else ""
+    advice = _advice("certificate", where, reason, bundle=repr(bundle), store=store)
+    return f"the server's certificate is not trusted: {reason}", advice
 
 
 class _Secrets:
@@ -478,24 +430,25 @@ def _one_line(text: str, most: int) -> str:
 
 def _retry_after(headers: Optional[http.client.HTTPMessage]) -> float:
     """Read Retry-After, seconds or an HTTP date (RFC 9110, section 10.2.3), as seconds from now."""
-    value = (headers.get("retry-after") or "") if headers is not None else ""
+    value, date = (headers.get(name) or "" if headers else "" for name in ("retry-after", "date"))
     try:
         seconds = float(value)
     except ValueError:
-        seconds = _seconds_until(value, (headers.get("date") or "") if headers is not None else "")
+        seconds = _seconds_until(value, date)
     return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
 
 
 def _seconds_until(date: str, server_now: str) -> float:
     """Measure the time to an HTTP date by the server's own clock where it told it; 0.0 for what is no date."""
+    now = _unix_time(server_now, time.time())
+    return _unix_time(date, now) - now
+
+
+def _unix_time(date: str, otherwise: float) -> float:
     try:
-        then = email.utils.parsedate_to_datetime(date).timestamp()
+        return email.utils.parsedate_to_datetime(date).timestamp()
     except (TypeError, ValueError, OverflowError):
-        return 0.0
-    try:
-        return then - email.utils.parsedate_to_datetime(server_now).timestamp()
-    except (TypeError, ValueError, OverflowError):
-        return then - time.time()
+        return otherwise
 
 
 # ---------- context variables
@@ -508,40 +461,23 @@ service_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar(
 operation_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("operation_id_cvar", default=None)
 trace_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("trace_id_cvar", default=None)
 agent_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("agent_id_cvar", default=None)
-
-
 custom_headers_cvar: contextvars.ContextVar[Optional[Dict[str, str]]] = contextvars.ContextVar(
     "custom_headers_cvar", default=None
 )
-
-
 chat_url_cvar: contextvars.ContextVar[str] = contextvars.ContextVar("chat_url_cvar", default="/chat/completions")
 
-
-# In the order of precedence: the later wins; custom_headers_cvar comes after all of them.
-_HEADER_CVARS = (
-    ("Authorization", authorization_cvar),
-    ("X-Client-ID", client_id_cvar),
-    ("X-Session-ID", session_id_cvar),
-    ("X-Request-ID", request_id_cvar),
-    ("X-Service-ID", service_id_cvar),
-    ("X-Operation-ID", operation_id_cvar),
-    ("X-Trace-ID", trace_id_cvar),
-    ("X-Agent-ID", agent_id_cvar),
-)
+_HEADER_CVARS = {
+    "Authorization": authorization_cvar, "X-Client-ID": client_id_cvar, "X-Session-ID": session_id_cvar,
+    "X-Request-ID": request_id_cvar, "X-Service-ID": service_id_cvar, "X-Operation-ID": operation_id_cvar,
+    "X-Trace-ID": trace_id_cvar, "X-Agent-ID": agent_id_cvar,
+}  # fmt: skip
 
 
 def _context_headers() -> Dict[str, str]:
-    """Collect the headers that the caller's context variables ask for."""
-    headers: Dict[str, str] = {}
-    for name, variable in _HEADER_CVARS:
-        value = variable.get()
-        if value:
-            headers[name] = _checked_header(name, value)
-    custom = custom_headers_cvar.get()
-    if not custom:
-        return headers
-    return _merged_headers(headers, {name: _checked_header(name, value) for name, value in custom.items() if value})
+    """Collect the headers that the caller's context variables ask for; custom_headers_cvar beats the others."""
+    asked = [(name, variable.get()) for name, variable in _HEADER_CVARS.items()]
+    asked.extend((custom_headers_cvar.get() or {}).items())
+    return _merged_headers(*({name: _checked_header(name, value)} for name, value in asked if value))
 
 
 def _merged_headers(*sources: Mapping[str, str]) -> Dict[str, str]:
@@ -574,7 +510,7 @@ def _checked_header(name: str, value: str) -> str:
 def _read_text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("must be str")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if re.search("[\ud800-\udfff]", value):
         raise ValueError("holds bytes that are not UTF-8")
     return value
 
@@ -616,11 +552,9 @@ def _read_url(value: Any) -> str:
         raise ValueError("holds blanks or characters that an address cannot have")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError("may hold neither user and password nor a query nor a fragment")
-    host = _checked_host(parts)
-    host = host.encode("idna").decode("ascii") if not host.isascii() else host
-    host = f"[{host}]" if ":" in host else host
-    netloc = host if parts.port is None else f"{host}:{parts.port}"
-    return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host if host.isascii() else host.encode("idna").decode("ascii")
+    return f"{parts.scheme}://{host}{'' if parts.port is None else f':{parts.port}'}{parts.path.rstrip('/')}"
 
 
 def _read_auth_url(value: Any) -> str:
@@ -633,8 +567,7 @@ def _read_auth_url(value: Any) -> str:
 
 def _read_base_url(value: Any) -> str:
     url = _read_url(value)
-    parts = urllib.parse.urlsplit(url)
-    if parts.path.endswith("/oauth") or parts.hostname == "ngw.devices.sberbank.ru":
+    if url.endswith("/oauth") or urllib.parse.urlsplit(url).hostname == "ngw.devices.sberbank.ru":
         raise ValueError("is the token endpoint (auth_url); base_url ends in /api/v1 or /v1")
     return url
 
@@ -650,27 +583,24 @@ def _read_proxy(value: Any) -> str:
         raise ValueError("must be the address of an http:// proxy; neither TLS to the proxy nor SOCKS is supported")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError("may end in nothing but host and port; in a password write %40, %2F, %3F, %23 for @, /, ?, #")
-    _checked_host(parts)
     if re.search(r"[\x00-\x20\x7f]", url):
         raise ValueError("holds blanks or line ends")
     return url
 
 
 def _split_url(url: str) -> urllib.parse.SplitResult:
+    """Take an address apart, and make sure that it has a host and no odd port; errors do not quote it."""
     try:
-        return urllib.parse.urlsplit(url)
+        parts = urllib.parse.urlsplit(url)
     except ValueError:
         raise ValueError("is no address: it has unpaired or misplaced brackets") from None
-
-
-def _checked_host(parts: urllib.parse.SplitResult) -> str:
     try:
         port = parts.port
     except ValueError:
-        raise ValueError("has a port that is no number from 1 to 65535") from None  # the cause quotes the password
-    if not parts.hostname or port == 0:
+        raise ValueError("has a port that is no number from 1 to 65535") from None
+    if parts.scheme in ("http", "https") and (not parts.hostname or port == 0):
         raise ValueError("names no host, or port 0")
-    return parts.hostname
+    return parts
 
 
 def _read_path(value: Any) -> str:
@@ -684,67 +614,41 @@ _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "
 
 
 def _read_boolean(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = _BOOLEANS.get(str(value).strip().lower()) if isinstance(value, (str, int)) else None
-    if word is None:
+    word = str(value).strip().lower() if isinstance(value, (str, int)) else ""
+    if word not in _BOOLEANS:
         raise ValueError("must be one of true, false, 1, 0, yes, no, on, off")
-    return word
+    return _BOOLEANS[word]
 
 
-def _read_number(value: Any) -> float:
-    number = _converted(float, value, "must be a number")
-    if not math.isfinite(number) or number < 0:
-        raise ValueError("must be a finite number and not negative")
-    return number
-
-
-def _read_seconds(value: Any) -> float:
-    seconds = _read_number(value)
-    if not 0 < seconds <= threading.TIMEOUT_MAX:
-        raise ValueError("must be a number of seconds above 0")
-    return seconds
-
-
-def _read_whole(value: Any, least: int = 0) -> int:
-    number = _converted(int, value, "must be a whole number")
-    if number < least:
-        raise ValueError(f"must be {least} or more")
-    return number
-
-
-def _converted(kind: Callable[[Any], T], value: Any, otherwise: str) -> T:
-    """Convert text or a number; int() and float() alone would take True, and int() cut off 1.5."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float) if kind is float else (str, int)):
-        raise TypeError(otherwise)
+def _read_number(value: Any, kind: Callable[[Any], Any] = float, least: float = 0, most: float = math.inf) -> Any:
+    """Read text or a number; int() and float() alone would take True, and int() cut off 1.5."""
+    problem = f"must be a {'whole ' if kind is int else ''}number, {least:g} or more"
+    problem += "" if most == math.inf else f", and {most:g} at most"
+    if isinstance(value, bool) or not isinstance(value, (str, int) if kind is int else (str, int, float)):
+        raise TypeError(problem)
     try:
-        return kind(value)
+        number = kind(value)
     except ValueError:
-        raise ValueError(otherwise) from None
+        raise ValueError(problem) from None
+    if not least <= number <= most or number == math.inf:
+        raise ValueError(problem)
+    return number
 
 
-def _read_items(value: Any) -> List[Any]:
-    """Read a list: a list, a tuple, or text as JSON or separated by commas."""
+_read_whole = functools.partial(_read_number, kind=int)
+_read_count = functools.partial(_read_number, kind=int, least=1)
+_read_seconds = functools.partial(_read_number, least=0.001, most=threading.TIMEOUT_MAX)
+_read_status = functools.partial(_read_number, kind=int, least=100, most=599)
+
+
+def _read_list(read: Callable[[Any], Any], kind: Callable[[Any], Any], value: Any) -> Any:
+    """Read a list: a list, a tuple, or text as JSON or separated by commas; *read* reads each item."""
     if isinstance(value, str):
-        text = value.strip()
-        if text.startswith("["):
-            value = json.loads(text)
-        else:
-            value = [item.strip() for item in text.split(",") if item.strip()]
+        parts = [item.strip() for item in value.split(",") if item.strip()]
+        value = json.loads(value) if value.strip().startswith("[") else parts
     if not isinstance(value, (list, tuple, set, frozenset)):
         raise TypeError("must be a list: JSON or separated by commas")
-    return list(value)
-
-
-def _read_flags(value: Any) -> List[str]:
-    return [_read_text(item) for item in _read_items(value)]
-
-
-def _read_status_codes(value: Any) -> Tuple[int, ...]:
-    codes = tuple(_read_whole(item) for item in _read_items(value))
-    if any(not 100 <= code <= 599 for code in codes):
-        raise ValueError("must be HTTP status codes, from 100 to 599")
-    return codes
+    return kind(map(read, value))
 
 
 def _read_ssl_context(value: Any) -> ssl.SSLContext:
@@ -787,15 +691,17 @@ class _Settings(types.SimpleNamespace):
     ssl_context: Optional[ssl.SSLContext] = _setting(None, _read_ssl_context, "a TLS context of your own")
     proxy: Optional[str] = _setting(None, _read_proxy, "http://[user:password@]host:port; empty: none", secret=True)
     timeout: float = _setting(30.0, _read_seconds, "seconds to wait for the server each time")
-    max_connections: Optional[int] = _setting(None, functools.partial(_read_whole, least=1), "most connections at once")
+    max_connections: Optional[int] = _setting(None, _read_count, "most connections at once")
     max_retries: int = _setting(0, _read_whole, "how often a failed call is tried again")
     retry_backoff_factor: float = _setting(0.5, _read_number, "seconds before the first retry; doubles each time")
     retry_on_status_codes: Tuple[int, ...] = _setting(
-        (429, 500, 502, 503, 504), _read_status_codes, "statuses that are tried again"
+        (429, 500, 502, 503, 504), functools.partial(_read_list, _read_status, tuple), "statuses that are tried again"
     )
     token_expiry_buffer_ms: int = _setting(60_000, _read_whole, "how long before its end a token is renewed")
     profanity_check: Optional[bool] = _setting(None, _read_boolean, "whether the service filters profanity")
-    flags: Optional[List[str]] = _setting(None, _read_flags, "flags of chats, JSON or separated by commas")
+    flags: Optional[List[str]] = _setting(
+        None, functools.partial(_read_list, _read_text, list), "flags of chats, JSON or separated by commas"
+    )
     # fmt: on
 
     proxies: Dict[str, str]  # by scheme, from proxy or the environment; under "no" what they are not for
@@ -812,9 +718,9 @@ def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str])
     found = {name: setting.default for name, setting in _SETTINGS.items()}
     for name, setting in _SETTINGS.items():
         variable = "GIGACHAT_" + name.upper()
-        value, source = arguments.get(name), name
+        value, source, other = arguments.get(name), name, variable
         if value is None and name != "ssl_context":
-            value, source = environment.get(variable) or None, variable
+            value, source, other = environment.get(variable) or None, variable, name
         if value is None:
             continue
         try:
@@ -823,7 +729,6 @@ def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str])
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             problem = str(error)  # without what led to it, which may quote a secret
         shown = "the value" if setting.secret or name.endswith("_url") else repr(value)
-        other = variable if source == name else name
         raise ConfigurationError(f"{source} (also {other}): {shown} {problem}")
     settings = _Settings(**found, proxies=_proxies(found["proxy"]))
     _check_together(settings)
@@ -833,21 +738,13 @@ def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str])
 def _check_together(settings: _Settings) -> None:
     """Refuse settings that contradict each other."""
     if settings.key_file and not settings.cert_file:
-        raise ConfigurationError(
-            "key_file (GIGACHAT_KEY_FILE) needs cert_file (GIGACHAT_CERT_FILE): a key is not enough"
-        )
-    if settings.ssl_context is None:
-        return
-    for name in ("ca_bundle_file", "cert_file", "key_file", "key_file_password"):
-        if getattr(settings, name):
+        raise ConfigurationError("key_file (GIGACHAT_KEY_FILE) needs cert_file (GIGACHAT_CERT_FILE), its certificate")
+    for name in ("ca_bundle_file", "cert_file", "key_file", "key_file_password", "verify_ssl_certs"):
+        if settings.ssl_context is not None and getattr(settings, name) not in (None, True):
             raise ConfigurationError(
-                f"ssl_context is used as it is: load {name} (GIGACHAT_{name.upper()}) into it, or leave one out"
+                f"ssl_context is used as it is: put into it what {name} (GIGACHAT_{name.upper()}) asks for, or leave"
+                " one of the two out"
             )
-    if not settings.verify_ssl_certs:
-        raise ConfigurationError(
-            "ssl_context is used as it is: set its verify_mode, or leave out verify_ssl_certs"
-            " (GIGACHAT_VERIFY_SSL_CERTS)"
-        )
 
 
 def _proxies(setting: Optional[str]) -> Dict[str, str]:
