@@ -220,8 +220,9 @@ _RUSSIAN_ROOT = (
     " install it in the system, or name its file in ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE)"
 )
 _ADVICE = (
-    ("certificate", "", "authority key identifier|not marked critical", "Python 3.13 and newer check certificates"
-     " strictly, and this one breaks RFC 5280: pass an ssl_context whose verify_flags lack ssl.VERIFY_X509_STRICT"),
+    ("certificate", "strict", "", "The certificate, or its CA's, breaks RFC 5280, which Python 3.13 and newer do not"
+     " take: set strict_certs (GIGACHAT_STRICT_CERTS) to false, or take ssl.VERIFY_X509_STRICT out of the verify_flags"
+     " of your ssl_context"),
     ("certificate", "", "mismatch|doesn't match", "Another server answers: check base_url (GIGACHAT_BASE_URL), auth_url"
      " (GIGACHAT_AUTH_URL) and the proxy"),
     ("certificate", "", "expired", "Check the clock of this machine; if it is right, the certificate is too old"),
@@ -345,12 +346,14 @@ def _connection_error(error: Exception, connection: _Connection, settings: Optio
 
 def _distrust(error: Exception, settings: Optional[_Settings]) -> Tuple[str, str]:
     """Say why a certificate is not trusted, and what to do."""
-    reason = str(getattr(error, "verify_message", "") or error).rstrip(".")
+    # Only OpenSSL's own errors have a verify_message; those of Python code (pinning, truststore) print as a tuple.
+    reason = str(getattr(error, "verify_message", "") or (*error.args, error)[0]).rstrip(".")
     bundle = settings.ca_bundle_file if settings is not None else None
     # OpenSSL says nothing of a store that is not there, and trusts nobody.
     lost = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if not os.path.exists(os.environ.get(name) or os.curdir)]
     store = " and ".join(f"{name} names {os.environ[name]!r}, which is not there" for name in lost)
-    where = "bundle" if bundle else "store" if store else ""
+    strict = 80 <= getattr(error, "verify_code", 0) <= 93  # what OpenSSL's X509_V_FLAG_X509_STRICT finds
+    where = "strict" if strict else "bundle" if bundle else "store" if store else ""
     advice = _advice("certificate", where, reason, bundle=repr(bundle), store=store)
     return f"the server's certificate is not trusted: {reason}", advice
 
@@ -684,6 +687,7 @@ class _Settings(types.SimpleNamespace):
     user: Optional[str] = _setting(None, _read_text, "user, for services that give tokens at /token", secret=True)
     password: Optional[str] = _setting(None, _read_text, "the user's password", secret=True)
     verify_ssl_certs: bool = _setting(True, _read_boolean, "off: anyone in between can read your key")
+    strict_certs: bool = _setting(True, _read_boolean, "off: take CAs that break RFC 5280, as before Python 3.13")
     ca_bundle_file: Optional[str] = _setting(None, _read_path, "root certificates, PEM or DER: a file or a directory")
     cert_file: Optional[str] = _setting(None, _read_path, "client certificate, PEM")
     key_file: Optional[str] = _setting(None, _read_path, "its private key, where cert_file does not hold it")
@@ -739,7 +743,7 @@ def _check_together(settings: _Settings) -> None:
     """Refuse settings that contradict each other."""
     if settings.key_file and not settings.cert_file:
         raise ConfigurationError("key_file (GIGACHAT_KEY_FILE) needs cert_file (GIGACHAT_CERT_FILE), its certificate")
-    for name in ("ca_bundle_file", "cert_file", "key_file", "key_file_password", "verify_ssl_certs"):
+    for name in ("ca_bundle_file", "cert_file", "key_file", "key_file_password", "verify_ssl_certs", "strict_certs"):
         if settings.ssl_context is not None and getattr(settings, name) not in (None, True):
             raise ConfigurationError(
                 f"ssl_context is used as it is: put into it what {name} (GIGACHAT_{name.upper()}) asks for, or leave"
@@ -802,6 +806,7 @@ class _Client:
         password: Optional[str] = None,
         timeout: Optional[float] = None,
         verify_ssl_certs: Optional[bool] = None,
+        strict_certs: Optional[bool] = None,
         ca_bundle_file: Optional[str] = None,
         cert_file: Optional[str] = None,
         key_file: Optional[str] = None,
@@ -3055,14 +3060,11 @@ def _tls_context(settings: _Settings) -> ssl.SSLContext:
     if settings.ssl_context is not None:
         return settings.ssl_context
     if settings.verify_ssl_certs:
-        # Given roots, create_default_context() does not load the system's, which take 18 ms.
-        roots = _read_roots(settings.ca_bundle_file) if settings.ca_bundle_file else None
-        try:
-            context = ssl.create_default_context(cadata=roots)
-        except (ssl.SSLError, TypeError, ValueError) as error:
-            raise ConfigurationError(
-                f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): {settings.ca_bundle_file!r} holds a broken certificate"
-            ) from error
+        context = _trusting(settings.ca_bundle_file)
+        if ssl.HAS_NEVER_CHECK_COMMON_NAME:
+            context.hostname_checks_common_name = False  # RFC 9525, section 6.3: subjectAltName alone says who it is
+        if not settings.strict_certs:
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     else:
         logger.warning("verify_ssl_certs is off: whoever answers is taken for GigaChat")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -3070,32 +3072,49 @@ def _tls_context(settings: _Settings) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.cert_file:
-        _load_client_certificate(context, settings)
+        context.post_handshake_auth = True  # as in http.client: some servers ask for the certificate later
+        _load_client_certificate(context, settings.cert_file, settings.key_file, settings.key_file_password)
     return context
 
 
-_PEM_CERTIFICATE = re.compile(
-    rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----.+?-----END (?:X509 |TRUSTED )?CERTIFICATE-----", re.DOTALL
-)
+def _trusting(bundle: Optional[str]) -> ssl.SSLContext:
+    """Trust the roots in a file, or in all files of a directory; else the system's, which take 18 ms to load."""
+    import glob
+
+    if not bundle:
+        try:
+            return ssl.create_default_context()
+        except ssl.SSLError as error:
+            raise ConfigurationError(
+                f"the system's store of root certificates cannot be read ({error}): name the file of the roots in"
+                " ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE), and the store is not asked"
+            ) from error
+    context = ssl.create_default_context(capath=bundle)  # looked up when needed, and so no error if it is a file
+    files = sorted(glob.glob(os.path.join(glob.escape(bundle), "*")))
+    problem: Any = ""
+    for file in files or [bundle]:
+        try:
+            _load_roots(context, file)
+        except OSError as error:  # in a directory anything may lie
+            problem = getattr(error, "reason", None) or error.strerror or error
+    if (problem and not files) or not context.cert_store_stats()["x509"]:
+        raise ConfigurationError(
+            f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): {bundle!r} holds no certificates to trust, neither PEM nor DER:"
+            f" {problem}"
+        )
+    return context
 
 
-def _read_roots(path: str) -> Union[str, bytes]:
-    """Read certificates, PEM or DER, from a file or from all files of a directory."""
-    name = f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): {path!r}"
-    try:
-        if os.path.isdir(path):
-            files = [os.path.join(path, entry) for entry in sorted(os.listdir(path))]
-            contents = [_read_file(file) for file in files if os.path.isfile(file)]
-        else:
-            contents = [_read_file(path)]
-    except OSError as error:
-        raise ConfigurationError(f"{name} cannot be read: {error.strerror}") from error
-    pem = [certificate.decode("latin-1") for content in contents for certificate in _PEM_CERTIFICATE.findall(content)]
-    # A certificate in DER is an ASN.1 SEQUENCE with a long length: it begins with 0x30 0x82.
-    pem += [ssl.DER_cert_to_PEM_cert(content) for content in contents if content.startswith(b"\x30\x82")]
-    if not pem:
-        raise ConfigurationError(f"{name} holds no certificate, neither PEM nor DER")
-    return "\n".join(pem)
+def _load_roots(context: ssl.SSLContext, file: str) -> None:
+    """Load certificates from a file; what OpenSSL's own loader would refuse or pass over is read for it."""
+    content = _read_file(file) if os.path.isfile(file) else b""  # a pipe can be read only once
+    if content.startswith(b"\x30") and b"-----BEGIN" not in content:  # DER: a SEQUENCE of ASN.1
+        context.load_verify_locations(cadata=content)
+    elif content.startswith(b"\xef\xbb\xbf") or b"----------BEGIN" in content:  # a BOM, or no line end between two
+        text = content.decode("ascii", "ignore").replace("-----BEGIN", "\n-----BEGIN")
+        context.load_verify_locations(cadata=text)
+    else:
+        context.load_verify_locations(cafile=file)
 
 
 # RFC 5280, section 4.1: the issuer, a SEQUENCE of two dates, the subject, and the key, which begins with two SEQUENCEs
@@ -3120,20 +3139,27 @@ def _certificate_names(der: bytes) -> Tuple[str, str, str]:
     return names(parts[6]), names(parts[1]), f"{century or '20'}{year}-{month}-{day}"
 
 
-def _load_client_certificate(context: ssl.SSLContext, settings: _Settings) -> None:
+def _load_client_certificate(context: ssl.SSLContext, cert: str, key: Optional[str], password: Optional[str]) -> None:
     """Load the client's certificate and key. Without a password at hand OpenSSL would ask for one on the terminal."""
-    assert settings.cert_file is not None
-    for name, path in (("cert_file", settings.cert_file), ("key_file", settings.key_file)):
-        if path is not None and not os.path.isfile(path):
-            raise ConfigurationError(f"{name} (GIGACHAT_{name.upper()}): there is no file {path!r}")
+    names = {name: f"{name} (GIGACHAT_{name.upper()})" for name in ("cert_file", "key_file", "key_file_password")}
+    of_cert, of_key = f"{names['cert_file']}: {cert!r}", f"{names['key_file' if key else 'cert_file']}: {key or cert!r}"
+    texts: List[bytes] = []
+    for path, of_path, kind in ((cert, of_cert, "CERTIFICATE"), (key or cert, of_key, "PRIVATE KEY")):
+        try:
+            texts.append(_read_file(path))
+        except OSError as error:
+            raise ConfigurationError(f"{of_path} cannot be read: {error.strerror}") from error
+        if f"{kind}-----".encode() not in texts[-1]:
+            raise ConfigurationError(f"{of_path} holds no {kind.lower()} in PEM")
     try:
-        context.load_cert_chain(settings.cert_file, settings.key_file, lambda: settings.key_file_password or "")
+        context.load_cert_chain(cert, key, lambda: password or "")
     except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"cert_file {settings.cert_file!r} and key_file {settings.key_file or settings.cert_file!r}"
-            " (GIGACHAT_CERT_FILE, GIGACHAT_KEY_FILE) hold no certificate with its key in PEM, or the key is encrypted"
-            " and key_file_password (GIGACHAT_KEY_FILE_PASSWORD) is missing or wrong"
-        ) from error
+        problem = f"cannot be used: {error}"
+        if "MISMATCH" in str(getattr(error, "reason", "")):
+            problem = f"is not the key of the certificate in {of_cert}"
+        elif b"ENCRYPTED" in texts[1]:
+            problem = f"is encrypted, and {names['key_file_password']} is {'wrong' if password else 'missing'}"
+        raise ConfigurationError(f"{of_key} {problem}") from error
 
 
 def _read_file(path: str) -> bytes:

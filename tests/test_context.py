@@ -7,11 +7,7 @@ import threading
 
 import pytest
 from conftest import raw_client
-from faults import (
-    BREAKS,
-    RawServer,
-    well_behaved,
-)
+from faults import BREAKS, RawServer, well_behaved
 
 import gigachat_lite
 from gigachat_lite import (

@@ -30,6 +30,7 @@ DEFAULTS = {
     "user": None,
     "password": None,
     "verify_ssl_certs": True,
+    "strict_certs": True,
     "ca_bundle_file": None,
     "cert_file": None,
     "key_file": None,
@@ -56,6 +57,7 @@ FROM_ENVIRONMENT = [
     ("user", "Вася", "Вася", "Петя"),
     ("password", "пароль", "пароль", "другой"),
     ("verify_ssl_certs", "false", False, True),
+    ("strict_certs", "off", False, True),
     ("ca_bundle_file", "/a/ca.pem", "/a/ca.pem", "/b/ca.pem"),
     ("cert_file", "/a/cert.pem", "/a/cert.pem", "/b/cert.pem"),
     ("key_file", "/a/key.pem", "/a/key.pem", "/b/key.pem"),
@@ -342,7 +344,7 @@ def test_secrets_of_a_wrong_type(name):
     "variable", ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
 )
 def test_unreadable_proxy_of_the_environment(monkeypatch, variable):
-    """A proxy variable of the system that cannot work is named too, without its password, by the request that needs it."""
+    """A proxy variable that cannot work is named, without its password, by the request that needs it."""
     monkeypatch.setenv(variable, f"socks5://user:{SECRET}@proxy:1080")
     scheme = "http" if variable.lower() == "http_proxy" else "https"
     with GigaChat(base_url=f"{scheme}://giga.test/v1", access_token="t") as client:
@@ -411,6 +413,8 @@ def test_ssl_context_and_verify_ssl_certs(monkeypatch):
     assert settings_of(ssl_context=context, verify_ssl_certs=True).ssl_context is context
     monkeypatch.setenv("GIGACHAT_VERIFY_SSL_CERTS", "off")
     assert "verify_ssl_certs" in refusal(ssl_context=context)
+    monkeypatch.delenv("GIGACHAT_VERIFY_SSL_CERTS")
+    assert "GIGACHAT_STRICT_CERTS" in refusal(ssl_context=context, strict_certs=False)
 
 
 def test_key_without_certificate():

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from conftest import CA, CERTS, MODULE, raw_client, sockets_to
 from faults import (
+    COMPLETION,
     SERVER_TLS,
     WAIT_SECONDS,
     RawServer,
@@ -24,11 +25,7 @@ from faults import (
 )
 from local_server import LocalServer
 
-from gigachat_lite import (
-    APIConnectionError,
-    ConfigurationError,
-    GigaChat,
-)
+from gigachat_lite import APIConnectionError, ConfigurationError, GigaChat
 
 # ---------- TLS: whom we trust
 
@@ -50,16 +47,26 @@ def bare_pem(name="ca"):
     return re.search(b"-----BEGIN.*-----END CERTIFICATE-----", pem(name), re.DOTALL).group()
 
 
+DER = (CERTS / "ca.der").read_bytes()
+TRUSTED = pem("other-ca") + bare_pem().replace(b" CERTIFICATE-", b" TRUSTED CERTIFICATE-") + b"\n"
 BUNDLES = {
     "PEM": pem(),
-    "DER": (CERTS / "ca.der").read_bytes(),
+    "DER": DER,
+    "two in DER": ssl.PEM_cert_to_DER_cert(bare_pem("other-ca").decode()) + DER,
+    "trusted": TRUSTED,
+    "X509": bare_pem().replace(b" CERTIFICATE-", b" X509 CERTIFICATE-"),
+    "a line that begins with 0": b"0 s:CN = TEST\n" + pem(),
+    "with a key": (CERTS / "client.key").read_bytes() + pem(),
     "several": pem("other-ca") + pem("lax-ca") + pem(),
     "glued": bare_pem("other-ca") + bare_pem(),
     "CRLF and BOM": b"\xef\xbb\xbf" + bare_pem().replace(b"\n", b"\r\n"),
     "no last line end": bare_pem(),
     "with remarks in Windows-1251": "Корневой сертификат\n".encode("cp1251") + pem(),
     "directory": {"b.crt": pem(), "a.cer": (CERTS / "client.pem").read_bytes(), "README": b"text", "sub": {}},
-    "directory with DER": {"Russian Trusted Root CA.cer": (CERTS / "ca.der").read_bytes()},
+    "BOM before several": b"\xef\xbb\xbf" + bare_pem() + b"\n" + bare_pem("other-ca"),
+    "directory with DER": {"Russian Trusted Root CA.cer": DER},
+    "hashed directory": {"5f2c4a1b.0": pem("other-ca"), "5f2c4a1b.1": pem(), "5f2c4a1b.r0": b"text"},
+    "directory with [glob]*": {"[a]": pem(), "b": {"c": {}}},
 }
 
 
@@ -125,7 +132,12 @@ ROOT_ADVICE = [
 @pytest.mark.parametrize(
     ("certificate", "roots", "reason", "advice"),
     [
-        ("server", "other-ca", "unable to get local issuer certificate|self.signed certificate in certificate chain", ROOT_ADVICE),
+        (
+            "server",
+            "other-ca",
+            "unable to get local issuer certificate|self.signed certificate in certificate chain",
+            ROOT_ADVICE,
+        ),
         ("selfsigned", "ca", "self.signed certificate", ROOT_ADVICE),
         ("expired", "ca", "certificate has expired", ["Check the clock of this machine"]),
         ("wronghost", "ca", "[Hh]ostname mismatch", ["Another server answers", "GIGACHAT_BASE_URL"]),
@@ -158,6 +170,31 @@ def test_untrusted_token_endpoint(settings, server, call):
                 call(client, "chat", "Привет")
         assert oauth.requests == []
     assert server.connections == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_ca_bundle_file_from_a_pipe(settings, call, tmp_path):
+    """A pipe, as the shell's <(...) makes, is read once."""
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(pem(),), daemon=True)
+    writer.start()
+    with GigaChat(**{**settings, "ca_bundle_file": tmp_path / "pipe"}) as client:
+        assert call(client, "chat", "Привет").choices
+    writer.join(WAIT_SECONDS)
+
+
+def test_broken_system_store(monkeypatch, settings, call):
+    """Where the system's store cannot be read (one bad certificate on Windows), the error says what avoids it."""
+
+    def broken(self, purpose=None):
+        raise ssl.SSLError(58, "[ASN1] nested asn1 error (_ssl.c:4174)")
+
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", broken)
+    with GigaChat(**settings) as client:
+        assert call(client, "chat", "Привет").choices
+    with GigaChat(**{**settings, "ca_bundle_file": None}) as client:
+        with pytest.raises(ConfigurationError, match=r"system's store.*nested asn1.*GIGACHAT_CA_BUNDLE_FILE"):
+            call(client, "chat", "Привет")
 
 
 def test_ca_bundle_file_replaces_the_system_store(monkeypatch, settings, call):
@@ -200,20 +237,85 @@ def test_ssl_context(settings, server, call):
 
 
 def test_strict_verification(call):
-    """A sloppy company CA works before Python 3.13; from there on the error names the flag, and a context helps."""
+    """A sloppy company CA works before Python 3.13; from there on the error names the setting that lets it pass."""
     tls = (str(CERTS / "lax-server.pem"), str(CERTS / "lax-server.key"))
     roots = str(CERTS / "lax-ca.pem")
     context = ssl.create_default_context(cafile=roots)
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    advice = r"breaks RFC 5280.*strict_certs \(GIGACHAT_STRICT_CERTS\) to false.*VERIFY_X509_STRICT"
     with RawServer(well_behaved, tls) as server:
         with raw_client(server, ca_bundle_file=roots) as client:
             if sys.version_info < (3, 13):
                 assert call(client, "chat", "Привет").choices
             else:
-                with pytest.raises(APIConnectionError, match=r"ssl_context.*verify_flags.*VERIFY_X509_STRICT"):
+                with pytest.raises(APIConnectionError, match=advice):
                     call(client, "chat", "Привет")
         with raw_client(server, ssl_context=context) as client:
+            with pytest.raises(APIConnectionError, match=advice) as caught:
+                call(client, "chat", "Привет")
+            assert "gosuslugi" not in str(caught.value)
+        with raw_client(server, ca_bundle_file=roots, strict_certs=False) as client:
             assert call(client, "chat", "Привет").choices
+
+
+def test_relaxed_verification_still_verifies(call):
+    """strict_certs=False drops one flag and nothing else."""
+    with RawServer(well_behaved, SERVER_TLS) as server, raw_client(server, ca_bundle_file=CA) as client:
+        client.chat("Привет")
+        (sock,) = sockets_to(server)
+        strict = sock.context
+    with RawServer(well_behaved, SERVER_TLS) as server:
+        with raw_client(server, ca_bundle_file=CA, strict_certs=False) as client:
+            client.chat("Привет")
+            (sock,) = sockets_to(server)
+            assert sock.context.verify_flags == strict.verify_flags & ~ssl.VERIFY_X509_STRICT
+            assert sock.context.verify_mode == ssl.CERT_REQUIRED and sock.context.check_hostname
+        with raw_client(server, ca_bundle_file=str(CERTS / "other-ca.pem"), strict_certs=False) as client:
+            with pytest.raises(APIConnectionError, match="not trusted"):
+                call(client, "chat", "Привет")
+
+
+@pytest.mark.skipif(not ssl.HAS_NEVER_CHECK_COMMON_NAME, reason="this OpenSSL cannot be told")
+def test_common_name_is_no_name():
+    """A certificate is matched by its subjectAltName alone."""
+    with RawServer(well_behaved, SERVER_TLS) as server, raw_client(server, ca_bundle_file=CA) as client:
+        client.chat("Привет")
+        (sock,) = sockets_to(server)
+        assert not sock.context.hostname_checks_common_name
+
+
+class Pinned(ssl.SSLSocket):
+    def do_handshake(self, block=False):
+        super().do_handshake(block)
+        raise ssl.SSLCertVerificationError("the certificate is not the pinned one")
+
+
+class Matched(ssl.SSLSocket):
+    def do_handshake(self, block=False):
+        super().do_handshake(block)
+        raise ssl.CertificateError("hostname 'a' doesn't match 'b'")
+
+
+@pytest.mark.parametrize(("kind", "said"), [(Pinned, r"pinned one\Z"), (Matched, r"'b'\. Another server")])
+def test_verification_in_python(call, kind, said):
+    """An error that Python code raises in the handshake (pinning, truststore) counts as OpenSSL's own."""
+    context = ssl.create_default_context(cafile=CA)
+    context.sslsocket_class = kind
+    with RawServer(well_behaved, SERVER_TLS) as server, raw_client(server, ssl_context=context) as client:
+        with pytest.raises(APIConnectionError, match=f"not trusted: .*{said}") as caught:
+            call(client, "chat", "Привет")
+        assert "gosuslugi" not in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_lost_system_store(monkeypatch, settings, call, variable):
+    """A variable that leads OpenSSL to a store that is not there is named, unless ca_bundle_file is set."""
+    monkeypatch.setenv(variable, "/opt/conda/ssl/nothing")
+    with GigaChat(**settings) as client:
+        assert call(client, "chat", "Привет").choices
+    with GigaChat(**{**settings, "ca_bundle_file": None}) as client:
+        with pytest.raises(APIConnectionError, match=rf"{variable} names '/opt/conda/ssl/nothing', which is not there"):
+            call(client, "chat", "Привет")
 
 
 def test_old_tls_is_refused():
@@ -296,17 +398,22 @@ def test_client_certificate_goes_to_both_hosts(mutual_server, monkeypatch, call,
 UNUSABLE_CERTIFICATES = {
     "missing certificate": ({"cert_file": "no.pem"}, ["cert_file", "GIGACHAT_CERT_FILE", "no.pem"]),
     "missing key": ({"cert_file": "client.pem", "key_file": "no.key"}, ["key_file", "GIGACHAT_KEY_FILE", "no.key"]),
-    "no key": ({"cert_file": "client.pem"}, ["cert_file", "client.pem"]),
-    "key of another": ({"cert_file": "client.pem", "key_file": "server.key"}, ["server.key"]),
-    "swapped": ({"cert_file": "client.key", "key_file": "client.pem"}, ["cert_file", "key_file"]),
-    "DER": ({"cert_file": "ca.der", "key_file": "client.key"}, ["PEM"]),
+    "directory": ({"cert_file": "."}, ["cert_file", "cannot be read"]),
+    "no key": ({"cert_file": "client.pem"}, ["cert_file", "client.pem", "no private key in PEM"]),
+    "key of another": (
+        {"cert_file": "client.pem", "key_file": "server.key"},
+        ["GIGACHAT_KEY_FILE", "server.key", "is not the key of the certificate in cert_file", "client.pem"],
+    ),
+    "swapped": ({"cert_file": "client.key", "key_file": "client.pem"}, ["cert_file", "client.key", "no certificate"]),
+    "DER": ({"cert_file": "ca.der", "key_file": "client.key"}, ["cert_file", "ca.der", "no certificate in PEM"]),
+    "key in DER": ({"cert_file": "client.pem", "key_file": "ca.der"}, ["key_file", "ca.der", "no private key in PEM"]),
     "wrong password": (
         {"cert_file": "client.pem", "key_file": "client-encrypted.key", "key_file_password": "wrong"},
-        ["key_file_password", "GIGACHAT_KEY_FILE_PASSWORD"],
+        ["key_file_password", "GIGACHAT_KEY_FILE_PASSWORD", "is wrong"],
     ),
     "no password": (
         {"cert_file": "client.pem", "key_file": "client-encrypted.key"},
-        ["key_file_password", "GIGACHAT_KEY_FILE_PASSWORD"],
+        ["key_file_password", "GIGACHAT_KEY_FILE_PASSWORD", "is missing"],
     ),
     "long password": (
         {"cert_file": "client.pem", "key_file": "client-encrypted.key", "key_file_password": "wrong" * 500},
@@ -371,6 +478,34 @@ def test_passwords_are_never_asked_for(mutual_server, key_file_password):
         os.close(theirs)
     assert b"REFUSED" in shown
     assert b"phrase" not in shown
+
+
+def test_certificate_that_is_asked_for_later(call):
+    """A server that asks for the client's certificate after the handshake (TLS 1.3) gets it."""
+    context = server_context(*SERVER_TLS)
+    context.load_verify_locations(CA)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.post_handshake_auth, context.verify_mode = True, ssl.CERT_REQUIRED
+
+    def handler(wire):
+        wire.receive()
+        wire.sock.verify_client_post_handshake()
+        reply = answer(COMPLETION)
+        wire.send(reply[:-1])
+        wire.sock.settimeout(0.02)
+        while wire.sock.getpeercert() is None:
+            try:
+                wire.sock.recv(1)  # reads the certificate, and waits for more
+            except socket.timeout:
+                pass
+        subjects.append(str(wire.sock.getpeercert()))
+        wire.send(reply[-1:])
+
+    subjects = []
+    with RawServer(handler, context) as server:
+        with raw_client(server, ca_bundle_file=CA, **in_certs(CLIENT_CERTIFICATES["plain"])) as client:
+            assert call(client, "chat", "Привет").choices
+    assert "TEST client" in subjects[0]
 
 
 def test_server_that_demands_a_certificate(call):
@@ -461,12 +596,7 @@ def proxy():
 
 
 def plain_settings(server):
-    return {
-        "base_url": server.base_url,
-        "auth_url": server.auth_url,
-        "credentials": server.credentials,
-        "timeout": 20,
-    }
+    return {"base_url": server.base_url, "auth_url": server.auth_url, "credentials": server.credentials, "timeout": 20}
 
 
 def test_https_through_a_tunnel(settings, server, proxy, call):
