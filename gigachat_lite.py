@@ -138,12 +138,12 @@ class ResponseError(GigaChatException):
     """
 
     def __init__(
-        self, url: str, status_code: int, content: bytes, headers: Optional[http.client.HTTPMessage] = None, *,
-        request: str = "", hint: str = "",
+        self, url: str, status_code: int, content: Union[bytes, str], headers: Optional[http.client.HTTPMessage] = None,
+        *, request: str = "", hint: str = "",
     ) -> None:
         super().__init__(url, status_code, content, headers)
-        self.url, self.status_code, self.content, self.headers = url, status_code, content, headers
-        self.request, self.hint = request, hint
+        self.url, self.status_code, self.headers, self.request, self.hint = url, status_code, headers, request, hint
+        self.content = content.encode("utf-8", "replace") if isinstance(content, str) else content or b""
 
     @property
     def message(self) -> str:
@@ -170,7 +170,7 @@ class ResponseError(GigaChatException):
             return None
 
     def __str__(self) -> str:
-        request = self.request or urllib.parse.urlsplit(self.url).path
+        request = self.request or urllib.parse.urlsplit(str(self.url)).path
         request_id = f" (request id {_one_line(self.request_id, 100)})" if self.request_id else ""
         return f"{self.status_code} {request}: {self.message}{request_id}" + (f". {self.hint}" if self.hint else "")
 
@@ -233,10 +233,15 @@ _ADVICE = (
     ("certificate", "", _NO_ROOT, _RUSSIAN_ROOT + "; if it is somebody else who signs what you receive"
      " (`doctor` shows the issuer), your network takes TLS apart: name the root of that issuer there"),
     ("connection", "^http: waiting", "", "The port may speak TLS: write https://"),
+    (400, "", "plain http request|http request to an https|plain http to an ssl", "The port speaks TLS: write https://"),
     ("connection", "", "wrong_version_number|record layer failure|http_request", "The port may speak plain HTTP: write"
      " http://"),
+    ("connection", "^https: agreeing", "eof|reset|closed", "The port may speak plain HTTP: write http://; or something"
+     " on the way lets no TLS through to this address"),
     ("connection", "", "certificate_required", "The server asks for a client certificate: set cert_file"
      " (GIGACHAT_CERT_FILE)"),
+    ("connection", "", "alert .*(certificate|unknown ca|access denied)", "The server refuses the client certificate, or"
+     " misses one: check cert_file (GIGACHAT_CERT_FILE)"),
     (407, "", "", "It asks for {asked}; only Basic is supported: set proxy (GIGACHAT_PROXY) to"
      " http://user:password@host:port, with %40, %3A, %2F for @, :, / in the password. For NTLM or Negotiate put a"
      " local proxy in between that speaks it"),
@@ -279,7 +284,7 @@ def _advice(what: Union[int, str], where: str, said: str = "", **names: str) -> 
     kinds = (what, what // 100) if isinstance(what, int) else (what,)
     for kind, place, words, advice in _ADVICE:
         if kind in kinds and re.search(place, where) and re.search(words, said, re.IGNORECASE):
-            return advice.format(**names)
+            return advice.format(**{name: _one_line(value, 500) for name, value in names.items()})
     return ""
 
 
@@ -296,7 +301,10 @@ def _response_error(
         error.hint = f"A page came back instead of JSON. {_advice('page', call.place)}"
         return error
     names = {name: _sent(call, name) for name in ("scope", "model")}
-    place, asked = call.place + ("" if has_token else secrets.instead), headers.get("proxy-authenticate", "")
+    place, asked = (
+        call.place + ("" if has_token else secrets.instead),
+        headers.get("proxy-authenticate") or "credentials",
+    )
     error.hint = _advice(status, place, error.message, asked=asked, **names)
     if not error.hint and status == 404 and not call.url.partition("?")[0][: -len(call.path)].endswith("/v1"):
         error.hint = _advice("page", call.place)
@@ -324,8 +332,8 @@ def _connection_error(error: Exception, connection: _Connection, settings: Optio
     if isinstance(error, (socket.timeout, TimeoutError)):
         waited = f"timed out after {connection.timeout:g} s while {doing}"
         return APITimeoutError(f"{where}: {waited}: see timeout (GIGACHAT_TIMEOUT)")
-    unanswered = f"{connection.origin[0]}: {doing}" if not connection.received else ""
-    problem, advice = f"failed while {doing}: {error}", _advice("connection", unanswered, str(error))
+    advice = _advice("connection", f"{connection.origin[0]}: {doing}", str(error))
+    problem = f"failed while {doing}: {error}"
     if isinstance(error, ssl.SSLCertVerificationError):
         problem, advice = _distrust(error, settings)
     elif isinstance(error, socket.gaierror):
@@ -337,7 +345,7 @@ def _connection_error(error: Exception, connection: _Connection, settings: Optio
     elif isinstance(error, _TunnelRefused):
         said = f"{error.status} {http.client.responses.get(error.status, 'unknown status')}"
         problem = f"the proxy {error.proxy} refused a tunnel to {error.target}: {said}"
-        advice = _advice(error.status, "proxy", asked=error.asked_for) if error.status == 407 else ""
+        advice = _advice(error.status, "proxy", asked=error.asked_for or "credentials") if error.status == 407 else ""
     failure = APIConnectionError(f"{where}: {problem.rstrip('.')}. {advice}".rstrip(". "))
     passing = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
     failure._lasting = isinstance(error, ssl.SSLError) and not isinstance(error, passing)
@@ -358,59 +366,69 @@ def _distrust(error: Exception, settings: Optional[_Settings]) -> Tuple[str, str
     return f"the server's certificate is not trusted: {reason}", advice
 
 
+_LAYERS = 4  # of escapes that are taken back, in what a server echoes
+
+
 class _Secrets:
     """Hides what must not show in an error when the server echoes it, in every spelling in which servers do."""
 
     def __init__(self, settings: _Settings, sent: Mapping[str, str]) -> None:
         known = [settings.credentials, settings.password, settings.access_token]
-        known += [
-            value.split()[-1] for name, value in sent.items() if name.lower() == "authorization" and value.split()
-        ]
+        known += [value.strip().rpartition(" ")[2] for name, value in sent.items() if name.lower() == "authorization"]
         known.append(_decoded_key(settings.credentials).partition(":")[2])
         for proxy in settings.proxies.values():
-            user, _, password = proxy.rpartition("@")[0].rpartition("://")[2].partition(":")
-            pair = f"{urllib.parse.unquote(user)}:{urllib.parse.unquote(password)}"
-            known += [password, urllib.parse.unquote(password), base64.b64encode(pair.encode()).decode()]
-        self._secrets = sorted({secret for secret in known if secret and len(secret) > 3}, key=len, reverse=True)
+            login = proxy.rpartition("@")[0].rpartition("://")[2]
+            known += [
+                login.partition(":")[2],
+                urllib.parse.unquote(login),
+                urllib.parse.unquote(login.partition(":")[2]),
+            ]
+        self._secrets = sorted({form for secret in known if secret for form in _forms(secret)}, key=len, reverse=True)
         # What authenticates where no Authorization was sent, for the advice.
         own = settings.cert_file is not None or settings.ssl_context is not None
         self.instead = " certificate" if own else " anonymous"
 
     def hide(self, text: str) -> str:
-        text = re.sub(r'("(?:access_token|tok)"\s*:\s*")[^"]*', r"\1***", text)
-        plain = _unescaped(text)
+        """Put stars over the secrets; if one came escaped, the text comes back without the escapes."""
+        text = plain = self._starred(re.sub(r'("(?:access_token|tok)"\s*:\s*")[^"]*', r"\1***", text))
+        for _ in range(_LAYERS):
+            if not any(mark in plain for mark in "%&\\"):
+                break
+            plain = _unescaped(plain)
+            starred = self._starred(plain)
+            if starred != plain:
+                text = plain = starred
+        return text
+
+    def _starred(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "***")
-            if secret in plain or secret.replace("+", " ") in plain:
-                text = re.sub("".join(map(_spellings, secret)), "***", text, flags=re.IGNORECASE)
         return text
 
     def hide_in(self, content: bytes) -> bytes:
         return self.hide(content.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
 
+def _forms(secret: str) -> Set[str]:
+    """Give what servers make of a secret: unescaped, read as a form, without padding, in base64 of a longer text."""
+    forms = [secret, secret.rstrip("=")]
+    for _ in range(_LAYERS):
+        forms.append(_unescaped(forms[-1]))
+    forms += [form.replace(*pair) for form in forms for pair in (("+", " "), (" ", "+"))]
+    data = secret.encode("utf-8", "surrogatepass")
+    for before in range(3):  # bytes that stand before it in its first group of three, and change what that becomes
+        core = base64.b64encode(bytes(before) + data)[-(before * -4 // 3) : (before + len(data)) * 4 // 3].decode()
+        forms.append(core if len(core) > 7 else "")
+    return {form for form in forms if len(form) > 3}
+
+
 def _unescaped(text: str) -> str:
-    """Take back the escapes of JSON, URLs and HTML, up to three times."""
+    """Take back one layer of the escapes of URLs, HTML and JSON."""
     import html
 
-    for _ in range(3):
-        if not any(mark in text for mark in "%&\\"):
-            break
-        text = html.unescape(urllib.parse.unquote(text))
-        text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found.group(1), 16)), text).replace("\\", "")
+    text = html.unescape(urllib.parse.unquote(text))
+    text = re.sub(r"\\(u([0-9a-fA-F]{4})|.)", lambda found: chr(int(found[2], 16)) if found[2] else found[1], text)
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _spellings(character: str) -> str:
-    """Write a regular expression for a character: as it is, or escaped as _unescaped() knows it."""
-    percent = "".join(f"%(?:25){{0,3}}{byte:02x}" for byte in character.encode("utf-8", "surrogatepass"))
-    units = character.encode("utf-16-be", "surrogatepass").hex()
-    escaped = "".join(rf"\\{{1,4}}u{units[at : at + 4]}" for at in range(0, len(units), 4))
-    number = ord(character)
-    name = {"&": "|amp", "<": "|lt", ">": "|gt", '"': "|quot", "'": "|apos"}.get(character, "")
-    html = f"&(?:amp;){{0,3}}(?:#0{{0,4}}{number}|#x0{{0,4}}{number:x}{name});?"
-    swapped = {" ": r"|\+", "+": "| "}.get(character, "")
-    return rf"(?:\\{{0,4}}{re.escape(character)}|{percent}|{escaped}|{html}{swapped})"
 
 
 def _decompressed(content: bytes, coding: str) -> bytes:
