@@ -528,6 +528,15 @@ def _checked_header(name: str, value: str) -> str:
 # ---------- settings
 
 
+_AROUND = " \t\r\n\u00a0\u200b\ufeff\"'"  # what copying, editors and files of variables leave around a value
+_NO_KEYS = (  # how it looks, what that is; the first that fits is said
+    (r"\A(<.*>|\{.*\}|\$.*|%.*%|\W+)\Z|[а-яё]", "is a placeholder: put there what it stands for"),
+    (r"[\r\n]", "holds a line end: copy it in one piece"),
+    (r"\s", "holds a blank"),
+    (r"[^\x21-\x7e]", "holds characters other than ASCII"),
+)
+
+
 def _read_text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("must be str")
@@ -536,18 +545,18 @@ def _read_text(value: Any) -> str:
     return value
 
 
-def _read_header_text(value: Any) -> str:
-    """Read what goes into a header: without the quotes, blanks and line ends that copying leaves around a key."""
-    text = _read_text(value).strip("\ufeff \t\r\n\"'")
-    if not re.match(r"[\x21-\x7e]+\Z", text):
-        raise ValueError("is empty, or holds blanks, line ends or characters other than ASCII")
+def _read_token(value: Any) -> str:
+    """Read what goes into the header Authorization; the word before it, copied with it, is left out."""
+    text = re.sub(r"(?i)\A(authorization:\s*)?(basic|bearer)\s+", "", _read_text(value))
+    for look, problem in _NO_KEYS:
+        if re.search(look, text, re.IGNORECASE | re.DOTALL):
+            raise ValueError(problem)
     return text
 
 
 def _read_credentials(value: Any) -> str:
     """Read an authorization key, base64 of ``client_id:client_secret``; a "Basic " copied with it is left out."""
-    text = re.sub(r"(?i)^(basic|bearer)\s+", "", _read_text(value).strip("\ufeff \t\r\n\"'"))
-    key = _read_header_text(text)
+    key = _read_token(value)
     if not _decoded_key(key):
         logger.warning(
             "credentials do not look like an authorization key: base64 of client_id:client_secret is expected"
@@ -565,25 +574,21 @@ def _decoded_key(key: Optional[str]) -> str:
 
 
 def _read_url(value: Any) -> str:
-    """Read the address of a server; a host name in Cyrillic becomes its ASCII form."""
-    parts = _split_url(_read_text(value).strip())
+    """Read the address of a server, in the one form in which it is used; a name in Cyrillic becomes its ASCII form."""
+    text = _read_text(value)
+    parts = _split_url(text)
     if parts.scheme not in ("http", "https"):
         raise ValueError("must begin with https:// or http://")
-    if not re.match(r"[\x21-\x7e]*\Z", parts.path) or re.search(r"[\x00-\x20\x7f\\]", parts.netloc):
-        raise ValueError("holds blanks or characters that an address cannot have")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError("may hold neither user and password nor a query nor a fragment")
+    if re.search(r"[\x00-\x20\x7f\\]", text) or "%" in parts.netloc or not parts.path.isascii():
+        raise ValueError("holds blanks or characters that an address cannot have")
     host = parts.hostname or ""
-    host = f"[{host}]" if ":" in host else host if host.isascii() else host.encode("idna").decode("ascii")
+    try:
+        host = f"[{host}]" if ":" in host else host.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise ValueError("has a host whose name is none: a part of it is empty, too long or not for names") from None
     return f"{parts.scheme}://{host}{'' if parts.port is None else f':{parts.port}'}{parts.path.rstrip('/')}"
-
-
-def _read_auth_url(value: Any) -> str:
-    """Read the address of the token endpoint: unlike base_url it is complete, with its path."""
-    url = _read_url(value)
-    if not urllib.parse.urlsplit(url).path:
-        raise ValueError("has no path: the token endpoint ends in /api/v2/oauth")
-    return url
 
 
 def _read_base_url(value: Any) -> str:
@@ -595,10 +600,10 @@ def _read_base_url(value: Any) -> str:
 
 def _read_proxy(value: Any) -> str:
     """Read ``[http://][user:password@]host:port``; the empty string means no proxy."""
-    text = _read_text(value).strip()
+    text = _read_text(value)
     if not text:
         return ""
-    url = text if "://" in text else "http://" + text
+    url = text if "://" in text else "http://" + text.lstrip("/")
     parts = _split_url(url)
     if parts.scheme != "http":
         raise ValueError("must be the address of an http:// proxy; neither TLS to the proxy nor SOCKS is supported")
@@ -635,10 +640,17 @@ _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "
 
 
 def _read_boolean(value: Any) -> bool:
-    word = str(value).strip().lower() if isinstance(value, (str, int)) else ""
+    word = str(value).lower() if isinstance(value, (str, int)) else ""
     if word not in _BOOLEANS:
         raise ValueError("must be one of true, false, 1, 0, yes, no, on, off")
     return _BOOLEANS[word]
+
+
+def _read_verification(value: Any) -> bool:
+    try:
+        return _read_boolean(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; a CA's file goes into ca_bundle_file, a context into ssl_context") from None
 
 
 def _read_number(value: Any, kind: Callable[[Any], Any] = float, least: float = 0, most: float = math.inf) -> Any:
@@ -665,8 +677,8 @@ _read_status = functools.partial(_read_number, kind=int, least=100, most=599)
 def _read_list(read: Callable[[Any], Any], kind: Callable[[Any], Any], value: Any) -> Any:
     """Read a list: a list, a tuple, or text as JSON or separated by commas; *read* reads each item."""
     if isinstance(value, str):
-        parts = [item.strip() for item in value.split(",") if item.strip()]
-        value = json.loads(value) if value.strip().startswith("[") else parts
+        parts = filter(None, (item.strip(_AROUND) for item in value.split(",")))
+        value = json.loads(value) if value.startswith("[") else list(parts)
     if not isinstance(value, (list, tuple, set, frozenset)):
         raise TypeError("must be a list: JSON or separated by commas")
     return kind(map(read, value))
@@ -699,12 +711,12 @@ class _Settings(types.SimpleNamespace):
     model: str = _setting("GigaChat", _read_text, "model of chats, where the request names none")
     base_url: str = _setting("https://gigachat.devices.sberbank.ru/api/v1", _read_base_url, "address of the API")
     auth_url: str = _setting(
-        "https://ngw.devices.sberbank.ru:9443/api/v2/oauth", _read_auth_url, "address of the token endpoint"
+        "https://ngw.devices.sberbank.ru:9443/api/v2/oauth", _read_url, "address of the token endpoint"
     )
-    access_token: Optional[str] = _setting(None, _read_header_text, "a token that is there already", secret=True)
+    access_token: Optional[str] = _setting(None, _read_token, "a token that is there already", secret=True)
     user: Optional[str] = _setting(None, _read_text, "user, for services that give tokens at /token", secret=True)
     password: Optional[str] = _setting(None, _read_text, "the user's password", secret=True)
-    verify_ssl_certs: bool = _setting(True, _read_boolean, "off: anyone in between can read your key")
+    verify_ssl_certs: bool = _setting(True, _read_verification, "off: anyone in between can read your key")
     strict_certs: bool = _setting(True, _read_boolean, "off: take CAs that break RFC 5280, as before Python 3.13")
     ca_bundle_file: Optional[str] = _setting(None, _read_path, "root certificates, PEM or DER: a file or a directory")
     cert_file: Optional[str] = _setting(None, _read_path, "client certificate, PEM")
@@ -735,14 +747,19 @@ class _Settings(types.SimpleNamespace):
 _SETTINGS: Dict[str, _Setting] = {name: it for name, it in vars(_Settings).items() if isinstance(it, _Setting)}
 
 
+def _trimmed(name: str, value: Any) -> Any:
+    """Take off what is around a text and not meant; of a password, line ends alone."""
+    return value.strip("\r\n" if name.endswith("password") else _AROUND) if isinstance(value, str) else value
+
+
 def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> _Settings:
     """Put the settings together; ConfigurationError, naming parameter and variable, for what cannot work."""
     found = {name: setting.default for name, setting in _SETTINGS.items()}
     for name, setting in _SETTINGS.items():
         variable = "GIGACHAT_" + name.upper()
-        value, source, other = arguments.get(name), name, variable
-        if value is None and name != "ssl_context":
-            value, source, other = environment.get(variable) or None, variable, name
+        value, source, other = _trimmed(name, arguments.get(name)), name, variable
+        if value is None or (value == "" and name != "proxy"):  # an empty proxy means none; other settings are not set
+            value, source, other = _trimmed(name, environment.get(variable)) or None, variable, name
         if value is None:
             continue
         try:
@@ -773,19 +790,23 @@ def _proxies(setting: Optional[str]) -> Dict[str, str]:
     """Say which proxies there are, by scheme: the setting, else the environment's, read once for a client; and "no"."""
     import urllib.request
 
-    environment = urllib.request.getproxies_environment()
-    if setting is None:
-        return environment
-    proxies = {"http": setting, "https": setting} if setting else {}
-    return {**proxies, "no": environment["no"]} if proxies and "no" in environment else proxies
+    environment = {name: value.strip(_AROUND) for name, value in urllib.request.getproxies_environment().items()}
+    if setting is not None:
+        proxies = {"http": setting, "https": setting} if setting else {}
+        return {**proxies, "no": environment["no"]} if proxies and "no" in environment else proxies
+    for scheme in ("http", "https"):  # set and empty: off, whatever all_proxy says
+        if os.environ.get(f"{scheme}_proxy", os.environ.get(f"{scheme.upper()}_PROXY")) == "":
+            environment[scheme] = ""
+    return environment
 
 
 def _proxy_for(proxies: Dict[str, str], scheme: str, host: str) -> Optional[str]:
     """Say through which proxy a request goes: none if no_proxy names its host."""
-    import urllib.request
+    from urllib.request import proxy_bypass_environment as bypassed  # type: ignore[attr-defined]
 
-    proxy = proxies.get(scheme) or proxies.get("all")
-    if not proxy or urllib.request.proxy_bypass_environment(host, proxies):  # type: ignore[attr-defined]
+    proxy = proxies.get(scheme, proxies.get("all"))
+    name = (urllib.parse.urlsplit(f"//{host}").hostname or "").rstrip(".")
+    if not proxy or bypassed(host, proxies) or bypassed(name, proxies):
         return None
     try:
         return _read_proxy(proxy)
@@ -797,7 +818,31 @@ def _proxy_for(proxies: Dict[str, str], scheme: str, host: str) -> Optional[str]
 def _proxy_variable(value: str) -> str:
     """Name the environment variable that a proxy comes from."""
     names = ("GIGACHAT_PROXY", "https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
-    return next((name for name in names if value in (os.environ.get(name), f"http://{os.environ.get(name)}")), "proxy")
+    values = {name: os.environ.get(name, "").strip(_AROUND) for name in names}
+    return next((name for name in names if values[name] and value.endswith(values[name])), "proxy")
+
+
+# What settings are called in requests, httpx, openai and langchain, where difflib would not find it.
+_HABITS = {
+    "api_key": "credentials", "auth_key": "credentials", "authorization_key": "credentials", "key": "credentials",
+    "client_secret": "credentials", "token": "access_token", "verify": "verify_ssl_certs", "ca_file": "ca_bundle_file",
+    "cafile": "ca_bundle_file", "cert": "cert_file", "retries": "max_retries", "url": "base_url", "host": "base_url",
+    "endpoint": "base_url", "api_base": "base_url", "max_workers": "max_connections",
+}  # fmt: skip
+
+
+def _warn_unknown(kind: str, names: Iterable[str]) -> None:
+    """Warn of arguments that the constructor of *kind* does not know, where it was called; values may be secrets."""
+    import difflib
+    import warnings
+
+    for name in names:
+        found = difflib.get_close_matches(name, [*_SETTINGS, *Chat.__dataclass_fields__], 1)
+        near = _HABITS.get(name) or "".join(found)
+        advice = f"; did you mean {near}?" if near else ""
+        if near and near not in _SETTINGS:
+            advice = f"; {near} belongs into the payload: chat({{'messages': [...], '{near}': ...}})"
+        warnings.warn(f"{kind}() does not know {name!r}{advice}", stacklevel=3)
 
 
 # ---------- the way of a call
@@ -846,7 +891,7 @@ class _Client:
         """
         arguments = dict(locals())
         if unknown:
-            logger.warning("unknown arguments of %s are ignored: %s", type(self).__name__, ", ".join(sorted(unknown)))
+            _warn_unknown(type(self).__name__, unknown)
         self._set_up(_read_settings(arguments, os.environ))
 
     def _set_up(self, settings: _Settings) -> None:

@@ -1,6 +1,7 @@
 """TLS, client certificates and proxies: whom we trust, who we are, and the way there. Servers are real."""
 
 import base64
+import contextlib
 import os
 import re
 import socket
@@ -18,14 +19,17 @@ from faults import (
     SERVER_TLS,
     WAIT_SECONDS,
     RawServer,
+    always,
     answer,
+    closing,
     one_answer_then_close,
+    resetting,
     server_context,
     well_behaved,
 )
 from local_server import LocalServer
 
-from gigachat_lite import APIConnectionError, ConfigurationError, GigaChat
+from gigachat_lite import APIConnectionError, AuthenticationError, ConfigurationError, GigaChat, GigaChatException
 
 # ---------- TLS: whom we trust
 
@@ -340,6 +344,34 @@ def test_no_tls_at_all(call):
             call(client, "chat", "Привет")
 
 
+@pytest.mark.parametrize(
+    "handler",
+    [closing(), resetting(), closing(b"\x15\x03\x01\0\2\2\x0a"),
+     closing(answer(b"<h1>The plain HTTP request was sent to HTTPS port</h1>", "400 Bad")),
+     closing(answer(b"Client sent an HTTP request to an HTTPS server.\n", "400 Bad"))],
+    ids=["closed", "reset", "alert", "nginx", "Go"],
+)  # fmt: skip
+def test_plain_text_to_a_port_of_tls(call, handler):
+    """http:// where TLS is spoken: the error says to write https://."""
+    with RawServer(handler) as server, raw_client(server) as client:
+        with pytest.raises(GigaChatException, match="TLS: write https://") as caught:
+            call(client, "chat", "Привет")
+        assert "credentials" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["closed", "HTTP"])
+def test_tls_to_a_plain_port(call, reply):
+    """https:// where plain HTTP is spoken: the error says to write http://."""
+
+    def handler(wire):
+        wire.sock.recv(10_000)
+        wire.send(reply)
+
+    with RawServer(handler) as server, raw_client(server, base_url=f"https://localhost:{server.port}/v1") as client:
+        with pytest.raises(APIConnectionError, match="write http://"):
+            call(client, "chat", "Привет")
+
+
 # ---------- TLS: who we are
 
 
@@ -522,6 +554,28 @@ def test_server_that_demands_a_certificate(call):
             assert call(client, "chat", "Привет").choices
 
 
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+def test_certificate_that_the_server_refuses(call, version):
+    """Where the server does not trust the client's certificate, the error names cert_file."""
+    context = server_context(*SERVER_TLS)
+    context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(str(CERTS / "other-ca.pem"))
+    arguments = in_certs(CLIENT_CERTIFICATES["plain"])
+    with RawServer(well_behaved, context) as server, raw_client(server, ca_bundle_file=CA, **arguments) as client:
+        with pytest.raises(APIConnectionError, match=r"refuses the client certificate.*GIGACHAT_CERT_FILE"):
+            call(client, "chat", "Привет")
+
+
+def test_certificate_without_rights(call):
+    """A 401 to a call that only a certificate authenticates speaks of the certificate, not of a token."""
+    with RawServer(always(answer({"message": "no"}, "401 No")), SERVER_TLS) as server:
+        arguments = in_certs(CLIENT_CERTIFICATES["plain"])
+        with raw_client(server, access_token=None, ca_bundle_file=CA, **arguments) as client:
+            with pytest.raises(AuthenticationError, match="did not take the client certificate"):
+                call(client, "chat", "Привет")
+
+
 # ---------- proxies
 
 
@@ -701,6 +755,125 @@ def test_proxy_credentials_go_to_the_proxy_only(monkeypatch, settings, server, c
         assert "authorization" not in proxy.requests[0].headers
     assert len(server.requests) == 2
     assert all("Proxy-Authorization" not in request.headers for request in server.requests)
+
+
+LOGINS = [
+    ("user", "user:"),
+    ("user:", "user:"),
+    (":password", ":password"),
+    ("user:p%40ss%3Aw%2Frd", "user:p@ss:w/rd"),
+    ("user:pass:word", "user:pass:word"),
+    ("user:p@ss", "user:p@ss"),
+    ("пользователь:пароль", "пользователь:пароль"),
+    ("%D0%B8%D0%BC%D1%8F:%D0%BF", "имя:п"),
+]
+
+
+@pytest.mark.parametrize(("written", "sent"), LOGINS, ids=[written for written, _ in LOGINS])
+def test_proxy_credentials_in_legal_forms(monkeypatch, settings, call, written, sent):
+    """User and password may be empty, percent-encoded or not in ASCII, with and without a scheme in any case."""
+    with Proxy(login=sent) as proxy:
+        for scheme in ("http://", "HTTP://", "", "//"):
+            with GigaChat(**settings, proxy=f"{scheme}{written}@127.0.0.1:{proxy.port}") as client:
+                assert call(client, "chat", "Привет").choices
+            monkeypatch.setenv("HTTPS_PROXY", f"{scheme}{written}@127.0.0.1:{proxy.port}")
+            with GigaChat(**settings) as client:
+                assert call(client, "chat", "Привет").choices
+            monkeypatch.delenv("HTTPS_PROXY")
+        assert proxy.connections == 8
+
+
+def test_proxy_with_an_ipv6_address(settings, call):
+    """A proxy may have an IPv6 address."""
+    assert GigaChat(**settings, proxy="user:p@[::1]:3128")._settings.proxies["https"] == "http://user:p@[::1]:3128"
+    with GigaChat(**{**settings, "timeout": 1}, proxy="[::1]:9") as client:
+        with pytest.raises(APIConnectionError, match=re.escape("[::1]:9")):
+            call(client, "chat", "Привет")
+
+
+@pytest.mark.parametrize("empty", [{"https_proxy": ""}, {"HTTPS_PROXY": ""}, {"https_proxy": "", "HTTPS_PROXY": "{}"}])
+def test_empty_variable_means_off(monkeypatch, settings, proxy, empty):
+    """A variable that is set and empty says that there is no proxy; of two the one in lower case counts."""
+    monkeypatch.setenv("ALL_PROXY", proxy.url)
+    for name, value in empty.items():
+        monkeypatch.setenv(name, value.format(proxy.url))
+    with GigaChat(**settings) as client:
+        assert client.chat("Привет").choices
+    assert proxy.connections == 0
+
+
+def test_lower_case_wins(monkeypatch, settings, proxy):
+    """Of https_proxy and HTTPS_PROXY the first counts."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("https_proxy", proxy.url)
+    with GigaChat(**settings) as client:
+        assert client.chat("Привет").choices
+    assert proxy.connections == 1
+
+
+SOCKS = "socks5h://user:S3CR3T@127.0.0.1:1080"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ALL_PROXY": SOCKS, "NO_PROXY": "localhost,127.0.0.1"},
+        {"ALL_PROXY": SOCKS, "NO_PROXY": "*"},
+        {"ALL_PROXY": SOCKS, "https_proxy": "{}"},
+        {"HTTP_PROXY": SOCKS, "https_proxy": '"{}"\r'},
+        {"HTTPS_PROXY": "https://127.0.0.1:1080", "no_proxy": "localhost"},
+        {"HTTPS_PROXY": "nonsense:x", "no_proxy": ".localhost"},
+    ],
+)
+def test_proxies_that_no_request_uses(monkeypatch, settings, proxy, call, variables):
+    """A proxy that we cannot speak with is no matter while no request needs it."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.format(proxy.url))
+    with GigaChat(**settings) as client:
+        assert call(client, "chat", "Привет").choices
+
+
+@pytest.mark.parametrize("no_proxy", ["localhost", "LOCALHOST", ".localhost", "localhost:{port}", "x, localhost"])
+def test_no_proxy_of_a_complete_name(monkeypatch, settings, server, proxy, no_proxy):
+    """no_proxy beats an explicit proxy too; a dot at the end of a host's name makes no difference."""
+    monkeypatch.setenv("no_proxy", no_proxy.format(port=server.port))
+    with GigaChat(**settings, proxy=proxy.url) as client:
+        client.chat("Привет")
+        assert proxy.connections == 0
+    dotted = {name: settings[name].replace("localhost", "localhost.") for name in ("base_url", "auth_url")}
+    if "port" not in no_proxy:
+        with GigaChat(**{**settings, **dotted}, proxy=proxy.url) as client, contextlib.suppress(APIConnectionError):
+            client.chat("Привет")  # not every machine knows localhost by its complete name
+    assert proxy.connections == 0
+
+
+def test_exceptions_of_the_system_are_not_asked(monkeypatch, settings, proxy, call):
+    """An explicit proxy is used whatever macOS or Windows list as exceptions, and DNS is not asked for them."""
+    import urllib.request
+
+    def asked(*_):
+        raise AssertionError("the system was asked")
+
+    for name in ("proxy_bypass", "getproxies", "proxy_bypass_macosx_sysconf", "proxy_bypass_registry"):
+        monkeypatch.setattr(urllib.request, name, asked, raising=False)
+    monkeypatch.setattr(socket, "gethostbyname", asked)
+    with GigaChat(**settings, proxy=proxy.url) as client:
+        assert call(client, "chat", "Привет").choices
+    assert proxy.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("asks", "said"), [("Negotiate, NTLM", "Negotiate, NTLM; only Basic"), (None, "credentials")]
+)
+def test_what_the_proxy_asks_for(settings, plain_server, call, asks, said):
+    """A 407, of a tunnel and of a plain request, says what the proxy asked for and how a password is written."""
+    fields = {"Proxy_Authenticate": asks} if asks else {}
+    with RawServer(always(answer(b"", "407 Who", **fields))) as proxy:
+        for arguments in (settings, plain_settings(plain_server)):
+            with GigaChat(**arguments, proxy=proxy.base_url.partition("/api")[0]) as client:
+                with pytest.raises(GigaChatException, match=rf"407.*asks for {said}.*%40") as caught:
+                    call(client, "chat", "Привет")
+            assert "scope" not in str(caught.value)
 
 
 def test_http_proxy_credentials(plain_server, call):
