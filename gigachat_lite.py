@@ -107,32 +107,27 @@ logger.addHandler(logging.NullHandler())
 
 # ---------- errors, and what to do about them
 
+# fmt: off
 
 class GigaChatException(Exception):
     """Base of every error that talking to GigaChat can end in."""
 
-
 class ConfigurationError(GigaChatException, ValueError):
     """Settings that cannot work; the text names the parameter and its GIGACHAT_ variable."""
-
 
 class APIConnectionError(GigaChatException, ConnectionError):
     """No HTTP answer: name resolution, TCP, TLS or a proxy failed, or the connection was cut."""
 
     _lasting = False  # whether it will be there next time too: certificates and TLS versions do not heal
 
-
 class APITimeoutError(APIConnectionError, TimeoutError):
     """The server kept silent for longer than ``timeout`` seconds, or no connection became free."""
-
 
 class StreamInterruptedError(APIConnectionError):
     """A stream that broke off before its end: what has been delivered is not the whole answer."""
 
-
 class InvalidResponseError(GigaChatException):
     """A successful answer whose body is not what the API documents."""
-
 
 class ResponseError(GigaChatException):
     """An answer with an error status.
@@ -142,22 +137,12 @@ class ResponseError(GigaChatException):
     """
 
     def __init__(
-        self,
-        url: str,
-        status_code: int,
-        content: bytes,
-        headers: Optional[http.client.HTTPMessage] = None,
-        *,
-        request: str = "",
-        hint: str = "",
+        self, url: str, status_code: int, content: Union[bytes, str], headers: Optional[http.client.HTTPMessage] = None,
+        *, request: str = "", hint: str = "",
     ) -> None:
         super().__init__(url, status_code, content, headers)
-        self.url = url
-        self.status_code = status_code
-        self.content = content
-        self.headers = headers
-        self.request = request
-        self.hint = hint
+        self.url, self.status_code, self.headers, self.request, self.hint = url, status_code, headers, request, hint
+        self.content = content.encode("utf-8", "replace") if isinstance(content, str) else content or b""
 
     @property
     def message(self) -> str:
@@ -179,45 +164,35 @@ class ResponseError(GigaChatException):
 
     def _field(self, name: str) -> Any:
         try:
-            said = json.loads(self.content)
-        except (ValueError, RecursionError):
+            return json.loads(self.content)[name]
+        except (ValueError, RecursionError, TypeError, LookupError):
             return None
-        return said.get(name) if isinstance(said, dict) else None
 
     def __str__(self) -> str:
-        request = self.request or urllib.parse.urlsplit(self.url).path
+        request = self.request or urllib.parse.urlsplit(str(self.url)).path
         request_id = f" (request id {_one_line(self.request_id, 100)})" if self.request_id else ""
-        hint = f". {self.hint}" if self.hint else ""
-        return f"{self.status_code} {request}: {self.message}{request_id}{hint}"
-
+        return f"{self.status_code} {request}: {self.message}{request_id}" + (f". {self.hint}" if self.hint else "")
 
 class BadRequestError(ResponseError):
     """400: malformed request or parameters."""
 
-
 class AuthenticationError(ResponseError):
     """401: credentials or token are wrong or expired."""
-
 
 class PaymentRequiredError(ResponseError):
     """402: the package of tokens for this model is used up."""
 
-
 class ForbiddenError(ResponseError):
     """403: no right to do this."""
-
 
 class NotFoundError(ResponseError):
     """404: no such model, file, batch, assistant or thread."""
 
-
 class RequestEntityTooLargeError(ResponseError):
     """413: the request is too large."""
 
-
 class UnprocessableEntityError(ResponseError):
     """422: values, or relations between them, are wrong."""
-
 
 class RateLimitError(ResponseError):
     """429: too many requests, or too many streams at once."""
@@ -227,99 +202,88 @@ class RateLimitError(ResponseError):
         """Seconds to wait, from the Retry-After header; 0.0 where it is missing or unreadable."""
         return _retry_after(self.headers)
 
-
 class ServerError(ResponseError):
     """5xx: the server failed."""
 
-
 _ERRORS_BY_STATUS: Dict[int, Type[ResponseError]] = {
-    400: BadRequestError,
-    401: AuthenticationError,
-    402: PaymentRequiredError,
-    403: ForbiddenError,
-    404: NotFoundError,
-    413: RequestEntityTooLargeError,
-    422: UnprocessableEntityError,
-    429: RateLimitError,
+    400: BadRequestError, 401: AuthenticationError, 402: PaymentRequiredError, 403: ForbiddenError, 404: NotFoundError,
+    413: RequestEntityTooLargeError, 422: UnprocessableEntityError, 429: RateLimitError,
 }
 
-
-# What to do about a failure: its kind or status (or the first digit of that), where, a part of what was said, advice.
-# The first line that fits is shown.
+# What to do about a failure: its kind or status (or the first digit of that), where, what was said (both are regular
+# expressions), advice. The first line that fits is shown.
 _SCOPES = "GIGACHAT_API_PERS (individuals), GIGACHAT_API_B2B (prepaid) or GIGACHAT_API_CORP (pay-as-you-go)"
-_STRICT = (
-    "Python 3.13 and newer check certificates strictly, and this one breaks RFC 5280: pass an ssl_context whose"
-    " verify_flags lack ssl.VERIFY_X509_STRICT"
-)
+_NO_ROOT = "local issuer|self.signed|first certificate|not trusted"
 _RUSSIAN_ROOT = (
     "GigaChat's certificates are issued by the Russian Trusted Root CA: get it at https://www.gosuslugi.ru/crt and"
     " install it in the system, or name its file in ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE)"
 )
-_ANOTHER = "Another server answers: check base_url (GIGACHAT_BASE_URL), auth_url (GIGACHAT_AUTH_URL) and the proxy"
 _ADVICE = (
-    ("certificate", "", "authority key identifier", _STRICT),
-    ("certificate", "", "not marked critical", _STRICT),
-    ("certificate", "", "mismatch", _ANOTHER),
-    ("certificate", "", "doesn't match", _ANOTHER),
+    ("certificate", "strict", "", "The certificate, or its CA's, breaks RFC 5280, which Python 3.13 and newer do not"
+     " take: set strict_certs (GIGACHAT_STRICT_CERTS) to false, or take ssl.VERIFY_X509_STRICT out of the verify_flags"
+     " of your ssl_context"),
+    ("certificate", "", "mismatch|doesn't match", "Another server answers: check base_url (GIGACHAT_BASE_URL), auth_url"
+     " (GIGACHAT_AUTH_URL) and the proxy"),
     ("certificate", "", "expired", "Check the clock of this machine; if it is right, the certificate is too old"),
     ("certificate", "", "not yet valid", "Check the clock of this machine"),
-    ("certificate", "bundle", "", "ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE), which is {bundle}, does not hold the root"
-     " of its issuer. " + _RUSSIAN_ROOT),
-    ("certificate", "store", "", "{store}"),
-    ("certificate", "", "Russian Trusted", _RUSSIAN_ROOT),
-    ("certificate", "", "issued by", "Someone between you and GigaChat signs its traffic anew, or this is not"
-     " GigaChat: ask your network's administrators for the root of this issuer, and name its file in ca_bundle_file"
-     " (GIGACHAT_CA_BUNDLE_FILE)"),
-    ("certificate", "", "", _RUSSIAN_ROOT),
-    ("connection", "http: waiting", "", "The port may speak TLS: write https://"),
-    ("connection", "", "wrong_version_number", "The port may speak plain HTTP: write http://"),
-    ("connection", "", "record layer failure", "The port may speak plain HTTP: write http://"),
-    ("connection", "", "http_request", "The port may speak plain HTTP: write http://"),
+    ("certificate", "bundle", _NO_ROOT, "ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE), which is {bundle}, does not hold the"
+     " root of its issuer. " + _RUSSIAN_ROOT),
+    ("certificate", "store", _NO_ROOT, "{store}"),
+    ("certificate", "", _NO_ROOT, _RUSSIAN_ROOT + "; if it is somebody else who signs what you receive"
+     " (`doctor` shows the issuer), your network takes TLS apart: name the root of that issuer there"),
+    ("connection", "^http: waiting", "", "The port may speak TLS: write https://"),
+    (400, "", "plain http request|http request to an https|plain http to an ssl", "The port speaks TLS: write https://"),
+    ("connection", "", "wrong_version_number|record layer failure|http_request", "The port may speak plain HTTP: write"
+     " http://"),
+    ("connection", "^https: agreeing", "eof|reset|closed", "The port may speak plain HTTP: write http://; or something"
+     " on the way lets no TLS through to this address"),
     ("connection", "", "certificate_required", "The server asks for a client certificate: set cert_file"
      " (GIGACHAT_CERT_FILE)"),
-    (407, "proxy", "", "It asks for {asked}; only Basic is supported: set proxy (GIGACHAT_PROXY) to"
+    ("connection", "", "alert .*(certificate|unknown ca|access denied)", "The server refuses the client certificate, or"
+     " misses one: check cert_file (GIGACHAT_CERT_FILE)"),
+    (407, "", "", "It asks for {asked}; only Basic is supported: set proxy (GIGACHAT_PROXY) to"
      " http://user:password@host:port, with %40, %3A, %2F for @, :, / in the password. For NTLM or Negotiate put a"
      " local proxy in between that speaks it"),
-    ("page", "oauth", "", "Check auth_url (GIGACHAT_AUTH_URL), the address of the token endpoint"),
+    ("page", "^oauth", "", "Check auth_url (GIGACHAT_AUTH_URL), the address of the token endpoint"),
     ("page", "", "", "Check base_url (GIGACHAT_BASE_URL), which ends in /api/v1 or /v1"),
     (4, "", "scope from db", "The key belongs to another scope: scope (GIGACHAT_SCOPE) must be one of " + _SCOPES
      + ", and {scope} was sent"),
-    (4, "oauth", "scope", "scope (GIGACHAT_SCOPE) must be one of " + _SCOPES + ", and {scope} was sent"),
-    (4, "oauth", "decode", "credentials (GIGACHAT_CREDENTIALS) is the authorization key, base64 of"
+    (4, "^oauth", "scope", "scope (GIGACHAT_SCOPE) must be one of " + _SCOPES + ", and {scope} was sent"),
+    (4, "^oauth", "decode", "credentials (GIGACHAT_CREDENTIALS) is the authorization key, base64 of"
      " client_id:client_secret, not one of the two alone"),
-    (401, "oauth", "", "The authorization key is wrong or was replaced: copy it anew into credentials"
+    (401, "^oauth", "", "The authorization key is wrong or was replaced: copy it anew into credentials"
      " (GIGACHAT_CREDENTIALS)"),
-    (401, "/token", "", "user or password (GIGACHAT_USER, GIGACHAT_PASSWORD) is wrong"),
-    (401, "anonymous", "", "There was nothing to authenticate with: set credentials (GIGACHAT_CREDENTIALS),"
+    (401, "^/token$", "", "user or password (GIGACHAT_USER, GIGACHAT_PASSWORD) is wrong"),
+    (401, " anonymous$", "", "There was nothing to authenticate with: set credentials (GIGACHAT_CREDENTIALS),"
      " access_token (GIGACHAT_ACCESS_TOKEN), user and password, or cert_file"),
-    (401, "certificate", "", "The server did not take the client certificate (cert_file, GIGACHAT_CERT_FILE)"),
+    (401, " certificate$", "", "The server did not take the client certificate (cert_file, GIGACHAT_CERT_FILE)"),
     (401, "", "", "The access token is wrong or has expired: it lives 30 minutes, and with credentials"
      " (GIGACHAT_CREDENTIALS) the client renews it by itself"),
     (402, "", "", "The tokens for this model are used up: get_balance() tells what is left"),
-    (403, "/balance", "", "Pay-as-you-go accounts have no balance"),
-    (403, "/ai/check", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
-    (403, "/batches", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
-    (403, "/files", "", "A file can be read only under the X-Client-ID that stored it: set client_id_cvar"),
+    (403, "^/balance", "", "Pay-as-you-go accounts have no balance"),
+    (403, "^/(ai/check|batches)", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
+    (403, "^/files", "", "A file can be read only under the X-Client-ID that stored it: set client_id_cvar"),
     (404, "", "no such model", "There is no model {model}: get_models() lists the available models"),
     (413, "", "", "The request is too large: tokens_count() measures texts; a long text fits into a file"),
     (422, "", "system message", "Send one system message at most, and send it first"),
     (422, "", "support functions", "The model {model} takes no functions: choose another"),
     (422, "", "propert", "validate_function() tells what is wrong with a function's description"),
-    (429, "oauth", "", "The token endpoint takes 10 requests a second: share one client"),
+    (429, "^oauth", "", "The token endpoint takes 10 requests a second: share one client"),
     (429, "", "", "Individuals have one stream at a time, legal entities ten: set max_connections"
      " (GIGACHAT_MAX_CONNECTIONS), or max_retries (GIGACHAT_MAX_RETRIES)"),
-    (3, "oauth", "", "Redirects are not followed: check auth_url (GIGACHAT_AUTH_URL) and the proxy"),
+    (3, "^oauth", "", "Redirects are not followed: check auth_url (GIGACHAT_AUTH_URL) and the proxy"),
     (3, "", "", "Redirects are not followed: check base_url (GIGACHAT_BASE_URL) and the proxy"),
     (5, "", "", "The server failed: try again later, or give its support the request id"),
-)  # fmt: skip
+)
+# fmt: on
 
 
 def _advice(what: Union[int, str], where: str, said: str = "", **names: str) -> str:
     """Say what to do about a failure, if we know."""
     kinds = (what, what // 100) if isinstance(what, int) else (what,)
     for kind, place, words, advice in _ADVICE:
-        if kind in kinds and place in where and words.lower() in said.lower():
-            return advice.format(**names)
+        if kind in kinds and re.search(place, where) and re.search(words, said, re.IGNORECASE):
+            return advice.format(**{name: _one_line(value, 500) for name, value in names.items()})
     return ""
 
 
@@ -335,8 +299,12 @@ def _response_error(
     if content.lstrip().startswith(b"<") and status in (403, 404, 405):
         error.hint = f"A page came back instead of JSON. {_advice('page', call.place)}"
         return error
-    place = call.place if has_token else call.place + secrets.instead
-    error.hint = _advice(status, place, error.message, scope=_sent(call, "scope"), model=_sent(call, "model"))
+    names = {name: _sent(call, name) for name in ("scope", "model")}
+    place, asked = (
+        call.place + ("" if has_token else secrets.instead),
+        headers.get("proxy-authenticate") or "credentials",
+    )
+    error.hint = _advice(status, place, error.message, asked=asked, **names)
     if not error.hint and status == 404 and not call.url.partition("?")[0][: -len(call.path)].endswith("/v1"):
         error.hint = _advice("page", call.place)
     return error
@@ -361,45 +329,43 @@ def _connection_error(error: Exception, connection: _Connection, settings: Optio
     if connection.is_cut:
         return APIConnectionError(f"{where}: the client was closed while {doing}")
     if isinstance(error, (socket.timeout, TimeoutError)):
-        return APITimeoutError(
-            f"{where}: timed out after {connection.timeout:g} s while {doing}: see timeout (GIGACHAT_TIMEOUT)"
-        )
-    advice = _advice("connection", f"{connection.origin[0]}: {doing}" if not connection.received else "", str(error))
+        waited = f"timed out after {connection.timeout:g} s while {doing}"
+        return APITimeoutError(f"{where}: {waited}: see timeout (GIGACHAT_TIMEOUT)")
+    advice = _advice("connection", f"{connection.origin[0]}: {doing}", str(error))
+    problem = f"failed while {doing}: {error}"
     if isinstance(error, ssl.SSLCertVerificationError):
-        failure = APIConnectionError(_distrust(error, where, settings))
+        problem, advice = _distrust(error, settings)
     elif isinstance(error, socket.gaierror):
-        failure = APIConnectionError(f"{where}: the name cannot be resolved: {error.strerror or error}")
+        problem, advice = f"the name cannot be resolved: {error.strerror or error}", ""
     elif isinstance(error, _NotHTTP):
-        failure = APIConnectionError(f"{where}: what came back is not HTTP ({error}). {advice}")
+        problem = f"what came back is not HTTP ({error})"
     elif isinstance(error, _Closed):
-        failure = APIConnectionError(f"{where}: {error} while {doing}. {advice}")
+        problem = f"{error} while {doing}"
     elif isinstance(error, _TunnelRefused):
         said = f"{error.status} {http.client.responses.get(error.status, 'unknown status')}"
         problem = f"the proxy {error.proxy} refused a tunnel to {error.target}: {said}"
-        failure = APIConnectionError(f"{where}: {problem}. {_advice(error.status, 'proxy', asked=error.asked_for)}")
-    else:
-        failure = APIConnectionError(f"{where}: failed while {doing}: {error}. {advice}")
-    failure.args = (failure.args[0].rstrip(". "),)
+        advice = _advice(error.status, "proxy", asked=error.asked_for or "credentials") if error.status == 407 else ""
+    failure = APIConnectionError(f"{where}: {problem.rstrip('.')}. {advice}".rstrip(". "))
     passing = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
     failure._lasting = isinstance(error, ssl.SSLError) and not isinstance(error, passing)
     return failure
 
 
-def _distrust(error: Exception, where: str, settings: Optional[_Settings], issuer: str = "") -> str:
-    """Say why a certificate is not trusted, and what to do; ``doctor`` tells whose it is."""
-    reason = str(getattr(error, "verify_message", "") or error).rstrip(".") + (issuer and f", issued by {issuer}")
+def _distrust(error: Exception, settings: Optional[_Settings]) -> Tuple[str, str]:
+    """Say why a certificate is not trusted, and what to do."""
+    # Only OpenSSL's own errors have a verify_message; those of Python code (pinning, truststore) print as a tuple.
+    reason = str(getattr(error, "verify_message", "") or (*error.args, error)[0]).rstrip(".")
     bundle = settings.ca_bundle_file if settings is not None else None
-    store = _lost_stores()
-    advice = _advice(
-        "certificate", "bundle" if bundle else "store" if store else "", reason, bundle=repr(bundle), store=store
-    )
-    return f"{where}: the server's certificate is not trusted: {reason}. {advice}"
-
-
-def _lost_stores() -> str:
-    """Name the variables that lead OpenSSL to a trust store which is not there: it says nothing and trusts nobody."""
+    # OpenSSL says nothing of a store that is not there, and trusts nobody.
     lost = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if not os.path.exists(os.environ.get(name) or os.curdir)]
-    return " and ".join(f"{name} names {os.environ[name]!r}, which is not there" for name in lost)
+    store = " and ".join(f"{name} names {os.environ[name]!r}, which is not there" for name in lost)
+    strict = 80 <= getattr(error, "verify_code", 0) <= 93  # what OpenSSL's X509_V_FLAG_X509_STRICT finds
+    where = "strict" if strict else "bundle" if bundle else "store" if store else ""
+    advice = _advice("certificate", where, reason, bundle=repr(bundle), store=store)
+    return f"the server's certificate is not trusted: {reason}", advice
+
+
+_LAYERS = 4  # of escapes that are taken back, in what a server echoes
 
 
 class _Secrets:
@@ -407,54 +373,61 @@ class _Secrets:
 
     def __init__(self, settings: _Settings, sent: Mapping[str, str]) -> None:
         known = [settings.credentials, settings.password, settings.access_token]
-        known += [
-            value.split()[-1] for name, value in sent.items() if name.lower() == "authorization" and value.split()
-        ]
+        known += [value.strip().rpartition(" ")[2] for name, value in sent.items() if name.lower() == "authorization"]
         known.append(_decoded_key(settings.credentials).partition(":")[2])
         for proxy in settings.proxies.values():
-            user, _, password = proxy.rpartition("@")[0].rpartition("://")[2].partition(":")
-            pair = f"{urllib.parse.unquote(user)}:{urllib.parse.unquote(password)}"
-            known += [password, urllib.parse.unquote(password), base64.b64encode(pair.encode()).decode()]
-        self._secrets = sorted({secret for secret in known if secret and len(secret) > 3}, key=len, reverse=True)
+            login = proxy.rpartition("@")[0].rpartition("://")[2]
+            known += [
+                login.partition(":")[2],
+                urllib.parse.unquote(login),
+                urllib.parse.unquote(login.partition(":")[2]),
+            ]
+        self._secrets = sorted({form for secret in known if secret for form in _forms(secret)}, key=len, reverse=True)
         # What authenticates where no Authorization was sent, for the advice.
         own = settings.cert_file is not None or settings.ssl_context is not None
         self.instead = " certificate" if own else " anonymous"
 
     def hide(self, text: str) -> str:
-        text = re.sub(r'("(?:access_token|tok)"\s*:\s*")[^"]*', r"\1***", text)
-        plain = _unescaped(text)
+        """Put stars over the secrets; if one came escaped, the text comes back without the escapes."""
+        text = plain = self._starred(re.sub(r'("(?:access_token|tok)"\s*:\s*")[^"]*', r"\1***", text))
+        for _ in range(_LAYERS):
+            if not any(mark in plain for mark in "%&\\"):
+                break
+            plain = _unescaped(plain)
+            starred = self._starred(plain)
+            if starred != plain:
+                text = plain = starred
+        return text
+
+    def _starred(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "***")
-            if secret in plain or secret.replace("+", " ") in plain:
-                text = re.sub("".join(map(_spellings, secret)), "***", text, flags=re.IGNORECASE)
         return text
 
     def hide_in(self, content: bytes) -> bytes:
         return self.hide(content.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
 
+def _forms(secret: str) -> Set[str]:
+    """Give what servers make of a secret: unescaped, read as a form, without padding, in base64 of a longer text."""
+    forms = [secret, secret.rstrip("=")]
+    for _ in range(_LAYERS):
+        forms.append(_unescaped(forms[-1]))
+    forms += [form.replace(*pair) for form in forms for pair in (("+", " "), (" ", "+"))]
+    data = secret.encode("utf-8", "surrogatepass")
+    for before in range(3):  # bytes that stand before it in its first group of three, and change what that becomes
+        core = base64.b64encode(bytes(before) + data)[-(before * -4 // 3) : (before + len(data)) * 4 // 3].decode()
+        forms.append(core if len(core) > 7 else "")
+    return {form for form in forms if len(form) > 3}
+
+
 def _unescaped(text: str) -> str:
-    """Take back the escapes of JSON, URLs and HTML, up to three times."""
+    """Take back one layer of the escapes of URLs, HTML and JSON."""
     import html
 
-    for _ in range(3):
-        if not any(mark in text for mark in "%&\\"):
-            break
-        text = html.unescape(urllib.parse.unquote(text))
-        text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found.group(1), 16)), text).replace("\\", "")
+    text = html.unescape(urllib.parse.unquote(text))
+    text = re.sub(r"\\(u([0-9a-fA-F]{4})|.)", lambda found: chr(int(found[2], 16)) if found[2] else found[1], text)
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _spellings(character: str) -> str:
-    """Write a regular expression for a character: as it is, or escaped as _unescaped() knows it."""
-    percent = "".join(f"%(?:25){{0,3}}{byte:02x}" for byte in character.encode("utf-8", "surrogatepass"))
-    units = character.encode("utf-16-be", "surrogatepass").hex()
-    escaped = "".join(rf"\\{{1,4}}u{units[at : at + 4]}" for at in range(0, len(units), 4))
-    number = ord(character)
-    name = {"&": "|amp", "<": "|lt", ">": "|gt", '"': "|quot", "'": "|apos"}.get(character, "")
-    html = f"&(?:amp;){{0,3}}(?:#0{{0,4}}{number}|#x0{{0,4}}{number:x}{name});?"
-    swapped = {" ": r"|\+", "+": "| "}.get(character, "")
-    return rf"(?:\\{{0,4}}{re.escape(character)}|{percent}|{escaped}|{html}{swapped})"
 
 
 def _decompressed(content: bytes, coding: str) -> bytes:
@@ -477,24 +450,25 @@ def _one_line(text: str, most: int) -> str:
 
 def _retry_after(headers: Optional[http.client.HTTPMessage]) -> float:
     """Read Retry-After, seconds or an HTTP date (RFC 9110, section 10.2.3), as seconds from now."""
-    value = (headers.get("retry-after") or "") if headers is not None else ""
+    value, date = (headers.get(name) or "" if headers else "" for name in ("retry-after", "date"))
     try:
         seconds = float(value)
     except ValueError:
-        seconds = _seconds_until(value, (headers.get("date") or "") if headers is not None else "")
+        seconds = _seconds_until(value, date)
     return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
 
 
 def _seconds_until(date: str, server_now: str) -> float:
     """Measure the time to an HTTP date by the server's own clock where it told it; 0.0 for what is no date."""
+    now = _unix_time(server_now, time.time())
+    return _unix_time(date, now) - now
+
+
+def _unix_time(date: str, otherwise: float) -> float:
     try:
-        then = email.utils.parsedate_to_datetime(date).timestamp()
+        return email.utils.parsedate_to_datetime(date).timestamp()
     except (TypeError, ValueError, OverflowError):
-        return 0.0
-    try:
-        return then - email.utils.parsedate_to_datetime(server_now).timestamp()
-    except (TypeError, ValueError, OverflowError):
-        return then - time.time()
+        return otherwise
 
 
 # ---------- context variables
@@ -507,40 +481,23 @@ service_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar(
 operation_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("operation_id_cvar", default=None)
 trace_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("trace_id_cvar", default=None)
 agent_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("agent_id_cvar", default=None)
-
-
 custom_headers_cvar: contextvars.ContextVar[Optional[Dict[str, str]]] = contextvars.ContextVar(
     "custom_headers_cvar", default=None
 )
-
-
 chat_url_cvar: contextvars.ContextVar[str] = contextvars.ContextVar("chat_url_cvar", default="/chat/completions")
 
-
-# In the order of precedence: the later wins; custom_headers_cvar comes after all of them.
-_HEADER_CVARS = (
-    ("Authorization", authorization_cvar),
-    ("X-Client-ID", client_id_cvar),
-    ("X-Session-ID", session_id_cvar),
-    ("X-Request-ID", request_id_cvar),
-    ("X-Service-ID", service_id_cvar),
-    ("X-Operation-ID", operation_id_cvar),
-    ("X-Trace-ID", trace_id_cvar),
-    ("X-Agent-ID", agent_id_cvar),
-)
+_HEADER_CVARS = {
+    "Authorization": authorization_cvar, "X-Client-ID": client_id_cvar, "X-Session-ID": session_id_cvar,
+    "X-Request-ID": request_id_cvar, "X-Service-ID": service_id_cvar, "X-Operation-ID": operation_id_cvar,
+    "X-Trace-ID": trace_id_cvar, "X-Agent-ID": agent_id_cvar,
+}  # fmt: skip
 
 
 def _context_headers() -> Dict[str, str]:
-    """Collect the headers that the caller's context variables ask for."""
-    headers: Dict[str, str] = {}
-    for name, variable in _HEADER_CVARS:
-        value = variable.get()
-        if value:
-            headers[name] = _checked_header(name, value)
-    custom = custom_headers_cvar.get()
-    if not custom:
-        return headers
-    return _merged_headers(headers, {name: _checked_header(name, value) for name, value in custom.items() if value})
+    """Collect the headers that the caller's context variables ask for; custom_headers_cvar beats the others."""
+    asked = [(name, variable.get()) for name, variable in _HEADER_CVARS.items()]
+    asked.extend((custom_headers_cvar.get() or {}).items())
+    return _merged_headers(*({name: _checked_header(name, value)} for name, value in asked if value))
 
 
 def _merged_headers(*sources: Mapping[str, str]) -> Dict[str, str]:
@@ -570,26 +527,35 @@ def _checked_header(name: str, value: str) -> str:
 # ---------- settings
 
 
+_AROUND = " \t\r\n\u00a0\u200b\ufeff\"'"  # what copying, editors and files of variables leave around a value
+_NO_KEYS = (  # how it looks, what that is; the first that fits is said
+    (r"\A(<.*>|\{.*\}|\$.*|%.*%|\W+)\Z|[а-яё]", "is a placeholder: put there what it stands for"),
+    (r"[\r\n]", "holds a line end: copy it in one piece"),
+    (r"\s", "holds a blank"),
+    (r"[^\x21-\x7e]", "holds characters other than ASCII"),
+)
+
+
 def _read_text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("must be str")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if re.search("[\ud800-\udfff]", value):
         raise ValueError("holds bytes that are not UTF-8")
     return value
 
 
-def _read_header_text(value: Any) -> str:
-    """Read what goes into a header: without the quotes, blanks and line ends that copying leaves around a key."""
-    text = _read_text(value).strip("\ufeff \t\r\n\"'")
-    if not re.match(r"[\x21-\x7e]+\Z", text):
-        raise ValueError("is empty, or holds blanks, line ends or characters other than ASCII")
+def _read_token(value: Any) -> str:
+    """Read what goes into the header Authorization; the word before it, copied with it, is left out."""
+    text = re.sub(r"(?i)\A(authorization:\s*)?(basic|bearer)\s+", "", _read_text(value))
+    for look, problem in _NO_KEYS:
+        if re.search(look, text, re.IGNORECASE | re.DOTALL):
+            raise ValueError(problem)
     return text
 
 
 def _read_credentials(value: Any) -> str:
     """Read an authorization key, base64 of ``client_id:client_secret``; a "Basic " copied with it is left out."""
-    text = re.sub(r"(?i)^(basic|bearer)\s+", "", _read_text(value).strip("\ufeff \t\r\n\"'"))
-    key = _read_header_text(text)
+    key = _read_token(value)
     if not _decoded_key(key):
         logger.warning(
             "credentials do not look like an authorization key: base64 of client_id:client_secret is expected"
@@ -607,69 +573,59 @@ def _decoded_key(key: Optional[str]) -> str:
 
 
 def _read_url(value: Any) -> str:
-    """Read the address of a server; a host name in Cyrillic becomes its ASCII form."""
-    parts = _split_url(_read_text(value).strip())
+    """Read the address of a server, in the one form in which it is used; a name in Cyrillic becomes its ASCII form."""
+    text = _read_text(value)
+    parts = _split_url(text)
     if parts.scheme not in ("http", "https"):
         raise ValueError("must begin with https:// or http://")
-    if not re.match(r"[\x21-\x7e]*\Z", parts.path) or re.search(r"[\x00-\x20\x7f\\]", parts.netloc):
-        raise ValueError("holds blanks or characters that an address cannot have")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError("may hold neither user and password nor a query nor a fragment")
-    host = _checked_host(parts)
-    host = host.encode("idna").decode("ascii") if not host.isascii() else host
-    host = f"[{host}]" if ":" in host else host
-    netloc = host if parts.port is None else f"{host}:{parts.port}"
-    return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
-
-
-def _read_auth_url(value: Any) -> str:
-    """Read the address of the token endpoint: unlike base_url it is complete, with its path."""
-    url = _read_url(value)
-    if not urllib.parse.urlsplit(url).path:
-        raise ValueError("has no path: the token endpoint ends in /api/v2/oauth")
-    return url
+    if re.search(r"[\x00-\x20\x7f\\]", text) or "%" in parts.netloc or not parts.path.isascii():
+        raise ValueError("holds blanks or characters that an address cannot have")
+    host = parts.hostname or ""
+    try:
+        host = f"[{host}]" if ":" in host else host.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise ValueError("has a host whose name is none: a part of it is empty, too long or not for names") from None
+    return f"{parts.scheme}://{host}{'' if parts.port is None else f':{parts.port}'}{parts.path.rstrip('/')}"
 
 
 def _read_base_url(value: Any) -> str:
     url = _read_url(value)
-    parts = urllib.parse.urlsplit(url)
-    if parts.path.endswith("/oauth") or parts.hostname == "ngw.devices.sberbank.ru":
+    if url.endswith("/oauth") or urllib.parse.urlsplit(url).hostname == "ngw.devices.sberbank.ru":
         raise ValueError("is the token endpoint (auth_url); base_url ends in /api/v1 or /v1")
     return url
 
 
 def _read_proxy(value: Any) -> str:
     """Read ``[http://][user:password@]host:port``; the empty string means no proxy."""
-    text = _read_text(value).strip()
+    text = _read_text(value)
     if not text:
         return ""
-    url = text if "://" in text else "http://" + text
+    url = text if "://" in text else "http://" + text.lstrip("/")
     parts = _split_url(url)
     if parts.scheme != "http":
         raise ValueError("must be the address of an http:// proxy; neither TLS to the proxy nor SOCKS is supported")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError("may end in nothing but host and port; in a password write %40, %2F, %3F, %23 for @, /, ?, #")
-    _checked_host(parts)
     if re.search(r"[\x00-\x20\x7f]", url):
         raise ValueError("holds blanks or line ends")
     return url
 
 
 def _split_url(url: str) -> urllib.parse.SplitResult:
+    """Take an address apart, and make sure that it has a host and no odd port; errors do not quote it."""
     try:
-        return urllib.parse.urlsplit(url)
+        parts = urllib.parse.urlsplit(url)
     except ValueError:
         raise ValueError("is no address: it has unpaired or misplaced brackets") from None
-
-
-def _checked_host(parts: urllib.parse.SplitResult) -> str:
     try:
         port = parts.port
     except ValueError:
-        raise ValueError("has a port that is no number from 1 to 65535") from None  # the cause quotes the password
-    if not parts.hostname or port == 0:
+        raise ValueError("has a port that is no number from 1 to 65535") from None
+    if parts.scheme in ("http", "https") and (not parts.hostname or port == 0):
         raise ValueError("names no host, or port 0")
-    return parts.hostname
+    return parts
 
 
 def _read_path(value: Any) -> str:
@@ -683,67 +639,48 @@ _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "
 
 
 def _read_boolean(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = _BOOLEANS.get(str(value).strip().lower()) if isinstance(value, (str, int)) else None
-    if word is None:
+    word = str(value).lower() if isinstance(value, (str, int)) else ""
+    if word not in _BOOLEANS:
         raise ValueError("must be one of true, false, 1, 0, yes, no, on, off")
-    return word
+    return _BOOLEANS[word]
 
 
-def _read_number(value: Any) -> float:
-    number = _converted(float, value, "must be a number")
-    if not math.isfinite(number) or number < 0:
-        raise ValueError("must be a finite number and not negative")
-    return number
-
-
-def _read_seconds(value: Any) -> float:
-    seconds = _read_number(value)
-    if not 0 < seconds <= threading.TIMEOUT_MAX:
-        raise ValueError("must be a number of seconds above 0")
-    return seconds
-
-
-def _read_whole(value: Any, least: int = 0) -> int:
-    number = _converted(int, value, "must be a whole number")
-    if number < least:
-        raise ValueError(f"must be {least} or more")
-    return number
-
-
-def _converted(kind: Callable[[Any], T], value: Any, otherwise: str) -> T:
-    """Convert text or a number; int() and float() alone would take True, and int() cut off 1.5."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float) if kind is float else (str, int)):
-        raise TypeError(otherwise)
+def _read_verification(value: Any) -> bool:
     try:
-        return kind(value)
+        return _read_boolean(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; a CA's file goes into ca_bundle_file, a context into ssl_context") from None
+
+
+def _read_number(value: Any, kind: Callable[[Any], Any] = float, least: float = 0, most: float = math.inf) -> Any:
+    """Read text or a number; int() and float() alone would take True, and int() cut off 1.5."""
+    problem = f"must be a {'whole ' if kind is int else ''}number, {least:g} or more"
+    problem += "" if most == math.inf else f", and {most:g} at most"
+    if isinstance(value, bool) or not isinstance(value, (str, int) if kind is int else (str, int, float)):
+        raise TypeError(problem)
+    try:
+        number = kind(value)
     except ValueError:
-        raise ValueError(otherwise) from None
+        raise ValueError(problem) from None
+    if not least <= number <= most or number == math.inf:
+        raise ValueError(problem)
+    return number
 
 
-def _read_items(value: Any) -> List[Any]:
-    """Read a list: a list, a tuple, or text as JSON or separated by commas."""
+_read_whole = functools.partial(_read_number, kind=int)
+_read_count = functools.partial(_read_number, kind=int, least=1)
+_read_seconds = functools.partial(_read_number, least=0.001, most=threading.TIMEOUT_MAX)
+_read_status = functools.partial(_read_number, kind=int, least=100, most=599)
+
+
+def _read_list(read: Callable[[Any], Any], kind: Callable[[Any], Any], value: Any) -> Any:
+    """Read a list: a list, a tuple, or text as JSON or separated by commas; *read* reads each item."""
     if isinstance(value, str):
-        text = value.strip()
-        if text.startswith("["):
-            value = json.loads(text)
-        else:
-            value = [item.strip() for item in text.split(",") if item.strip()]
+        parts = filter(None, (item.strip(_AROUND) for item in value.split(",")))
+        value = json.loads(value) if value.startswith("[") else list(parts)
     if not isinstance(value, (list, tuple, set, frozenset)):
         raise TypeError("must be a list: JSON or separated by commas")
-    return list(value)
-
-
-def _read_flags(value: Any) -> List[str]:
-    return [_read_text(item) for item in _read_items(value)]
-
-
-def _read_status_codes(value: Any) -> Tuple[int, ...]:
-    codes = tuple(_read_whole(item) for item in _read_items(value))
-    if any(not 100 <= code <= 599 for code in codes):
-        raise ValueError("must be HTTP status codes, from 100 to 599")
-    return codes
+    return kind(map(read, value))
 
 
 def _read_ssl_context(value: Any) -> ssl.SSLContext:
@@ -773,12 +710,13 @@ class _Settings(types.SimpleNamespace):
     model: str = _setting("GigaChat", _read_text, "model of chats, where the request names none")
     base_url: str = _setting("https://gigachat.devices.sberbank.ru/api/v1", _read_base_url, "address of the API")
     auth_url: str = _setting(
-        "https://ngw.devices.sberbank.ru:9443/api/v2/oauth", _read_auth_url, "address of the token endpoint"
+        "https://ngw.devices.sberbank.ru:9443/api/v2/oauth", _read_url, "address of the token endpoint"
     )
-    access_token: Optional[str] = _setting(None, _read_header_text, "a token that is there already", secret=True)
+    access_token: Optional[str] = _setting(None, _read_token, "a token that is there already", secret=True)
     user: Optional[str] = _setting(None, _read_text, "user, for services that give tokens at /token", secret=True)
     password: Optional[str] = _setting(None, _read_text, "the user's password", secret=True)
-    verify_ssl_certs: bool = _setting(True, _read_boolean, "off: anyone in between can read your key")
+    verify_ssl_certs: bool = _setting(True, _read_verification, "off: anyone in between can read your key")
+    strict_certs: bool = _setting(True, _read_boolean, "off: take CAs that break RFC 5280, as before Python 3.13")
     ca_bundle_file: Optional[str] = _setting(None, _read_path, "root certificates, PEM or DER: a file or a directory")
     cert_file: Optional[str] = _setting(None, _read_path, "client certificate, PEM")
     key_file: Optional[str] = _setting(None, _read_path, "its private key, where cert_file does not hold it")
@@ -786,15 +724,17 @@ class _Settings(types.SimpleNamespace):
     ssl_context: Optional[ssl.SSLContext] = _setting(None, _read_ssl_context, "a TLS context of your own")
     proxy: Optional[str] = _setting(None, _read_proxy, "http://[user:password@]host:port; empty: none", secret=True)
     timeout: float = _setting(30.0, _read_seconds, "seconds to wait for the server each time")
-    max_connections: Optional[int] = _setting(None, functools.partial(_read_whole, least=1), "most connections at once")
+    max_connections: Optional[int] = _setting(None, _read_count, "most connections at once")
     max_retries: int = _setting(0, _read_whole, "how often a failed call is tried again")
     retry_backoff_factor: float = _setting(0.5, _read_number, "seconds before the first retry; doubles each time")
     retry_on_status_codes: Tuple[int, ...] = _setting(
-        (429, 500, 502, 503, 504), _read_status_codes, "statuses that are tried again"
+        (429, 500, 502, 503, 504), functools.partial(_read_list, _read_status, tuple), "statuses that are tried again"
     )
     token_expiry_buffer_ms: int = _setting(60_000, _read_whole, "how long before its end a token is renewed")
     profanity_check: Optional[bool] = _setting(None, _read_boolean, "whether the service filters profanity")
-    flags: Optional[List[str]] = _setting(None, _read_flags, "flags of chats, JSON or separated by commas")
+    flags: Optional[List[str]] = _setting(
+        None, functools.partial(_read_list, _read_text, list), "flags of chats, JSON or separated by commas"
+    )
     # fmt: on
 
     proxies: Dict[str, str]  # by scheme, from proxy or the environment; under "no" what they are not for
@@ -806,14 +746,19 @@ class _Settings(types.SimpleNamespace):
 _SETTINGS: Dict[str, _Setting] = {name: it for name, it in vars(_Settings).items() if isinstance(it, _Setting)}
 
 
+def _trimmed(name: str, value: Any) -> Any:
+    """Take off what is around a text and not meant; of a password, line ends alone."""
+    return value.strip("\r\n" if name.endswith("password") else _AROUND) if isinstance(value, str) else value
+
+
 def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> _Settings:
     """Put the settings together; ConfigurationError, naming parameter and variable, for what cannot work."""
     found = {name: setting.default for name, setting in _SETTINGS.items()}
     for name, setting in _SETTINGS.items():
         variable = "GIGACHAT_" + name.upper()
-        value, source = arguments.get(name), name
-        if value is None and name != "ssl_context":
-            value, source = environment.get(variable) or None, variable
+        value, source, other = _trimmed(name, arguments.get(name)), name, variable
+        if value is None or (value == "" and name != "proxy"):  # an empty proxy means none; other settings are not set
+            value, source, other = _trimmed(name, environment.get(variable)) or None, variable, name
         if value is None:
             continue
         try:
@@ -822,7 +767,6 @@ def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str])
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             problem = str(error)  # without what led to it, which may quote a secret
         shown = "the value" if setting.secret or name.endswith("_url") else repr(value)
-        other = variable if source == name else name
         raise ConfigurationError(f"{source} (also {other}): {shown} {problem}")
     settings = _Settings(**found, proxies=_proxies(found["proxy"]))
     _check_together(settings)
@@ -832,40 +776,36 @@ def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str])
 def _check_together(settings: _Settings) -> None:
     """Refuse settings that contradict each other."""
     if settings.key_file and not settings.cert_file:
-        raise ConfigurationError(
-            "key_file (GIGACHAT_KEY_FILE) needs cert_file (GIGACHAT_CERT_FILE): a key is not enough"
-        )
-    if settings.ssl_context is None:
-        return
-    for name in ("ca_bundle_file", "cert_file", "key_file", "key_file_password"):
-        if getattr(settings, name):
+        raise ConfigurationError("key_file (GIGACHAT_KEY_FILE) needs cert_file (GIGACHAT_CERT_FILE), its certificate")
+    for name in ("ca_bundle_file", "cert_file", "key_file", "key_file_password", "verify_ssl_certs", "strict_certs"):
+        if settings.ssl_context is not None and getattr(settings, name) not in (None, True):
             raise ConfigurationError(
-                f"ssl_context is used as it is: load {name} (GIGACHAT_{name.upper()}) into it, or leave one out"
+                f"ssl_context is used as it is: put into it what {name} (GIGACHAT_{name.upper()}) asks for, or leave"
+                " one of the two out"
             )
-    if not settings.verify_ssl_certs:
-        raise ConfigurationError(
-            "ssl_context is used as it is: set its verify_mode, or leave out verify_ssl_certs"
-            " (GIGACHAT_VERIFY_SSL_CERTS)"
-        )
 
 
 def _proxies(setting: Optional[str]) -> Dict[str, str]:
     """Say which proxies there are, by scheme: the setting, else the environment's, read once for a client; and "no"."""
     import urllib.request
 
-    environment = urllib.request.getproxies_environment()
-    if setting is None:
-        return environment
-    proxies = {"http": setting, "https": setting} if setting else {}
-    return {**proxies, "no": environment["no"]} if proxies and "no" in environment else proxies
+    environment = {name: value.strip(_AROUND) for name, value in urllib.request.getproxies_environment().items()}
+    if setting is not None:
+        proxies = {"http": setting, "https": setting} if setting else {}
+        return {**proxies, "no": environment["no"]} if proxies and "no" in environment else proxies
+    for scheme in ("http", "https"):  # set and empty: off, whatever all_proxy says
+        if os.environ.get(f"{scheme}_proxy", os.environ.get(f"{scheme.upper()}_PROXY")) == "":
+            environment[scheme] = ""
+    return environment
 
 
 def _proxy_for(proxies: Dict[str, str], scheme: str, host: str) -> Optional[str]:
     """Say through which proxy a request goes: none if no_proxy names its host."""
-    import urllib.request
+    from urllib.request import proxy_bypass_environment as bypassed  # type: ignore[attr-defined]
 
-    proxy = proxies.get(scheme) or proxies.get("all")
-    if not proxy or urllib.request.proxy_bypass_environment(host, proxies):  # type: ignore[attr-defined]
+    proxy = proxies.get(scheme, proxies.get("all"))
+    name = (urllib.parse.urlsplit(f"//{host}").hostname or "").rstrip(".")
+    if not proxy or bypassed(host, proxies) or bypassed(name, proxies):
         return None
     try:
         return _read_proxy(proxy)
@@ -877,7 +817,31 @@ def _proxy_for(proxies: Dict[str, str], scheme: str, host: str) -> Optional[str]
 def _proxy_variable(value: str) -> str:
     """Name the environment variable that a proxy comes from."""
     names = ("GIGACHAT_PROXY", "https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
-    return next((name for name in names if value in (os.environ.get(name), f"http://{os.environ.get(name)}")), "proxy")
+    values = {name: os.environ.get(name, "").strip(_AROUND) for name in names}
+    return next((name for name in names if values[name] and value.endswith(values[name])), "proxy")
+
+
+# What settings are called in requests, httpx, openai and langchain, where difflib would not find it.
+_HABITS = {
+    "api_key": "credentials", "auth_key": "credentials", "authorization_key": "credentials", "key": "credentials",
+    "client_secret": "credentials", "token": "access_token", "verify": "verify_ssl_certs", "ca_file": "ca_bundle_file",
+    "cafile": "ca_bundle_file", "cert": "cert_file", "retries": "max_retries", "url": "base_url", "host": "base_url",
+    "endpoint": "base_url", "api_base": "base_url", "max_workers": "max_connections",
+}  # fmt: skip
+
+
+def _warn_unknown(kind: str, names: Iterable[str]) -> None:
+    """Warn of arguments that the constructor of *kind* does not know, where it was called; values may be secrets."""
+    import difflib
+    import warnings
+
+    for name in names:
+        found = difflib.get_close_matches(name, [*_SETTINGS, *Chat.__dataclass_fields__], 1)
+        near = _HABITS.get(name) or "".join(found)
+        advice = f"; did you mean {near}?" if near else ""
+        if near and near not in _SETTINGS:
+            advice = f"; {near} belongs into the payload: chat({{'messages': [...], '{near}': ...}})"
+        warnings.warn(f"{kind}() does not know {name!r}{advice}", stacklevel=3)
 
 
 # ---------- the way of a call
@@ -896,7 +860,8 @@ class _Client:
         base_url: Optional[str] = None, auth_url: Optional[str] = None, credentials: Optional[str] = None,
         scope: Optional[str] = None, access_token: Optional[str] = None, model: Optional[str] = None,
         profanity_check: Optional[bool] = None, user: Optional[str] = None, password: Optional[str] = None,
-        timeout: Optional[float] = None, verify_ssl_certs: Optional[bool] = None, ca_bundle_file: Optional[str] = None,
+        timeout: Optional[float] = None, verify_ssl_certs: Optional[bool] = None, strict_certs: Optional[bool] = None,
+        ca_bundle_file: Optional[str] = None,
         cert_file: Optional[str] = None, key_file: Optional[str] = None, key_file_password: Optional[str] = None,
         ssl_context: Optional[ssl.SSLContext] = None, flags: Optional[List[str]] = None,
         max_connections: Optional[int] = None, max_retries: Optional[int] = None,
@@ -910,7 +875,7 @@ class _Client:
         """
         arguments = dict(locals())
         if unknown:
-            logger.warning("unknown arguments of %s are ignored: %s", type(self).__name__, ", ".join(sorted(unknown)))
+            _warn_unknown(type(self).__name__, unknown)
         self._settings = _read_settings(arguments, os.environ)
         self._shared = _Shared(self._settings)
     # fmt: on
@@ -3058,14 +3023,11 @@ def _tls_context(settings: _Settings) -> ssl.SSLContext:
     if settings.ssl_context is not None:
         return settings.ssl_context
     if settings.verify_ssl_certs:
-        # Given roots, create_default_context() does not load the system's, which take 18 ms.
-        roots = _read_roots(settings.ca_bundle_file) if settings.ca_bundle_file else None
-        try:
-            context = ssl.create_default_context(cadata=roots)
-        except (ssl.SSLError, TypeError, ValueError) as error:
-            raise ConfigurationError(
-                f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): {settings.ca_bundle_file!r} holds a broken certificate"
-            ) from error
+        context = _trusting(settings.ca_bundle_file)
+        if ssl.HAS_NEVER_CHECK_COMMON_NAME:
+            context.hostname_checks_common_name = False  # RFC 9525, section 6.3: subjectAltName alone says who it is
+        if not settings.strict_certs:
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     else:
         logger.warning("verify_ssl_certs is off: whoever answers is taken for GigaChat")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -3073,32 +3035,49 @@ def _tls_context(settings: _Settings) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.cert_file:
-        _load_client_certificate(context, settings)
+        context.post_handshake_auth = True  # as in http.client: some servers ask for the certificate later
+        _load_client_certificate(context, settings.cert_file, settings.key_file, settings.key_file_password)
     return context
 
 
-_PEM_CERTIFICATE = re.compile(
-    rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----.+?-----END (?:X509 |TRUSTED )?CERTIFICATE-----", re.DOTALL
-)
+def _trusting(bundle: Optional[str]) -> ssl.SSLContext:
+    """Trust the roots in a file, or in all files of a directory; else the system's, which take 18 ms to load."""
+    import glob
+
+    if not bundle:
+        try:
+            return ssl.create_default_context()
+        except ssl.SSLError as error:
+            raise ConfigurationError(
+                f"the system's store of root certificates cannot be read ({error}): name the file of the roots in"
+                " ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE), and the store is not asked"
+            ) from error
+    context = ssl.create_default_context(capath=bundle)  # looked up when needed, and so no error if it is a file
+    files = sorted(glob.glob(os.path.join(glob.escape(bundle), "*")))
+    problem: Any = ""
+    for file in files or [bundle]:
+        try:
+            _load_roots(context, file)
+        except OSError as error:  # in a directory anything may lie
+            problem = getattr(error, "reason", None) or error.strerror or error
+    if (problem and not files) or not context.cert_store_stats()["x509"]:
+        raise ConfigurationError(
+            f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): {bundle!r} holds no certificates to trust, neither PEM nor DER:"
+            f" {problem}"
+        )
+    return context
 
 
-def _read_roots(path: str) -> Union[str, bytes]:
-    """Read certificates, PEM or DER, from a file or from all files of a directory."""
-    name = f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): {path!r}"
-    try:
-        if os.path.isdir(path):
-            files = [os.path.join(path, entry) for entry in sorted(os.listdir(path))]
-            contents = [_read_file(file) for file in files if os.path.isfile(file)]
-        else:
-            contents = [_read_file(path)]
-    except OSError as error:
-        raise ConfigurationError(f"{name} cannot be read: {error.strerror}") from error
-    pem = [certificate.decode("latin-1") for content in contents for certificate in _PEM_CERTIFICATE.findall(content)]
-    # A certificate in DER is an ASN.1 SEQUENCE with a long length: it begins with 0x30 0x82.
-    pem += [ssl.DER_cert_to_PEM_cert(content) for content in contents if content.startswith(b"\x30\x82")]
-    if not pem:
-        raise ConfigurationError(f"{name} holds no certificate, neither PEM nor DER")
-    return "\n".join(pem)
+def _load_roots(context: ssl.SSLContext, file: str) -> None:
+    """Load certificates from a file; what OpenSSL's own loader would refuse or pass over is read for it."""
+    content = _read_file(file) if os.path.isfile(file) else b""  # a pipe can be read only once
+    if content.startswith(b"\x30") and b"-----BEGIN" not in content:  # DER: a SEQUENCE of ASN.1
+        context.load_verify_locations(cadata=content)
+    elif content.startswith(b"\xef\xbb\xbf") or b"----------BEGIN" in content:  # a BOM, or no line end between two
+        text = content.decode("ascii", "ignore").replace("-----BEGIN", "\n-----BEGIN")
+        context.load_verify_locations(cadata=text)
+    else:
+        context.load_verify_locations(cafile=file)
 
 
 # RFC 5280, section 4.1: the issuer, a SEQUENCE of two dates, the subject, and the key, which begins with two SEQUENCEs
@@ -3123,20 +3102,27 @@ def _certificate_names(der: bytes) -> Tuple[str, str, str]:
     return names(parts[6]), names(parts[1]), f"{century or '20'}{year}-{month}-{day}"
 
 
-def _load_client_certificate(context: ssl.SSLContext, settings: _Settings) -> None:
+def _load_client_certificate(context: ssl.SSLContext, cert: str, key: Optional[str], password: Optional[str]) -> None:
     """Load the client's certificate and key. Without a password at hand OpenSSL would ask for one on the terminal."""
-    assert settings.cert_file is not None
-    for name, path in (("cert_file", settings.cert_file), ("key_file", settings.key_file)):
-        if path is not None and not os.path.isfile(path):
-            raise ConfigurationError(f"{name} (GIGACHAT_{name.upper()}): there is no file {path!r}")
+    names = {name: f"{name} (GIGACHAT_{name.upper()})" for name in ("cert_file", "key_file", "key_file_password")}
+    of_cert, of_key = f"{names['cert_file']}: {cert!r}", f"{names['key_file' if key else 'cert_file']}: {key or cert!r}"
+    texts: List[bytes] = []
+    for path, of_path, kind in ((cert, of_cert, "CERTIFICATE"), (key or cert, of_key, "PRIVATE KEY")):
+        try:
+            texts.append(_read_file(path))
+        except OSError as error:
+            raise ConfigurationError(f"{of_path} cannot be read: {error.strerror}") from error
+        if f"{kind}-----".encode() not in texts[-1]:
+            raise ConfigurationError(f"{of_path} holds no {kind.lower()} in PEM")
     try:
-        context.load_cert_chain(settings.cert_file, settings.key_file, lambda: settings.key_file_password or "")
+        context.load_cert_chain(cert, key, lambda: password or "")
     except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"cert_file {settings.cert_file!r} and key_file {settings.key_file or settings.cert_file!r}"
-            " (GIGACHAT_CERT_FILE, GIGACHAT_KEY_FILE) hold no certificate with its key in PEM, or the key is encrypted"
-            " and key_file_password (GIGACHAT_KEY_FILE_PASSWORD) is missing or wrong"
-        ) from error
+        problem = f"cannot be used: {error}"
+        if "MISMATCH" in str(getattr(error, "reason", "")):
+            problem = f"is not the key of the certificate in {of_cert}"
+        elif b"ENCRYPTED" in texts[1]:
+            problem = f"is encrypted, and {names['key_file_password']} is {'wrong' if password else 'missing'}"
+        raise ConfigurationError(f"{of_key} {problem}") from error
 
 
 def _read_file(path: str) -> bytes:

@@ -4,14 +4,11 @@ import asyncio
 import contextvars
 import re
 import threading
+import time
 
 import pytest
 from conftest import raw_client
-from faults import (
-    BREAKS,
-    RawServer,
-    well_behaved,
-)
+from faults import BREAKS, RawServer, well_behaved
 
 import gigachat_lite
 from gigachat_lite import (
@@ -96,6 +93,22 @@ def test_custom_headers_win(client, server, call, name, method):
     call(client, method, "Привет")
     assert headers_sent(server, name) == ["mine"]
     assert headers_sent(server, "X-Custom") == ["1"]
+
+
+def test_many_custom_headers(client, server, call):
+    """Hundreds of headers are put together in linear time, each once, the later spelling in place of the earlier."""
+    from gigachat_lite import _context_headers
+
+    headers = {f"X-{number}": str(number) for number in range(50)}
+    custom_headers_cvar.set({**headers, **{name.lower(): value for name, value in headers.items()}})
+    call(client, "chat", "Привет")
+    assert sorted(
+        int(value) for name, value in server.requests[-1].headers.raw if name.startswith("x-") and name[2:].isdigit()
+    ) == list(range(50))
+    custom_headers_cvar.set({f"X-{number}": str(number) for number in range(100_000)})
+    started = time.process_time()
+    assert len(_context_headers()) == 100_000
+    assert time.process_time() - started < 10
 
 
 def test_custom_headers_are_not_changed(client, call):

@@ -3,15 +3,18 @@
 import base64
 import copy
 import email.utils
+import html
 import json
 import logging
 import pickle
+import re
 import sys
 import threading
 import time
 import traceback
 import warnings
 from http.client import HTTPMessage
+from urllib.parse import quote, quote_plus
 
 import pytest
 from conftest import CERTS, raw_client
@@ -228,6 +231,15 @@ def test_positional_arguments():
     assert RateLimitError(URL, 429, b"", None).retry_after == 0.0
 
 
+@pytest.mark.parametrize("content", ["текст", '{"message": "текст"}', "текст\ud83d", "", b"", None])
+def test_made_by_hand(content):
+    """One that somebody makes with text for content, as tests of applications do, prints and travels like any other."""
+    error = BadRequestError(URL, 400, content, None)
+    assert isinstance(error.content, bytes)
+    assert str(error).startswith("400 /api/v1/chat/completions: " + ("текст" if content else "Bad Request"))
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -307,6 +319,8 @@ ADVICE = [
     ("/oauth", 404, {"status": 404, "message": "Not Found"}, "GIGACHAT_AUTH_URL"),
     ("/chat", 401, {"status": 401, "message": "Unauthorized"}, "wrong or has expired"),
     ("/chat", 401, {"status": 401, "message": "Token has expired"}, "lives 30 minutes"),
+    ("/chat", 400, b"<h1>The plain HTTP request was sent to HTTPS port</h1>", "write https://"),
+    ("/oauth", 400, {"code": 5, "message": "scope is empty"}, "must be one of GIGACHAT_API_PERS"),
     ("/chat", 402, {"status": 402, "message": "Payment Required"}, "get_balance()"),
     ("/chat", 404, {"status": 404, "message": "No such model"}, "get_models()"),
     ("/chat", 404, b"<html>nginx</html>", "base_url"),
@@ -329,6 +343,12 @@ def test_hint_names_the_model(client, call):
     """The hint for an unknown model names the model that was sent, in Cyrillic too."""
     error = failure_of(call, client, "chat", {"messages": ["Привет"], "model": "Гига"})
     assert "'Гига'" in str(error)
+
+
+def test_hint_for_a_refused_token_of_tokens_count(client, server, call):
+    """The path /tokens/count is not /token: the advice speaks of the access token."""
+    server.answer_next("/tokens/count", 401, {"message": "no"}, times=None)
+    assert "access token is wrong" in str(failure_of(call, client, "tokens_count", ["x"]))
 
 
 def test_files_of_another_client(client, call):
@@ -778,16 +798,7 @@ KEY_PASSWORD = "SECRET-key-passphrase"
 PROXY_PASSWORD = "pr0xy-SECRET-word"
 USER_PASSWORD = base64.b64encode(f"user:{PASSWORD}".encode()).decode()
 PROXY_USER_PASSWORD = base64.b64encode(f"user:{PROXY_PASSWORD}".encode()).decode()
-SECRETS = [
-    TOKEN,
-    NEW_TOKEN,
-    CREDENTIALS,
-    PASSWORD,
-    KEY_PASSWORD,
-    PROXY_PASSWORD,
-    USER_PASSWORD,
-    PROXY_USER_PASSWORD,
-]
+SECRETS = [TOKEN, NEW_TOKEN, CREDENTIALS, PASSWORD, KEY_PASSWORD, PROXY_PASSWORD, USER_PASSWORD, PROXY_USER_PASSWORD]
 
 
 def secret_client(server, **settings):
@@ -864,6 +875,99 @@ def test_credentials_echoed_in_any_way(call, caplog, case):
         with RawServer(closing(echoes(secret)[case])) as server:
             with secret_client(server, access_token=None, user="user", password=PASSWORD) as client:
                 provoke(client, call, caplog)
+
+
+ODD_PASSWORD = "пар+оль /\\\"%41&<>='😀"
+LAYERS = {
+    "percent": lambda text: quote(text, safe=""),
+    "percent, small": lambda text: re.sub("%..", lambda found: found.group().lower(), quote(text, safe="")),
+    "percent, every character": lambda text: "".join(f"%{byte:02X}" for byte in text.encode()),
+    "form": lambda text: quote_plus(text),
+    "form, read": lambda text: text.replace("+", " "),
+    "HTML": lambda text: html.escape(text),
+    "HTML, decimal": lambda text: "".join(f"&#{ord(character)};" for character in text),
+    "HTML, hexadecimal": lambda text: "".join(f"&#x{ord(character):04X};" for character in text),
+    "HTML, names": lambda text: html.escape(text).replace("+", "&plus;").replace("/", "&sol;").replace("=", "&equals;"),
+    "JSON": lambda text: json.dumps(text)[1:-1].replace("/", "\\/"),
+    "JSON, unescaped": lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+    "JSON in JSON": lambda text: json.dumps(json.dumps(text))[1:-1],
+    "percent in JSON": lambda text: json.dumps(quote(quote(text)))[1:-1],
+    "HTML in JSON": lambda text: json.dumps(html.escape(text))[1:-1],
+    **{
+        f"base64 of it behind {before}": lambda text, before=before: base64.b64encode(
+            b"x" * before + text.encode() + b"y"
+        ).decode()
+        for before in range(4)
+    },
+}
+
+
+@pytest.mark.parametrize("layer", list(LAYERS))
+@pytest.mark.parametrize("secret", [CREDENTIALS, ODD_PASSWORD], ids=["key", "password"])
+def test_secrets_in_every_spelling(call, layer, secret):
+    """However a server writes a secret that it was sent, the error shows it in no spelling, and still says the rest."""
+    echo = LAYERS[layer](secret)
+    body = f'{{"status": 400, "message": "before {echo} behind"}}'.encode("utf-8", "surrogatepass")
+    own = {"credentials": secret} if secret is CREDENTIALS else {"user": "user", "password": secret}
+    with RawServer(closing(answer(body, "400 Bad"))) as server:
+        with secret_client(server, access_token=None, auth_url=server.auth_url, **own) as client:
+            with pytest.raises(BadRequestError) as caught:
+                call(client, "chat", "x")
+    shown = everything_of(caught.value)
+    core = base64.b64encode(b"x" * int(layer[-1]) + secret.encode())[4:-4].decode() if "base64" in layer else echo
+    assert core not in shown
+    assert secret not in shown
+    assert "before" in str(caught.value) and "behind" in str(caught.value)
+
+
+@pytest.mark.parametrize("status", ["401 No", "503 No", "400 No"])
+def test_hiding_never_replaces_the_error(call, status):
+    """A body that echoes a secret and holds what is no text gives the error of its status, whatever else is in it."""
+    for rest in (b"\\ud83d", b"\xff\xfe", b"&#xd800;&#1114112;", b"%ff%ed%a0%80", b"\\u12", b"%", b"\\"):
+        body = b'{"message": "' + rest + quote(TOKEN).encode() + rest + b'"}'
+        with RawServer(always(answer(body, status))) as server, secret_client(server) as client:
+            with pytest.raises(ResponseError) as caught:
+                call(client, "chat", "x")
+        assert caught.value.status_code == int(status[:3])
+        assert quote(TOKEN) not in everything_of(caught.value)
+        assert str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "piece", [b"%25", b"&amp;", b"\\\\", b"\\u0025", b"&", b"%41\xd0\xb0", b"tok3n/SECRET+of=min", b"\\"]
+)
+def test_hiding_takes_linear_time(piece):
+    """A megabyte of escapes, or of the beginning of a secret, is no work."""
+    body = piece * (1_000_000 // len(piece)) + quote(TOKEN).encode()
+    with RawServer(closing(answer(body, "400 Bad"))) as server, secret_client(server) as client:
+        started = time.process_time()
+        with pytest.raises(BadRequestError) as caught:
+            client.chat("x")
+        assert time.process_time() - started < 10
+    assert TOKEN.encode() not in caught.value.content and quote(TOKEN).encode() not in caught.value.content
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://user:{}", "http://user:{}@", "user:{}", "http://user:{}@host:port", "http://user:{}℀@host:1"]
+)
+@pytest.mark.parametrize("source", ["argument", "GIGACHAT_PROXY", "HTTPS_PROXY"])
+def test_unusable_proxy_hides_its_password(monkeypatch, call, proxy, source):
+    """A proxy whose host was forgotten, or is none, shows its password in no exception of the chain."""
+    proxy = proxy.format(PROXY_PASSWORD)
+    if source != "argument":
+        monkeypatch.setenv(source, proxy)
+    with pytest.raises(ConfigurationError) as caught:
+        with GigaChat(access_token=TOKEN, **({"proxy": proxy} if source == "argument" else {})) as client:
+            call(client, "chat", "x")
+    assert_no_secret(everything_of(caught.value))
+
+
+def test_proxy_in_another_encoding(monkeypatch, call):
+    """A variable of the environment whose bytes are no UTF-8 does not disturb errors of calls that do not use it."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:pass\udcffword@proxy:1")
+    with RawServer(closing(answer(b"{}", "400 Bad"))) as server, secret_client(server) as client:
+        with pytest.raises(BadRequestError):
+            call(client, "chat", "x")
 
 
 def test_echoed_client_secret(call):

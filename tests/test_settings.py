@@ -30,6 +30,7 @@ DEFAULTS = {
     "user": None,
     "password": None,
     "verify_ssl_certs": True,
+    "strict_certs": True,
     "ca_bundle_file": None,
     "cert_file": None,
     "key_file": None,
@@ -56,6 +57,7 @@ FROM_ENVIRONMENT = [
     ("user", "Вася", "Вася", "Петя"),
     ("password", "пароль", "пароль", "другой"),
     ("verify_ssl_certs", "false", False, True),
+    ("strict_certs", "off", False, True),
     ("ca_bundle_file", "/a/ca.pem", "/a/ca.pem", "/b/ca.pem"),
     ("cert_file", "/a/cert.pem", "/a/cert.pem", "/b/cert.pem"),
     ("key_file", "/a/key.pem", "/a/key.pem", "/b/key.pem"),
@@ -198,6 +200,63 @@ def test_path_objects(name, tmp_path):
     assert getattr(settings_of(**{name: tmp_path / "x.pem"}), name) == str(tmp_path / "x.pem")
 
 
+WRAPPED = ['"{}"', "'{}'", "{}\r", " {}\n", "\ufeff{}", '"{}"\r\n', "\u00a0{}\u200b"]
+
+
+@pytest.mark.parametrize("wrapping", WRAPPED, ids=ascii)
+def test_what_is_around_a_text(monkeypatch, wrapping):
+    """Quotes, blanks, CR and BOM that files of variables and copying leave around a value are not part of it."""
+    for name, text, value, _ in FROM_ENVIRONMENT:
+        if name.endswith("password"):
+            continue
+        others = {"cert_file": "/c.pem"} if name == "key_file" else {}
+        assert getattr(settings_of(**others, **{name: wrapping.format(text)}), name) == value
+        monkeypatch.setenv(variable_of(name), wrapping.format(text))
+        assert getattr(settings_of(**others), name) == value
+        monkeypatch.delenv(variable_of(name))
+
+
+@pytest.mark.parametrize("name", ["password", "key_file_password"])
+def test_what_is_around_a_password(monkeypatch, name):
+    """A password loses line ends and nothing else."""
+    for text, password in (("p \r\n", "p "), ('"p"\n', '"p"'), (" p", " p"), ("\r\n", None)):
+        assert getattr(settings_of(**{name: text}), name) == password
+        monkeypatch.setenv(variable_of(name), text)
+        assert getattr(settings_of(), name) == password
+        monkeypatch.delenv(variable_of(name))
+
+
+def test_wrapped_settings_reach_the_server(monkeypatch, server, call):
+    """What ``docker --env-file`` makes of a file with quotes and Windows line ends works."""
+    for name, value in {
+        **server.environment(),
+        "GIGACHAT_SCOPE": "GIGACHAT_API_PERS",
+        "GIGACHAT_MODEL": "GigaChat-2",
+    }.items():
+        monkeypatch.setenv(name, f'"{value}"\r')
+    with GigaChat() as client:
+        assert call(client, "chat", "Привет").model.startswith("GigaChat-2")
+    assert server.requests[0].body == b"scope=GIGACHAT_API_PERS"
+
+
+@pytest.mark.parametrize("name", [row[0] for row in FROM_ENVIRONMENT if row[0] != "proxy"])
+@pytest.mark.parametrize("empty", ["", "\r\n"])
+def test_empty_arguments(monkeypatch, name, empty):
+    """An empty argument is one that is not set: the variable counts, else the default."""
+    others = {"cert_file": "/c.pem"} if name == "key_file" else {}
+    assert getattr(settings_of(**others, **{name: empty}), name) == DEFAULTS[name]
+    _, text, value, _ = next(row for row in FROM_ENVIRONMENT if row[0] == name)
+    monkeypatch.setenv(variable_of(name), text)
+    assert getattr(settings_of(**others, **{name: empty}), name) == value
+
+
+@pytest.mark.parametrize("empty", ["", " ", '""'])
+def test_empty_proxy(monkeypatch, empty):
+    """An empty proxy is none, whatever the variables say."""
+    monkeypatch.setenv("GIGACHAT_PROXY", "http://proxy:1")
+    assert settings_of(proxy=empty).proxies == {}
+
+
 def test_nothing_is_opened_by_construction(settings, server, tmp_path):
     """Files are read and connections opened on first use."""
     missing = tmp_path / "missing.pem"
@@ -228,7 +287,16 @@ UNREADABLE = [
     ("base_url", "https://" + "a" * 64 + "ы.ru/v1"),
     ("base_url", "https://ngw.devices.sberbank.ru:9443/api/v2/oauth"),
     ("base_url", "http://localhost:1/api/v2/oauth"),
-    ("auth_url", "https://ngw.devices.sberbank.ru:9443"),
+    ("base_url", "https://evil.test%2F.sberbank.ru/v1"),
+    ("base_url", "https://sberbank.ru%40evil.test/v1"),
+    ("base_url", "https://localhost%0d%0aX:1/v1"),
+    ("base_url", "https://[fe80::1%25eth0]/v1"),
+    ("base_url", "https://local\thost/v1"),
+    ("base_url", "https://localhost/пример"),
+    ("base_url", "https://a..b/v1"),
+    ("base_url", "https://" + "a" * 64 + "/v1"),
+    ("base_url", "https://evil℀.test/v1"),
+    ("auth_url", "https://evil.test%2F.sberbank.ru/oauth"),
     ("auth_url", "ngw.devices.sberbank.ru:9443/api/v2/oauth"),
     ("verify_ssl_certs", "maybe"),
     ("verify_ssl_certs", "2"),
@@ -342,7 +410,7 @@ def test_secrets_of_a_wrong_type(name):
     "variable", ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
 )
 def test_unreadable_proxy_of_the_environment(monkeypatch, variable):
-    """A proxy variable of the system that cannot work is named too, without its password, by the request that needs it."""
+    """A proxy variable that cannot work is named, without its password, by the request that needs it."""
     monkeypatch.setenv(variable, f"socks5://user:{SECRET}@proxy:1080")
     scheme = "http" if variable.lower() == "http_proxy" else "https"
     with GigaChat(base_url=f"{scheme}://giga.test/v1", access_token="t") as client:
@@ -367,6 +435,11 @@ def test_unreadable_proxy_of_the_environment(monkeypatch, variable):
         ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
         ("http://[::1]:8000/v1", "http://[::1]:8000/v1"),
         ("https://пример.рф/v1", "https://xn--e1afmkfd.xn--p1ai/v1"),
+        ("https://ПРИМЕР。рф./v1", "https://xn--e1afmkfd.xn--p1ai./v1"),
+        ("https://localhost./v1", "https://localhost./v1"),
+        ("https://my_host.local:8443/v1", "https://my_host.local:8443/v1"),
+        ("https://[2001:DB8::1]/v1", "https://[2001:db8::1]/v1"),
+        ("https://localhost:/a%20b/v1", "https://localhost/a%20b/v1"),
     ],
 )
 def test_addresses(text, url):
@@ -382,6 +455,72 @@ def test_credentials_as_copied(settings, server, text):
     with GigaChat(**{**settings, "credentials": text.format(server.credentials)}) as client:
         client.chat("Привет")
     assert server.requests[0].headers["Authorization"] == "Basic " + server.credentials
+
+
+@pytest.mark.parametrize("host", ["LOCALHOST", "127.0.0.1"])
+def test_hosts_in_legal_forms(settings, server, call, host):
+    """A host is verified whatever form its name is written in."""
+    for name in ("base_url", "auth_url"):
+        settings[name] = settings[name].replace("localhost", host)
+    with GigaChat(**settings) as client:
+        assert call(client, "chat", "Привет").choices
+
+
+@pytest.mark.parametrize("path", ["", "/"])
+def test_token_endpoint_without_a_path(settings, server, call, path):
+    """A token endpoint without a path is asked at /."""
+    address = settings["auth_url"].rpartition("/api/")[0]
+    server.answer_next("/", 200, {"access_token": server.issue_token(), "expires_at": 0})
+    with GigaChat(**{**settings, "auth_url": address + path}) as client:
+        assert call(client, "chat", "Привет").choices
+    assert server.requests[0].path == "/"
+
+
+NO_KEYS = [
+    ("<authorization key>", "is a placeholder"),
+    ("<ключ авторизации>", "is a placeholder"),
+    ("ваш_ключ", "is a placeholder"),
+    ("${GIGACHAT_KEY}", "is a placeholder"),
+    ("$GIGACHAT_KEY", "is a placeholder"),
+    ("%GIGACHAT_KEY%", "is a placeholder"),
+    ("{{ key }}", "is a placeholder"),
+    ("...", "is a placeholder"),
+    ("…", "is a placeholder"),
+    ("********", "is a placeholder"),
+    ("aWQ6c2Vj\ncmV0", "holds a line end"),
+    ("aWQ6c2Vj\r\n cmV0", "holds a line end"),
+    ("aWQ6c2Vj cmV0", "holds a blank"),
+    ("Basic aWQ6 c2VjcmV0", "holds a blank"),
+    ("aWQ6c2VjcmV0é", "other than ASCII"),
+    ("aWQ6\x7fc2VjcmV0", "other than ASCII"),
+]
+
+
+@pytest.mark.parametrize(("text", "problem"), NO_KEYS, ids=[ascii(text) for text, _ in NO_KEYS])
+@pytest.mark.parametrize("name", ["credentials", "access_token"])
+def test_what_is_no_key(name, text, problem):
+    """Of what cannot be a key or token the error gives the one reason, and not the value."""
+    shown = refusal(**{name: text})
+    assert problem in shown
+    assert sum(problem in shown for problem in {problem for _, problem in NO_KEYS}) == 1
+    assert text not in shown
+
+
+def test_token_as_copied(settings, server, call):
+    """A "Bearer" that was copied with a token does not reach the server twice."""
+    token = server.issue_token()
+    with GigaChat(**{**settings, "credentials": None, "access_token": f'"Authorization: Bearer {token}"'}) as client:
+        assert call(client, "chat", "Привет").choices
+    assert server.requests[0].headers["Authorization"] == f"Bearer {token}"
+
+
+@pytest.mark.parametrize(
+    "value", ["/ca.pem", CERTS / "ca.pem", ssl.create_default_context()], ids=["text", "path", "context"]
+)
+def test_authority_in_verify_ssl_certs(value):
+    """Who is used to verify="/ca.pem" is told where a CA goes, and where a context."""
+    shown = refusal(verify_ssl_certs=value)
+    assert "verify_ssl_certs" in shown and "ca_bundle_file" in shown and "ssl_context" in shown
 
 
 def test_credentials_that_look_wrong(caplog):
@@ -411,6 +550,8 @@ def test_ssl_context_and_verify_ssl_certs(monkeypatch):
     assert settings_of(ssl_context=context, verify_ssl_certs=True).ssl_context is context
     monkeypatch.setenv("GIGACHAT_VERIFY_SSL_CERTS", "off")
     assert "verify_ssl_certs" in refusal(ssl_context=context)
+    monkeypatch.delenv("GIGACHAT_VERIFY_SSL_CERTS")
+    assert "GIGACHAT_STRICT_CERTS" in refusal(ssl_context=context, strict_certs=False)
 
 
 def test_key_without_certificate():
@@ -431,14 +572,40 @@ def test_nothing_to_authenticate_with(settings, server, call, arguments):
 # ---------- unknown arguments, repr, closed clients
 
 
-def test_unknown_arguments(caplog):
-    """Unknown arguments are named in one warning, without their values."""
-    with GigaChat(verbose=True, client_secret=SECRET):
-        pass
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert "verbose" in caplog.text
-    assert "client_secret" in caplog.text
-    assert SECRET not in caplog.text
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("verbose", ""),
+        ("max_retry", "did you mean max_retries?"),
+        ("verify_ssl", "did you mean verify_ssl_certs?"),
+        ("verify", "did you mean verify_ssl_certs?"),
+        ("api_key", "did you mean credentials?"),
+        ("client_secret", "did you mean credentials?"),
+        ("ca_file", "did you mean ca_bundle_file?"),
+        ("proxies", "did you mean proxy?"),
+        ("request_timeout", "did you mean timeout?"),
+        ("temprature", "temperature belongs into the payload"),
+        ("max_tokens", "max_tokens belongs into the payload"),
+    ],
+)
+@pytest.mark.parametrize("kind", [GigaChat, GigaChatSyncClient, GigaChatAsyncClient])
+def test_unknown_arguments(kind, name, advice):
+    """An argument that nobody knows is a warning at the line of the caller, with the right name and never the value."""
+    with pytest.warns(UserWarning) as caught:
+        kind(**{name: SECRET})
+    (warning,) = caught
+    assert warning.filename == __file__
+    assert str(warning.message).startswith(f"{kind.__name__}() does not know {name!r}")
+    assert advice in str(warning.message)
+    assert SECRET not in str(warning.message)
+
+
+def test_habits_name_settings():
+    """What other libraries' names lead to exists."""
+    from gigachat_lite import _HABITS
+
+    assert set(_HABITS.values()) <= set(DEFAULTS)
+    assert not set(_HABITS) & set(DEFAULTS)
 
 
 def test_known_arguments_are_quiet(caplog, settings):

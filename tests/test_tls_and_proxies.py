@@ -1,6 +1,7 @@
 """TLS, client certificates and proxies: whom we trust, who we are, and the way there. Servers are real."""
 
 import base64
+import contextlib
 import os
 import re
 import socket
@@ -14,21 +15,21 @@ from urllib.parse import urlsplit
 import pytest
 from conftest import CA, CERTS, MODULE, raw_client, sockets_to
 from faults import (
+    COMPLETION,
     SERVER_TLS,
     WAIT_SECONDS,
     RawServer,
+    always,
     answer,
+    closing,
     one_answer_then_close,
+    resetting,
     server_context,
     well_behaved,
 )
 from local_server import LocalServer
 
-from gigachat_lite import (
-    APIConnectionError,
-    ConfigurationError,
-    GigaChat,
-)
+from gigachat_lite import APIConnectionError, AuthenticationError, ConfigurationError, GigaChat, GigaChatException
 
 # ---------- TLS: whom we trust
 
@@ -50,16 +51,26 @@ def bare_pem(name="ca"):
     return re.search(b"-----BEGIN.*-----END CERTIFICATE-----", pem(name), re.DOTALL).group()
 
 
+DER = (CERTS / "ca.der").read_bytes()
+TRUSTED = pem("other-ca") + bare_pem().replace(b" CERTIFICATE-", b" TRUSTED CERTIFICATE-") + b"\n"
 BUNDLES = {
     "PEM": pem(),
-    "DER": (CERTS / "ca.der").read_bytes(),
+    "DER": DER,
+    "two in DER": ssl.PEM_cert_to_DER_cert(bare_pem("other-ca").decode()) + DER,
+    "trusted": TRUSTED,
+    "X509": bare_pem().replace(b" CERTIFICATE-", b" X509 CERTIFICATE-"),
+    "a line that begins with 0": b"0 s:CN = TEST\n" + pem(),
+    "with a key": (CERTS / "client.key").read_bytes() + pem(),
     "several": pem("other-ca") + pem("lax-ca") + pem(),
     "glued": bare_pem("other-ca") + bare_pem(),
     "CRLF and BOM": b"\xef\xbb\xbf" + bare_pem().replace(b"\n", b"\r\n"),
     "no last line end": bare_pem(),
     "with remarks in Windows-1251": "Корневой сертификат\n".encode("cp1251") + pem(),
     "directory": {"b.crt": pem(), "a.cer": (CERTS / "client.pem").read_bytes(), "README": b"text", "sub": {}},
-    "directory with DER": {"Russian Trusted Root CA.cer": (CERTS / "ca.der").read_bytes()},
+    "BOM before several": b"\xef\xbb\xbf" + bare_pem() + b"\n" + bare_pem("other-ca"),
+    "directory with DER": {"Russian Trusted Root CA.cer": DER},
+    "hashed directory": {"5f2c4a1b.0": pem("other-ca"), "5f2c4a1b.1": pem(), "5f2c4a1b.r0": b"text"},
+    "directory with [glob]*": {"[a]": pem(), "b": {"c": {}}},
 }
 
 
@@ -125,7 +136,12 @@ ROOT_ADVICE = [
 @pytest.mark.parametrize(
     ("certificate", "roots", "reason", "advice"),
     [
-        ("server", "other-ca", "unable to get local issuer certificate|self.signed certificate in certificate chain", ROOT_ADVICE),
+        (
+            "server",
+            "other-ca",
+            "unable to get local issuer certificate|self.signed certificate in certificate chain",
+            ROOT_ADVICE,
+        ),
         ("selfsigned", "ca", "self.signed certificate", ROOT_ADVICE),
         ("expired", "ca", "certificate has expired", ["Check the clock of this machine"]),
         ("wronghost", "ca", "[Hh]ostname mismatch", ["Another server answers", "GIGACHAT_BASE_URL"]),
@@ -158,6 +174,31 @@ def test_untrusted_token_endpoint(settings, server, call):
                 call(client, "chat", "Привет")
         assert oauth.requests == []
     assert server.connections == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_ca_bundle_file_from_a_pipe(settings, call, tmp_path):
+    """A pipe, as the shell's <(...) makes, is read once."""
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(pem(),), daemon=True)
+    writer.start()
+    with GigaChat(**{**settings, "ca_bundle_file": tmp_path / "pipe"}) as client:
+        assert call(client, "chat", "Привет").choices
+    writer.join(WAIT_SECONDS)
+
+
+def test_broken_system_store(monkeypatch, settings, call):
+    """Where the system's store cannot be read (one bad certificate on Windows), the error says what avoids it."""
+
+    def broken(self, purpose=None):
+        raise ssl.SSLError(58, "[ASN1] nested asn1 error (_ssl.c:4174)")
+
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", broken)
+    with GigaChat(**settings) as client:
+        assert call(client, "chat", "Привет").choices
+    with GigaChat(**{**settings, "ca_bundle_file": None}) as client:
+        with pytest.raises(ConfigurationError, match=r"system's store.*nested asn1.*GIGACHAT_CA_BUNDLE_FILE"):
+            call(client, "chat", "Привет")
 
 
 def test_ca_bundle_file_replaces_the_system_store(monkeypatch, settings, call):
@@ -200,20 +241,85 @@ def test_ssl_context(settings, server, call):
 
 
 def test_strict_verification(call):
-    """A sloppy company CA works before Python 3.13; from there on the error names the flag, and a context helps."""
+    """A sloppy company CA works before Python 3.13; from there on the error names the setting that lets it pass."""
     tls = (str(CERTS / "lax-server.pem"), str(CERTS / "lax-server.key"))
     roots = str(CERTS / "lax-ca.pem")
     context = ssl.create_default_context(cafile=roots)
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    advice = r"breaks RFC 5280.*strict_certs \(GIGACHAT_STRICT_CERTS\) to false.*VERIFY_X509_STRICT"
     with RawServer(well_behaved, tls) as server:
         with raw_client(server, ca_bundle_file=roots) as client:
             if sys.version_info < (3, 13):
                 assert call(client, "chat", "Привет").choices
             else:
-                with pytest.raises(APIConnectionError, match=r"ssl_context.*verify_flags.*VERIFY_X509_STRICT"):
+                with pytest.raises(APIConnectionError, match=advice):
                     call(client, "chat", "Привет")
         with raw_client(server, ssl_context=context) as client:
+            with pytest.raises(APIConnectionError, match=advice) as caught:
+                call(client, "chat", "Привет")
+            assert "gosuslugi" not in str(caught.value)
+        with raw_client(server, ca_bundle_file=roots, strict_certs=False) as client:
             assert call(client, "chat", "Привет").choices
+
+
+def test_relaxed_verification_still_verifies(call):
+    """strict_certs=False drops one flag and nothing else."""
+    with RawServer(well_behaved, SERVER_TLS) as server, raw_client(server, ca_bundle_file=CA) as client:
+        client.chat("Привет")
+        (sock,) = sockets_to(server)
+        strict = sock.context
+    with RawServer(well_behaved, SERVER_TLS) as server:
+        with raw_client(server, ca_bundle_file=CA, strict_certs=False) as client:
+            client.chat("Привет")
+            (sock,) = sockets_to(server)
+            assert sock.context.verify_flags == strict.verify_flags & ~ssl.VERIFY_X509_STRICT
+            assert sock.context.verify_mode == ssl.CERT_REQUIRED and sock.context.check_hostname
+        with raw_client(server, ca_bundle_file=str(CERTS / "other-ca.pem"), strict_certs=False) as client:
+            with pytest.raises(APIConnectionError, match="not trusted"):
+                call(client, "chat", "Привет")
+
+
+@pytest.mark.skipif(not ssl.HAS_NEVER_CHECK_COMMON_NAME, reason="this OpenSSL cannot be told")
+def test_common_name_is_no_name():
+    """A certificate is matched by its subjectAltName alone."""
+    with RawServer(well_behaved, SERVER_TLS) as server, raw_client(server, ca_bundle_file=CA) as client:
+        client.chat("Привет")
+        (sock,) = sockets_to(server)
+        assert not sock.context.hostname_checks_common_name
+
+
+class Pinned(ssl.SSLSocket):
+    def do_handshake(self, block=False):
+        super().do_handshake(block)
+        raise ssl.SSLCertVerificationError("the certificate is not the pinned one")
+
+
+class Matched(ssl.SSLSocket):
+    def do_handshake(self, block=False):
+        super().do_handshake(block)
+        raise ssl.CertificateError("hostname 'a' doesn't match 'b'")
+
+
+@pytest.mark.parametrize(("kind", "said"), [(Pinned, r"pinned one\Z"), (Matched, r"'b'\. Another server")])
+def test_verification_in_python(call, kind, said):
+    """An error that Python code raises in the handshake (pinning, truststore) counts as OpenSSL's own."""
+    context = ssl.create_default_context(cafile=CA)
+    context.sslsocket_class = kind
+    with RawServer(well_behaved, SERVER_TLS) as server, raw_client(server, ssl_context=context) as client:
+        with pytest.raises(APIConnectionError, match=f"not trusted: .*{said}") as caught:
+            call(client, "chat", "Привет")
+        assert "gosuslugi" not in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_lost_system_store(monkeypatch, settings, call, variable):
+    """A variable that leads OpenSSL to a store that is not there is named, unless ca_bundle_file is set."""
+    monkeypatch.setenv(variable, "/opt/conda/ssl/nothing")
+    with GigaChat(**settings) as client:
+        assert call(client, "chat", "Привет").choices
+    with GigaChat(**{**settings, "ca_bundle_file": None}) as client:
+        with pytest.raises(APIConnectionError, match=rf"{variable} names '/opt/conda/ssl/nothing', which is not there"):
+            call(client, "chat", "Привет")
 
 
 def test_old_tls_is_refused():
@@ -235,6 +341,34 @@ def test_no_tls_at_all(call):
 
     with RawServer(handler) as server, raw_client(server, base_url=f"https://localhost:{server.port}/v1") as client:
         with pytest.raises(APIConnectionError, match=f"localhost:{server.port}"):
+            call(client, "chat", "Привет")
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [closing(), resetting(), closing(b"\x15\x03\x01\0\2\2\x0a"),
+     closing(answer(b"<h1>The plain HTTP request was sent to HTTPS port</h1>", "400 Bad")),
+     closing(answer(b"Client sent an HTTP request to an HTTPS server.\n", "400 Bad"))],
+    ids=["closed", "reset", "alert", "nginx", "Go"],
+)  # fmt: skip
+def test_plain_text_to_a_port_of_tls(call, handler):
+    """http:// where TLS is spoken: the error says to write https://."""
+    with RawServer(handler) as server, raw_client(server) as client:
+        with pytest.raises(GigaChatException, match="TLS: write https://") as caught:
+            call(client, "chat", "Привет")
+        assert "credentials" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["closed", "HTTP"])
+def test_tls_to_a_plain_port(call, reply):
+    """https:// where plain HTTP is spoken: the error says to write http://."""
+
+    def handler(wire):
+        wire.sock.recv(10_000)
+        wire.send(reply)
+
+    with RawServer(handler) as server, raw_client(server, base_url=f"https://localhost:{server.port}/v1") as client:
+        with pytest.raises(APIConnectionError, match="write http://"):
             call(client, "chat", "Привет")
 
 
@@ -296,17 +430,22 @@ def test_client_certificate_goes_to_both_hosts(mutual_server, monkeypatch, call,
 UNUSABLE_CERTIFICATES = {
     "missing certificate": ({"cert_file": "no.pem"}, ["cert_file", "GIGACHAT_CERT_FILE", "no.pem"]),
     "missing key": ({"cert_file": "client.pem", "key_file": "no.key"}, ["key_file", "GIGACHAT_KEY_FILE", "no.key"]),
-    "no key": ({"cert_file": "client.pem"}, ["cert_file", "client.pem"]),
-    "key of another": ({"cert_file": "client.pem", "key_file": "server.key"}, ["server.key"]),
-    "swapped": ({"cert_file": "client.key", "key_file": "client.pem"}, ["cert_file", "key_file"]),
-    "DER": ({"cert_file": "ca.der", "key_file": "client.key"}, ["PEM"]),
+    "directory": ({"cert_file": "."}, ["cert_file", "cannot be read"]),
+    "no key": ({"cert_file": "client.pem"}, ["cert_file", "client.pem", "no private key in PEM"]),
+    "key of another": (
+        {"cert_file": "client.pem", "key_file": "server.key"},
+        ["GIGACHAT_KEY_FILE", "server.key", "is not the key of the certificate in cert_file", "client.pem"],
+    ),
+    "swapped": ({"cert_file": "client.key", "key_file": "client.pem"}, ["cert_file", "client.key", "no certificate"]),
+    "DER": ({"cert_file": "ca.der", "key_file": "client.key"}, ["cert_file", "ca.der", "no certificate in PEM"]),
+    "key in DER": ({"cert_file": "client.pem", "key_file": "ca.der"}, ["key_file", "ca.der", "no private key in PEM"]),
     "wrong password": (
         {"cert_file": "client.pem", "key_file": "client-encrypted.key", "key_file_password": "wrong"},
-        ["key_file_password", "GIGACHAT_KEY_FILE_PASSWORD"],
+        ["key_file_password", "GIGACHAT_KEY_FILE_PASSWORD", "is wrong"],
     ),
     "no password": (
         {"cert_file": "client.pem", "key_file": "client-encrypted.key"},
-        ["key_file_password", "GIGACHAT_KEY_FILE_PASSWORD"],
+        ["key_file_password", "GIGACHAT_KEY_FILE_PASSWORD", "is missing"],
     ),
     "long password": (
         {"cert_file": "client.pem", "key_file": "client-encrypted.key", "key_file_password": "wrong" * 500},
@@ -373,6 +512,34 @@ def test_passwords_are_never_asked_for(mutual_server, key_file_password):
     assert b"phrase" not in shown
 
 
+def test_certificate_that_is_asked_for_later(call):
+    """A server that asks for the client's certificate after the handshake (TLS 1.3) gets it."""
+    context = server_context(*SERVER_TLS)
+    context.load_verify_locations(CA)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.post_handshake_auth, context.verify_mode = True, ssl.CERT_REQUIRED
+
+    def handler(wire):
+        wire.receive()
+        wire.sock.verify_client_post_handshake()
+        reply = answer(COMPLETION)
+        wire.send(reply[:-1])
+        wire.sock.settimeout(0.02)
+        while wire.sock.getpeercert() is None:
+            try:
+                wire.sock.recv(1)  # reads the certificate, and waits for more
+            except socket.timeout:
+                pass
+        subjects.append(str(wire.sock.getpeercert()))
+        wire.send(reply[-1:])
+
+    subjects = []
+    with RawServer(handler, context) as server:
+        with raw_client(server, ca_bundle_file=CA, **in_certs(CLIENT_CERTIFICATES["plain"])) as client:
+            assert call(client, "chat", "Привет").choices
+    assert "TEST client" in subjects[0]
+
+
 def test_server_that_demands_a_certificate(call):
     """Where the server demands a client certificate and there is none, the error names cert_file."""
     context = server_context(*SERVER_TLS)
@@ -385,6 +552,28 @@ def test_server_that_demands_a_certificate(call):
         assert server.requests == []
         with raw_client(server, ca_bundle_file=CA, **in_certs(CLIENT_CERTIFICATES["plain"])) as client:
             assert call(client, "chat", "Привет").choices
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+def test_certificate_that_the_server_refuses(call, version):
+    """Where the server does not trust the client's certificate, the error names cert_file."""
+    context = server_context(*SERVER_TLS)
+    context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(str(CERTS / "other-ca.pem"))
+    arguments = in_certs(CLIENT_CERTIFICATES["plain"])
+    with RawServer(well_behaved, context) as server, raw_client(server, ca_bundle_file=CA, **arguments) as client:
+        with pytest.raises(APIConnectionError, match=r"refuses the client certificate.*GIGACHAT_CERT_FILE"):
+            call(client, "chat", "Привет")
+
+
+def test_certificate_without_rights(call):
+    """A 401 to a call that only a certificate authenticates speaks of the certificate, not of a token."""
+    with RawServer(always(answer({"message": "no"}, "401 No")), SERVER_TLS) as server:
+        arguments = in_certs(CLIENT_CERTIFICATES["plain"])
+        with raw_client(server, access_token=None, ca_bundle_file=CA, **arguments) as client:
+            with pytest.raises(AuthenticationError, match="did not take the client certificate"):
+                call(client, "chat", "Привет")
 
 
 # ---------- proxies
@@ -461,12 +650,7 @@ def proxy():
 
 
 def plain_settings(server):
-    return {
-        "base_url": server.base_url,
-        "auth_url": server.auth_url,
-        "credentials": server.credentials,
-        "timeout": 20,
-    }
+    return {"base_url": server.base_url, "auth_url": server.auth_url, "credentials": server.credentials, "timeout": 20}
 
 
 def test_https_through_a_tunnel(settings, server, proxy, call):
@@ -571,6 +755,125 @@ def test_proxy_credentials_go_to_the_proxy_only(monkeypatch, settings, server, c
         assert "authorization" not in proxy.requests[0].headers
     assert len(server.requests) == 2
     assert all("Proxy-Authorization" not in request.headers for request in server.requests)
+
+
+LOGINS = [
+    ("user", "user:"),
+    ("user:", "user:"),
+    (":password", ":password"),
+    ("user:p%40ss%3Aw%2Frd", "user:p@ss:w/rd"),
+    ("user:pass:word", "user:pass:word"),
+    ("user:p@ss", "user:p@ss"),
+    ("пользователь:пароль", "пользователь:пароль"),
+    ("%D0%B8%D0%BC%D1%8F:%D0%BF", "имя:п"),
+]
+
+
+@pytest.mark.parametrize(("written", "sent"), LOGINS, ids=[written for written, _ in LOGINS])
+def test_proxy_credentials_in_legal_forms(monkeypatch, settings, call, written, sent):
+    """User and password may be empty, percent-encoded or not in ASCII, with and without a scheme in any case."""
+    with Proxy(login=sent) as proxy:
+        for scheme in ("http://", "HTTP://", "", "//"):
+            with GigaChat(**settings, proxy=f"{scheme}{written}@127.0.0.1:{proxy.port}") as client:
+                assert call(client, "chat", "Привет").choices
+            monkeypatch.setenv("HTTPS_PROXY", f"{scheme}{written}@127.0.0.1:{proxy.port}")
+            with GigaChat(**settings) as client:
+                assert call(client, "chat", "Привет").choices
+            monkeypatch.delenv("HTTPS_PROXY")
+        assert proxy.connections == 8
+
+
+def test_proxy_with_an_ipv6_address(settings, call):
+    """A proxy may have an IPv6 address."""
+    assert GigaChat(**settings, proxy="user:p@[::1]:3128")._settings.proxies["https"] == "http://user:p@[::1]:3128"
+    with GigaChat(**{**settings, "timeout": 1}, proxy="[::1]:9") as client:
+        with pytest.raises(APIConnectionError, match=re.escape("[::1]:9")):
+            call(client, "chat", "Привет")
+
+
+@pytest.mark.parametrize("empty", [{"https_proxy": ""}, {"HTTPS_PROXY": ""}, {"https_proxy": "", "HTTPS_PROXY": "{}"}])
+def test_empty_variable_means_off(monkeypatch, settings, proxy, empty):
+    """A variable that is set and empty says that there is no proxy; of two the one in lower case counts."""
+    monkeypatch.setenv("ALL_PROXY", proxy.url)
+    for name, value in empty.items():
+        monkeypatch.setenv(name, value.format(proxy.url))
+    with GigaChat(**settings) as client:
+        assert client.chat("Привет").choices
+    assert proxy.connections == 0
+
+
+def test_lower_case_wins(monkeypatch, settings, proxy):
+    """Of https_proxy and HTTPS_PROXY the first counts."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("https_proxy", proxy.url)
+    with GigaChat(**settings) as client:
+        assert client.chat("Привет").choices
+    assert proxy.connections == 1
+
+
+SOCKS = "socks5h://user:S3CR3T@127.0.0.1:1080"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ALL_PROXY": SOCKS, "NO_PROXY": "localhost,127.0.0.1"},
+        {"ALL_PROXY": SOCKS, "NO_PROXY": "*"},
+        {"ALL_PROXY": SOCKS, "https_proxy": "{}"},
+        {"HTTP_PROXY": SOCKS, "https_proxy": '"{}"\r'},
+        {"HTTPS_PROXY": "https://127.0.0.1:1080", "no_proxy": "localhost"},
+        {"HTTPS_PROXY": "nonsense:x", "no_proxy": ".localhost"},
+    ],
+)
+def test_proxies_that_no_request_uses(monkeypatch, settings, proxy, call, variables):
+    """A proxy that we cannot speak with is no matter while no request needs it."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.format(proxy.url))
+    with GigaChat(**settings) as client:
+        assert call(client, "chat", "Привет").choices
+
+
+@pytest.mark.parametrize("no_proxy", ["localhost", "LOCALHOST", ".localhost", "localhost:{port}", "x, localhost"])
+def test_no_proxy_of_a_complete_name(monkeypatch, settings, server, proxy, no_proxy):
+    """no_proxy beats an explicit proxy too; a dot at the end of a host's name makes no difference."""
+    monkeypatch.setenv("no_proxy", no_proxy.format(port=server.port))
+    with GigaChat(**settings, proxy=proxy.url) as client:
+        client.chat("Привет")
+        assert proxy.connections == 0
+    dotted = {name: settings[name].replace("localhost", "localhost.") for name in ("base_url", "auth_url")}
+    if "port" not in no_proxy:
+        with GigaChat(**{**settings, **dotted}, proxy=proxy.url) as client, contextlib.suppress(APIConnectionError):
+            client.chat("Привет")  # not every machine knows localhost by its complete name
+    assert proxy.connections == 0
+
+
+def test_exceptions_of_the_system_are_not_asked(monkeypatch, settings, proxy, call):
+    """An explicit proxy is used whatever macOS or Windows list as exceptions, and DNS is not asked for them."""
+    import urllib.request
+
+    def asked(*_):
+        raise AssertionError("the system was asked")
+
+    for name in ("proxy_bypass", "getproxies", "proxy_bypass_macosx_sysconf", "proxy_bypass_registry"):
+        monkeypatch.setattr(urllib.request, name, asked, raising=False)
+    monkeypatch.setattr(socket, "gethostbyname", asked)
+    with GigaChat(**settings, proxy=proxy.url) as client:
+        assert call(client, "chat", "Привет").choices
+    assert proxy.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("asks", "said"), [("Negotiate, NTLM", "Negotiate, NTLM; only Basic"), (None, "credentials")]
+)
+def test_what_the_proxy_asks_for(settings, plain_server, call, asks, said):
+    """A 407, of a tunnel and of a plain request, says what the proxy asked for and how a password is written."""
+    fields = {"Proxy_Authenticate": asks} if asks else {}
+    with RawServer(always(answer(b"", "407 Who", **fields))) as proxy:
+        for arguments in (settings, plain_settings(plain_server)):
+            with GigaChat(**arguments, proxy=proxy.base_url.partition("/api")[0]) as client:
+                with pytest.raises(GigaChatException, match=rf"407.*asks for {said}.*%40") as caught:
+                    call(client, "chat", "Привет")
+            assert "scope" not in str(caught.value)
 
 
 def test_http_proxy_credentials(plain_server, call):
