@@ -96,8 +96,10 @@ def skip(done, text, source, model):
     header = f"model {model}\n".encode()
     if not done:
         source.write(header)
-    elif source.readline() != header:
-        raise ValueError(f"the result is not of the model {model}: {source.name} tells which, in its first line")
+    else:
+        found = source.readline()
+        if found != header:
+            raise ValueError(f"the result is of {found.decode().strip()}, not of {header.decode().strip()}")
     for number in range(1, done + 1):
         line = text.readline()
         if not line:
@@ -128,7 +130,7 @@ def embed_corpus(client, text_path, result_path, executor, at_once=8, batch_size
         source = opened.enter_context(open(source_path, "r+b" if done else "w+b"))
         skip(done, text, source, model)
         if done:
-            print(f"{result_path} has line {done:,} already: going on behind it", file=sys.stderr)
+            print(f"{result_path} goes up to line {done:,} already: going on from there", file=sys.stderr)
         progress = Progress(done, text)
         lines = ((number, line) for number, line in enumerate(text, done + 1) if line.strip())
         waiting = collections.deque()

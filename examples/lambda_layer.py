@@ -84,7 +84,7 @@ def main():
     except (OSError, ValueError) as error:
         sys.exit(f"lambda_layer: {error}")
     except subprocess.CalledProcessError as error:
-        sys.exit(f"lambda_layer: {error.cmd[0]} makes no bytecode: {error.stderr.decode(errors='replace').strip()}")
+        sys.exit(f"lambda_layer: {error.cmd[0]} cannot make bytecode: {error.stderr.decode(errors='replace').strip()}")
     print(f"{options.layer}: {', '.join(sorted(files))}")
 
 

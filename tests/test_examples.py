@@ -383,7 +383,7 @@ def test_result_of_another_model(client, server, text, result):
     """Vectors of two models do not mix."""
     embed(client, text, result)
     before, sent = result.read_bytes(), len(server.requests)
-    with pytest.raises(ValueError, match="not of the model EmbeddingsGigaR"):
+    with pytest.raises(ValueError, match="is of model Embeddings, not of model EmbeddingsGigaR"):
         embed(client, text, result, model="EmbeddingsGigaR")
     assert (result.read_bytes(), len(server.requests)) == (before, sent)
 
@@ -393,7 +393,7 @@ def test_says_where_it_goes_on(client, text, result, capsys):
     embed(client, text, result)
     assert capsys.readouterr().err == ""
     embed(client, text, result)
-    assert capsys.readouterr().err == f"{result} has line 100 already: going on behind it\n"
+    assert capsys.readouterr().err == f"{result} goes up to line 100 already: going on from there\n"
 
 
 def test_line_that_is_no_utf8(server, tmp_path, result):
