@@ -1854,8 +1854,8 @@ class _Workers:
         """Let the idle threads go."""
         with self._lock:
             self._stopped = True
-            for turn in self._idle:
-                turn.come()
+            while self._idle:
+                self._idle.pop().come()
 
     def submit(self, job: Callable[[], None], urgent: bool) -> None:
         """Have *job* done by a thread that is free, else by a new one, else by the first that will be free."""
@@ -2393,7 +2393,7 @@ class KeepAlive(_Handler):
         self._lock = threading.RLock()
         self._busy: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._idle: List[_Connection] = []  # the newest last
-        self._turns: Deque[weakref.ref[_Turn]] = collections.deque()
+        self._turns: weakref.WeakValueDictionary[int, _Turn] = weakref.WeakValueDictionary()  # in order of arrival
         self._pauses: weakref.WeakSet[_Turn] = weakref.WeakSet()
         self._expiring = False
 
@@ -2412,7 +2412,7 @@ class KeepAlive(_Handler):
             except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
                 if not kept or not connection.was_closed_before():
                     raise
-            connection = self._replace(connection)
+            connection.close()
             if upload is not None:
                 upload.rewind()
             return self._ask(connection, request)
@@ -2434,13 +2434,14 @@ class KeepAlive(_Handler):
         try:
             while True:
                 with self._lock:
-                    connection = self._take(origin, reusing) if self._is_next(turn) else None
+                    is_next = next(iter(self._turns.values()), turn) is turn
+                    connection = self._take(origin, reusing) if is_next else None
                     if connection is not None:
                         connection.timeout = timeout
                         return connection
                     if turn is None:
                         turn = _Turn()
-                        self._turns.append(weakref.ref(turn))
+                        self._turns[id(turn)] = turn
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise APITimeoutError(
@@ -2451,20 +2452,9 @@ class KeepAlive(_Handler):
                 turn.wait(min(left, _LOOK_SECONDS))
         finally:
             if turn is not None:
-                self._leave(turn)
-
-    def _is_next(self, turn: Optional[_Turn]) -> bool:
-        """Whether nobody came before; *turn* is None for one who has just come."""
-        while self._turns and self._turns[0]() is None:
-            self._turns.popleft()
-        return not self._turns or self._turns[0]() is turn
-
-    def _leave(self, turn: _Turn) -> None:
-        with self._lock:
-            for place in list(self._turns):
-                if place() is turn:
-                    self._turns.remove(place)
-            self._call_next()
+                with self._lock:
+                    self._turns.pop(id(turn), None)
+                    self._call_next()
 
     def _take(self, origin: _Origin, reusing: bool) -> Optional[_Connection]:
         """Take the newest idle connection that is still good, or make one, in the place of an idle one if need be."""
@@ -2503,18 +2493,6 @@ class KeepAlive(_Handler):
                 self._tls = _tls_context(self._settings)
             return self._tls
 
-    def _replace(self, stale: _Connection) -> _Connection:
-        """Make a fresh connection in the place of one that the server had closed."""
-        connection = _Connection(stale.origin)
-        connection.timeout = stale.timeout
-        with self._lock:
-            if self._closed:
-                raise GigaChatException("the client is closed: make a new one")
-            self._busy.add(connection)
-            self._busy.discard(stale)
-        stale.close()
-        return connection
-
     def _give_back(self, connection: _Connection, reusable: bool) -> None:
         if connection.pid != os.getpid():  # a child drops what its parent had begun
             connection.close()
@@ -2531,11 +2509,8 @@ class KeepAlive(_Handler):
             self._call_next()
 
     def _call_next(self) -> None:
-        for place in self._turns:
-            turn = place()
-            if turn is not None:
-                turn.come()
-                return
+        for turn in list(self._turns.values())[:1]:
+            turn.come()
 
     def _keep(self, connection: _Connection) -> None:
         self._idle.append(connection)
@@ -2575,7 +2550,7 @@ class KeepAlive(_Handler):
                 self._idle.pop().close()
             for connection in self._busy:
                 connection.cut()
-            for turn in [*filter(None, (place() for place in self._turns)), *self._pauses]:
+            for turn in [*self._turns.values(), *self._pauses]:
                 turn.come()
 
     def forget(self) -> None:
@@ -2727,6 +2702,7 @@ class _Connection:
 
     def open(self, tls: Callable[[], ssl.SSLContext], proxy_authorization: Optional[str]) -> None:
         scheme, address, tunnel = self.origin
+        self._tunnelled, self._pending, self._failure = False, b"", None
         host, port = _host_and_port(address, 80 if scheme == "http" or tunnel else 443)
         self._connect(host, port)
         if tunnel is not None:
@@ -4376,7 +4352,7 @@ def _run_command(argv: Sequence[str]) -> int:
     settings: Dict[str, Any] = {option: values[-1] for option, values in options.items() if option in _SETTINGS}
     if "version" in options:
         print(f"gigachat-lite {__version__}", flush=True)
-    elif "help" in options and (not name or name in commands):
+    elif "help" in options and name in ("", *commands):
         print(_help(name, commands), flush=True)
     elif name not in commands:
         import difflib
@@ -4405,27 +4381,26 @@ def _split_line(argv: Sequence[str]) -> Tuple[List[str], Dict[str, List[str]]]:
     words: List[str] = []
     options: Dict[str, List[str]] = {}
     # What the locale has no characters for is read as UTF-8.
-    rest = iter([os.fsencode(word).decode() if re.search("[\udc80-\udcff]", word) else word for word in argv])
-    for word in rest:
+    rest = [os.fsencode(word).decode() if re.search("[\udc80-\udcff]", word) else word for word in argv]
+    while rest:
+        word = rest.pop(0)
         option, equals, value = word.partition("=")
         name = option[2:].replace("-", "_")
         if word == "--":
-            words += rest
-        elif word == "-" or not word.startswith("-"):
+            return words + rest, options
+        if word == "-" or not word.startswith("-"):
             words.append(word)
         elif word in _SWITCHES:
             options[_SWITCHES[word]] = ["off"]  # what --no-verify sets
         elif name not in (*_SETTINGS, "system", "file"):  # its value is not shown: it may be a secret
             raise ValueError(f"there is no option {option}: --help lists them; behind -- everything is text")
+        elif not equals and not rest:
+            raise ValueError(f"{option} needs a value")
         else:
-            given: Optional[str] = value
-            if not equals:
-                given = next(rest, None)
-            if name in _SETTINGS and _SETTINGS[name].secret and (name != "proxy" or "@" in (given or "")):
+            value = value if equals else rest.pop(0)
+            if name in _SETTINGS and _SETTINGS[name].secret and (name != "proxy" or "@" in value):
                 raise ValueError(f"others can see a command line: set the variable GIGACHAT_{name.upper()} instead")
-            if given is None:
-                raise ValueError(f"{option} needs a value")
-            options.setdefault(name, []).append(given)
+            options.setdefault(name, []).append(value)
     return words, options
 
 
@@ -4441,16 +4416,14 @@ def _commands() -> Dict[str, Callable[..., object]]:
 
 def _help(name: str, commands: Mapping[str, Callable[..., object]]) -> str:
     """Explain a command, or list them all."""
-    import inspect
-
+    usage = f"usage: {_program()} [--SETTING VALUE]..."
     if name:
-        takes = {"chat": " [--system TEXT] [--file PATH]... [TEXT]...", "doctor": ""}.get(name)
-        if takes is None:
-            signature = inspect.signature(functools.partial(commands[name], None))  # None stands for self
-            takes = str(signature).replace("'", "")  # annotations are texts
-        return f"usage: {_program()} [--SETTING VALUE]... {name}{takes}\n\n{inspect.getdoc(commands[name]) or ''}"
+        takes = ""
+        if name not in ("chat", "doctor"):
+            takes = str(inspect.signature(functools.partial(commands[name], None)))  # None stands for self
+        return f"{usage} {name}" + takes.replace("'", "") + f"\n\n{inspect.getdoc(commands[name])}"
     lines = [
-        f"usage: {_program()} [--SETTING VALUE]... COMMAND [TEXT | NAME=VALUE]...",
+        f"{usage} COMMAND [TEXT | NAME=VALUE]...",
         "- is the text on standard input; a VALUE is JSON or text; COMMAND --help tells more.\n\nCommands:",
         *(f"  {name:<30} {(command.__doc__ or '').partition(chr(10))[0]}" for name, command in commands.items()),
         "\nSettings, each a variable too (--model is GIGACHAT_MODEL), secrets variables only:",
@@ -4490,13 +4463,6 @@ def _read_input() -> str:
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
-def _print_text(text: str, end: str = "") -> None:
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # joins the halves of an emoji
-    if sys.stdout is not None and sys.stdout.isatty():
-        text = _STEERING.sub("", text)
-    print(text, end=end, flush=True)
-
-
 def _print_json(value: object, indent: Optional[int] = None) -> None:
     """Print JSON; what steers a terminal, or a narrow encoding may lack, is escaped, which changes no value."""
     unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
@@ -4507,10 +4473,9 @@ def _print_json(value: object, indent: Optional[int] = None) -> None:
 def _chat(client: GigaChat, words: Sequence[str], options: Mapping[str, Sequence[str]]) -> None:
     """Answer a question, bit by bit as the answer arrives.
 
-    The question is the arguments and what is piped in, which comes last. Attached files are deleted afterwards.
+    Takes [--system TEXT] [--file PATH]... [TEXT]... The question is the arguments and what is piped in, which comes
+    last. Attached files are deleted afterwards.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
-        sys.stdout.reconfigure(encoding="utf-8")  # a file or pipe gets every character, whatever the locale
     typed = sys.stdin is not None and sys.stdin.isatty()
     if typed and not words:
         client.get_models()  # fails now, and not when the question is typed, where the server does not let us in
@@ -4535,26 +4500,28 @@ def _chat(client: GigaChat, words: Sequence[str], options: Mapping[str, Sequence
 
 
 def _print_answer(chunks: Stream[ChatCompletionChunk]) -> None:
-    held = ""  # half an emoji, which waits for the other half
+    import codecs
+
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    if isinstance(sys.stdout, io.TextIOWrapper) and not on_terminal:
+        sys.stdout.reconfigure(encoding="utf-8")  # a file or pipe gets every character, whatever the locale
+    join = codecs.getincrementaldecoder("utf-16-le")("replace").decode  # keeps half an emoji until the other half comes
     reasons: Set[Optional[str]] = set()
     with chunks:
         try:
             for choice in (choice for chunk in chunks for choice in chunk.choices):
-                text = held + (choice.delta.content or "")
-                held = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
                 reasons.add(choice.finish_reason)
-                _print_text(text[: len(text) - len(held)])
+                text = join((choice.delta.content or "").encode("utf-16-le", "surrogatepass"))
+                print(_STEERING.sub("", text) if on_terminal else text, end="", flush=True)
         finally:
             if reasons:
-                _print_text(held, end="\n")
+                print(join(b"", True), flush=True)
     for reason in reasons - {None, "stop"}:
         _say(f"finish reason {reason}")  # length: cut off; blacklist: refused
 
 
 def _call_method(client: GigaChat, name: str, words: Sequence[str]) -> None:
     """Call a method with the words of a line, and print what it returns."""
-    import inspect
-
     method: Any = functools.reduce(getattr, name.split("."), client)
     parameters = inspect.signature(method).parameters
     texts: List[str] = []
@@ -4564,8 +4531,8 @@ def _call_method(client: GigaChat, name: str, words: Sequence[str]) -> None:
         if not equals or parameter not in parameters:
             texts.append(_read_input() if word == "-" else word)
             continue
+        is_text = parameters[parameter].annotation in ("str", "Optional[str]")
         try:
-            is_text = parameters[parameter].annotation in ("str", "Optional[str]")
             named[parameter] = value if is_text else json.loads(value)
         except ValueError:
             named[parameter] = value
@@ -4583,11 +4550,13 @@ def _call_method(client: GigaChat, name: str, words: Sequence[str]) -> None:
         _say("the token is a secret: whoever has it can use GigaChat in your name until it expires")
     result = method(**arguments)
     if isinstance(result, Stream):
-        with result:
-            for item in result:
-                _print_json(item)
+        for item in result:
+            _print_json(item)
     elif "to" not in arguments:  # where a download has gone
         _print_json(result, indent=2)
+
+
+_TODAYS_URL = "https://api.giga.chat/v1"  # base_url for keys made since July 2026; the default is the official SDK's
 
 
 class _Doctor:
@@ -4601,9 +4570,19 @@ class _Doctor:
 
     def examine(self, arguments: Dict[str, Any]) -> int:
         self._arguments = arguments
-        if self._check("settings", self._make_client):
-            with self._client:
-                self._examine_calls()
+        if not self._check("settings", self._make_client):
+            return 1
+        settings = self._settings
+        with self._client:
+            self._check("credentials", self._credentials)
+            urls = [settings.auth_url, settings.base_url] if settings.credentials else [settings.base_url]
+            servers = ["://".join(urllib.parse.urlsplit(url)[:2]) for url in urls]
+            reached = {server: self._reach(server) for server in dict.fromkeys(servers)}
+            has_token = self._check("token", self._token, reached[servers[0]])
+            ready = self._check("models", self._models, has_token and reached[servers[-1]])
+            if settings.base_url == _SETTINGS["base_url"].default:
+                self._check("address", lambda: self._address(ready), has_token)
+            self._check("chat", self._chat, ready)
         return int(self._failed)
 
     def _check(self, step: str, look: Callable[[], str], ready: bool = True, advice: str = "") -> bool:
@@ -4623,33 +4602,92 @@ class _Doctor:
 
     def _make_client(self) -> str:
         self._client = GigaChat(**self._arguments)
-        self._client._shared.here.pool._tls_context()  # reads the files of certificates
-        self._settings = settings = self._client._settings
-        return f"base_url {settings.base_url}, model {settings.model}, Python {sys.version.split()[0]}"
-
-    def _examine_calls(self) -> None:
-        settings = self._settings
-        ready = self._check("credentials", self._credentials)
-        urls = [settings.auth_url, settings.base_url] if settings.credentials else [settings.base_url]
-        servers = ["://".join(urllib.parse.urlsplit(url)[:2]) for url in urls]
-        reached = {server: self._reach(server) for server in dict.fromkeys(servers)}
-        ready = self._check("token", self._token, ready and reached[servers[0]])
-        ready = self._check("models", self._models, ready and reached[servers[-1]])
-        self._check("chat", self._chat, ready)
+        self._settings, self._pool = settings, pool = self._client._settings, self._client._shared.here.pool
+        pool._tls_context()  # reads the files of certificates
+        url = settings.base_url + ("" if settings.base_url.startswith("https:") else " (not encrypted)")
+        return f"base_url {url}, model {settings.model}, Python {sys.version.split()[0]}"
 
     def _credentials(self) -> str:
-        settings, can_log_in = self._settings, self._client._can_log_in()
-        if settings.access_token is not None:
-            return "an access token" + ("; credentials renew it" if can_log_in else "")
-        if can_log_in:
-            key = f"an authorization key, scope {settings.scope}, for {settings.auth_url}"
-            return key if settings.credentials else "user and password"
-        if settings.cert_file:
-            return f"the client certificate {settings.cert_file}"
-        raise ConfigurationError(
-            "there is nothing to authenticate with: get an authorization key at https://developers.sber.ru/studio and"
-            " set GIGACHAT_CREDENTIALS to it; or set GIGACHAT_USER and GIGACHAT_PASSWORD, or GIGACHAT_ACCESS_TOKEN"
-        )
+        settings = self._settings
+        found = {  # what comes first is used first
+            "an access token": settings.access_token,
+            f"an authorization key, scope {settings.scope}, for {settings.auth_url}": settings.credentials,
+            "user and password": settings.user and settings.password,
+            f"the client certificate {settings.cert_file}": settings.cert_file,
+        }
+        missing = "none, requests go without: keys are made at https://developers.sber.ru/studio"
+        return "; ".join(name for name, value in found.items() if value) or missing
+
+    def _reach(self, server: str) -> bool:
+        """Connect to a server as a call does, each step one hop further."""
+        import urllib.request
+
+        request: Any = urllib.request.Request(server)
+        host = request.host
+        request.timeout, request.headers = self._settings.timeout, {"Host": host}
+        if not self._check("proxy", lambda: f"{host}: {self._choose_proxy(request)}"):
+            return False
+        scheme, first, tunnel = request.type, request.host, request._tunnel_host
+        name, port = _host_and_port(first, 443 if scheme == "https" and not tunnel else 80)
+        address = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+        advice = ". Check the name, DNS and firewall; where only a proxy knows the way out, set proxy (GIGACHAT_PROXY)"
+        advice = advice if first == host else f". Check the proxy {first}"
+        ready = self._check("dns", lambda: f"{name}: {_addresses(name)}", advice=advice)
+        ready = self._check("tcp", lambda: self._open(request, ("http", address, None)), ready, advice)
+        if tunnel:
+            ready = self._check("proxy", lambda: self._open(request, ("http", address, tunnel)), ready)
+        if scheme == "https":
+            ready = self._check("tls", lambda: self._open(request, (scheme, first, tunnel)), ready)
+        self._check("clock", lambda: self._clock(request), ready)
+        return ready
+
+    def _choose_proxy(self, request: Any) -> str:
+        proxy = _proxy_for(self._settings.proxies, request.type, request.host)
+        if proxy is None:
+            return "none"
+        _ProxyHandler(self._settings).https_open(request)
+        return f"{request.host}, from {'--proxy' if 'proxy' in self._arguments else _proxy_variable(proxy)}"
+
+    def _open(self, request: Any, origin: _Origin, distrust: Optional[Exception] = None) -> str:
+        """Open a connection, as a call does, and close it; tell what the server's certificate says, if it sent one."""
+        connection = _Connection(origin)
+        connection.timeout = request.timeout
+        tls = ssl._create_unverified_context if distrust else self._pool._tls_context
+        try:
+            connection.open(tls, request.headers.get("Proxy-Authorization"))
+            sock: Any = connection._open_sock()
+            if not isinstance(sock, ssl.SSLSocket):
+                return f"{connection.where}: connected"
+            version, (subject, issuer, expiry) = sock.version(), _certificate_names(sock.getpeercert(True) or b"")
+        except ssl.SSLCertVerificationError as error:
+            return self._open(request, origin, error)  # and see what it sends
+        except (OSError, _NotHTTP, UnicodeError) as error:
+            raise _connection_error(error, connection, self._settings) from error
+        finally:
+            connection.close()
+        sent = f"{version}, subject {subject or '?'}, issuer {issuer or '?'}, expires {expiry or '?'}; {self._trust()}"
+        if distrust is None:
+            return f"{connection.where}: {sent}"
+        problem = _distrust(distrust, connection.where, self._settings, issuer)
+        raise APIConnectionError(f"{problem}. The server sent {sent}")
+
+    def _trust(self) -> str:
+        settings, paths = self._settings, ssl.get_default_verify_paths()
+        place = paths.cafile or paths.capath or ("its store" if os.name == "nt" else "no file: there are none")
+        bundle = settings.ca_bundle_file
+        roots = f"the roots in {bundle} only" if bundle else f"the system's roots in {place}"
+        return f"trusting {roots if settings.verify_ssl_certs else 'anybody: verify_ssl_certs is off'}"
+
+    def _clock(self, request: Any) -> str:
+        try:
+            date = self._pool.https_open(request).fields.get("date")
+        except GigaChatException:
+            date = None  # the next steps tell why
+        ahead = -_seconds_until(date or "", "") / 60  # minutes
+        if abs(ahead) < 5:
+            return "agrees with the server's" if date else "the server does not tell the time"
+        difference = f"{abs(ahead):.0f} min {'ahead of' if ahead > 0 else 'behind'} the server's"
+        raise GigaChatException(f"{difference}: set it, for certificates and tokens are judged by it")
 
     def _token(self) -> str:
         token = self._client.get_token()
@@ -4662,122 +4700,23 @@ class _Doctor:
         absent = "" if self._settings.model in names else f"; {self._settings.model} is not among them"
         return f"{len(names)} models{absent}"
 
+    def _address(self, default_works: bool) -> str:
+        """Try today's address, too: new keys work nowhere else."""
+        try:
+            with GigaChat(**{**self._arguments, "base_url": _TODAYS_URL}) as client:
+                client.get_models()
+        except GigaChatException as error:
+            return f"{'keep base_url' if default_works else 'no help'}: {_TODAYS_URL} does not work: {error}"
+        return f"{_TODAYS_URL} works: set GIGACHAT_BASE_URL to it and GIGACHAT_MODEL to GigaChat-2"
+
     def _chat(self) -> str:
         completion = self._client.chat({"messages": [{"role": "user", "content": "2+2="}], "max_tokens": 10})
         said = completion.choices[0].message.content if completion.choices else ""
-        tokens = completion.usage.total_tokens if completion.usage is not None else 0
-        return f"{completion.model} said {_one_line(said or '', 40)!r}, {tokens} tokens"
-
-    def _reach(self, server: str) -> bool:
-        """Connect to a server as a call does, with each step one hop further."""
-        import urllib.request
-
-        scheme, _, host = server.partition("://")
-        request: Any = urllib.request.Request(server)
-        _ProxyHandler(self._settings).https_open(request)
-        self._authorization = request.headers.get("Proxy-Authorization")
-        first, tunnel = request.host, request._tunnel_host
-        name, port = _host_and_port(first, 443 if scheme == "https" and not tunnel else 80)
-        address = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
-        proxy = "none"
-        advice = ". Check the name, DNS and firewall; where only a proxy knows the way out, set proxy (GIGACHAT_PROXY)"
-        if first != host:
-            told = _proxy_for(self._settings.proxies, scheme, host) or ""
-            proxy = f"{first}, from {'--proxy' if 'proxy' in self._arguments else _proxy_variable(told)}"
-            advice = f". Check the proxy {proxy}"
-        self._check("proxy", lambda: f"{host}: {proxy}")
-        ready = self._check("dns", lambda: f"{name}: {_addresses(name)}", True, advice)
-        connected = f"{address}: connected" + (", not encrypted" if scheme == "http" else "")
-        ready = self._check("tcp", lambda: self._look(("http", address, None), lambda sock: connected), ready, advice)
-        if tunnel:
-            target = tunnel if re.search(r":\d+\Z", tunnel) else f"{tunnel}:443"
-            ready = self._check("proxy", lambda: self._tunnel(address, target), ready)
-        origin: _Origin = (scheme, first, tunnel)
-        if scheme == "https":
-            ready = self._check("tls", lambda: f"{host}: {self._tls(origin)}", ready)
-        self._check("clock", lambda: self._clock(origin, host), ready)
-        return ready
-
-    def _look(
-        self, origin: _Origin, look: Callable[[Any], str], tls: Optional[Callable[[], ssl.SSLContext]] = None
-    ) -> str:
-        """Open a connection of the client's kind, look at its socket and close it."""
-        connection = _Connection(origin)
-        connection.timeout = self._settings.timeout
-        try:
-            connection.open(tls or self._client._shared.here.pool._tls_context, self._authorization)
-            return look(connection._open_sock())
-        except (OSError, _NotHTTP, UnicodeError) as error:
-            raise _connection_error(error, connection, self._settings) from error
-        finally:
-            connection.close()
-
-    def _tunnel(self, proxy: str, target: str) -> str:
-        try:
-            return self._look(("http", proxy, target), lambda sock: f"{proxy} lets us through to {target}")
-        except APIConnectionError as error:
-            if " 407 " not in str(error):
-                raise
-            headers = {"Host": target, "Proxy-Authorization": self._authorization or "Basic"}
-            ask = functools.partial(_ask, method="CONNECT", target=target, headers=headers, wanted="Proxy-Authenticate")
-            asked = self._look(("http", proxy, None), ask)
-            raise APIConnectionError(
-                f"{error}. It asks for {asked or 'nothing that it names'}; only Basic is supported: set GIGACHAT_PROXY"
-                " to http://user:password@host:port, with %40, %3A, %2F for @, :, / in the password. For NTLM or"
-                " Negotiate put a local proxy in between"
-            ) from error
-
-    def _tls(self, origin: _Origin) -> str:
-        try:
-            return f"{self._look(origin, _describe_tls)}; {self._trust()}"
-        except APIConnectionError as error:
-            sent = "Check address and port, and whether something on the way takes TLS apart"
-            if isinstance(error.__cause__, ssl.SSLCertVerificationError):  # look again, at what the server sends
-                sent = f"The server sent {self._look(origin, _describe_tls, ssl._create_unverified_context)}"
-            raise APIConnectionError(f"{error}. {sent}; {self._trust()}") from error
-
-    def _trust(self) -> str:
-        settings, paths = self._settings, ssl.get_default_verify_paths()
-        if settings.ca_bundle_file or not settings.verify_ssl_certs:
-            roots = f"the roots in {settings.ca_bundle_file} only"
-            return f"trusting {roots if settings.verify_ssl_certs else 'anybody (verify_ssl_certs is off)'}"
-        place = "of Windows" if os.name == "nt" else f"in {paths.cafile or paths.capath or 'no file: there are none'}"
-        for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
-            if not os.path.exists(os.environ.get(variable) or os.curdir):
-                place += f"; {variable} names {os.environ[variable]}, which is not there"
-        return f"trusting the system's roots {place}"
-
-    def _clock(self, origin: _Origin, host: str) -> str:
-        try:
-            date = self._look(origin, lambda sock: _ask(sock, "GET", "/", {"Host": host}, "Date"))
-        except APIConnectionError:
-            date = ""  # the next steps tell why
-        ahead = -_seconds_until(date, "") / 60
-        if abs(ahead) < 5:
-            return "agrees with the server's" if date else "the server does not tell the time"
-        raise GigaChatException(
-            f"{abs(ahead):.0f} min {'ahead of' if ahead > 0 else 'behind'} the server's: set it, for certificates and"
-            " tokens are judged by it"
-        )
-
-
-def _describe_tls(sock: ssl.SSLSocket) -> str:
-    subject, issuer, expiry = _certificate_names(sock.getpeercert(True) or b"")
-    if not expiry:
-        return f"{sock.version()}, a certificate that cannot be read"
-    return f"{sock.version()}, subject {subject}, issuer {issuer}, expires {expiry}"
+        return f"{completion.model} said {_one_line(said or '', 40)!r}"
 
 
 def _addresses(name: str) -> str:
     return ", ".join(sorted({str(found[4][0]) for found in socket.getaddrinfo(name, None)}))
-
-
-def _ask(sock: socket.socket, method: str, target: str, headers: Dict[str, str], wanted: str) -> str:
-    """Ask on an open socket for a header of the answer, whatever the answer is."""
-    connection = http.client.HTTPConnection("")
-    connection.sock = sock
-    connection.request(method, target, headers=headers)
-    return ", ".join(connection.getresponse().headers.get_all(wanted, ()))
 
 
 if __name__ == "__main__":

@@ -828,7 +828,7 @@ def test_doctor_trust_store_that_is_not_there(run, monkeypatch, name):
     monkeypatch.setenv(name, "/nonexistent/x")
     assert name not in run("doctor").out
     monkeypatch.delenv("GIGACHAT_CA_BUNDLE_FILE")
-    assert f"{name} names /nonexistent/x, which is not there" in failure(run("doctor")).detail
+    assert f"{name} names '/nonexistent/x', which is not there" in failure(run("doctor")).detail
 
 
 def test_doctor_refused(run):
@@ -882,11 +882,12 @@ def test_doctor_page_at_the_token_endpoint(run, server, status):
 
 
 def test_doctor_configuration(run, monkeypatch, server):
-    """Without credentials the network is looked at all the same; with an unreadable file nothing is."""
+    """Missing credentials are told, and what the server says to that; with an unreadable file nothing is tried."""
     monkeypatch.delenv("GIGACHAT_CREDENTIALS")
     result = run("doctor")
-    assert (result.code, failure(result).step, steps(result)["tls"]) == (1, "credentials", "ok")
-    assert "authorization key" in failure(result).detail
+    assert (result.code, failure(result).step, steps(result)["credentials"]) == (1, "models", "ok")
+    assert "set credentials (GIGACHAT_CREDENTIALS)" in failure(result).detail
+    assert "developers.sber.ru/studio" in findings(result)[1].detail
     result = run("doctor", "--ca-bundle-file", "/nonexistent")
     assert (result.code, steps(result)) == (1, {"settings": "FAIL"})
     assert "/nonexistent" in failure(result).detail
@@ -984,7 +985,38 @@ def test_doctor_tells_where_a_proxy_comes_from(run, monkeypatch, variable, words
     monkeypatch.setenv(variable, "http://localhost:1")
     result = run("doctor", *words)
     assert findings(result)[2].detail.endswith(f": localhost:1, from {source}")
-    assert failure(result).detail.endswith(f"Check the proxy localhost:1, from {source}")
+    assert failure(result).detail.endswith("Check the proxy localhost:1")
+
+
+def test_doctor_proxy_of_another_kind(run, monkeypatch, server):
+    """A proxy that cannot be used fails at the proxy, with its variable and without its password; nothing is sent."""
+    monkeypatch.setenv("ALL_PROXY", "socks5://me:S3CR3T@localhost:1")
+    result = run("doctor")
+    assert (result.code, {found.step for found in findings(result) if found.mark == "FAIL"}) == (1, {"proxy"})
+    assert "ALL_PROXY" in result.out and "SOCKS" in result.out and "S3CR3T" not in result.out
+    assert steps(result)["token"] == "-" and server.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("answers", "code", "said"),
+    [
+        ("old", 0, "keep base_url: {today} does not work"),
+        ("today", 1, "{today} works: set GIGACHAT_BASE_URL to it"),
+        ("both", 0, "{today} works: set GIGACHAT_BASE_URL to it"),
+        ("none", 1, "no help: {today} does not work"),
+    ],
+)
+def test_doctor_address(run, monkeypatch, server, answers, code, said):
+    """Where base_url is the default, today's address is tried too, and the right one of the two is named."""
+    today = server.base_url if answers in ("today", "both") else "https://localhost:1/v1"
+    default = server.base_url if answers in ("old", "both") else "https://localhost:1/api/v1"
+    monkeypatch.delenv("GIGACHAT_BASE_URL")
+    monkeypatch.setattr(gigachat_lite, "_TODAYS_URL", today)
+    setting = gigachat_lite._SETTINGS["base_url"]._replace(default=default)
+    monkeypatch.setitem(gigachat_lite._SETTINGS, "base_url", setting)
+    result = run("doctor")
+    assert (result.code, steps(result)["address"]) == (code, "ok")
+    assert said.format(today=today) in next(found.detail for found in findings(result) if found.step == "address")
 
 
 def test_doctor_no_proxy(run, monkeypatch):
@@ -1016,7 +1048,7 @@ def test_doctor_without_tls(run, monkeypatch):
         result = run("doctor", "--base-url", server.base_url)
         assert result.code == 0
         assert "tls" not in steps(result)
-        assert "not encrypted" in result.out
+        assert "not encrypted" in findings(result)[0].detail
         assert os.environ["GIGACHAT_ACCESS_TOKEN"] not in result.out
         assert requests_to(server, "/oauth") == []
 
