@@ -1,6 +1,6 @@
 """Hand in requests to be answered later. Needs the scope GIGACHAT_API_CORP.
 
-Without an argument it hands in a batch and prints its id. With the id of a batch it tells how far that is, and prints
+Without an argument it hands in a batch and prints its id. With the id of a batch it prints how far it has come, and
 the answers once it is completed.
 """
 
@@ -19,7 +19,7 @@ with GigaChat() as client:
     batch = client.get_batch(sys.argv[1])
     print(f"{batch.id} is {batch.status}")
     if batch.status == "completed":
-        for answered in client.batch_results(batch):  # in no certain order: the id is the place in the list
+        for answered in client.batch_results(batch):  # in any order: the id is the place in the list
             if answered.result is None:
                 print(f"{QUESTIONS[int(answered.id)]} failed: {answered.error}")
                 continue

@@ -1,16 +1,24 @@
 #!/usr/bin/env python3
 """Embed each line of a text file: many requests at once, in constant memory, and a kill loses nothing.
 
-    python examples/embed_corpus.py corpus.txt vectors.jsonl [--dask tcp://scheduler:8786]
+    python3 examples/embed_corpus.py corpus.txt vectors.jsonl [--at-once 64] [--dask tcp://scheduler:8786]
 
-The text is UTF-8; lines without text are passed over. Each line of the result is {"line": 1, "embedding": [...]}, in
-the order of the text, or {"line": 2, "error": "..."} for one that is no UTF-8 or too long for the model. After a kill,
-run the same command again: it goes on after the last whole line of the result. Requests run in threads, or on the
-workers of a Dask cluster; embed_corpus() takes any concurrent.futures.Executor.
+The text is UTF-8; blank lines are skipped. Each line of the result is {"line": 1, "embedding": [...]}, in the order of
+the text, or {"line": 2, "error": "..."} for one that is not UTF-8 or too long for the model.
+
+After a kill, run the same command again: it goes on after the last whole line of the result. vectors.jsonl.source
+beside it names the model and holds a fingerprint of each line: a result of another text or model is left alone.
+
+Requests run in threads, or on a Dask cluster (https://distributed.dask.org): `pip install distributed` on each
+machine, `dask scheduler` on one, `dask worker tcp://scheduler:8786` on all. The client travels to the workers by
+pickle, with its secrets: use a cluster that you trust, or TLS. Files that settings name, such as ca_bundle_file, must
+be on each machine under the same path. From Python, embed_corpus() takes any concurrent.futures.Executor.
 """
 
 import argparse
 import collections
+import datetime as dt
+import hashlib
 import itertools
 import json
 import mmap
@@ -18,6 +26,7 @@ import os
 import pickle
 import re
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -55,7 +64,7 @@ def embed(pickled, model, batch):
 
 
 def lock(result):
-    """Keep other runs from the result until it is closed, or this process is no more."""
+    """Keep other runs from the result until it is closed, or this process has ended."""
     if fcntl is not None:
         try:
             fcntl.flock(result, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,7 +73,7 @@ def lock(result):
 
 
 def resume(result):
-    """Cut off a line that is not whole; give the number of the last line that is."""
+    """Cut off a last line that is not whole; give the number of the last one that is."""
     if not os.fstat(result.fileno()).st_size:
         return 0
     with mmap.mmap(result.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -78,15 +87,26 @@ def resume(result):
     return int(found.group(1))
 
 
-def lines_after(done, text):
-    """Yield number, content and end (in bytes) of each line after number *done* that is not empty."""
-    number = end = 0
-    for number, line in enumerate(text, 1):
-        end += len(line)
-        if number > done and line.strip():
-            yield number, line, end
-    if number < done:
-        raise ValueError(f"{text.name} ends at line {number}, the result at {done}: it is of another text")
+def fingerprint(number, line):
+    return f"{number} {hashlib.blake2b(line.strip(), digest_size=8).hexdigest()}\n".encode("ascii")
+
+
+def skip(done, text, source, model):
+    """Read past the first *done* lines of the text; ValueError unless the result is of these and of this model."""
+    header = f"model {model}\n".encode()
+    if not done:
+        source.write(header)
+    else:
+        found = source.readline()
+        if found != header:
+            raise ValueError(f"the result is of {found.decode().strip()}, not of {header.decode().strip()}")
+    for number in range(1, done + 1):
+        line = text.readline()
+        if not line:
+            raise ValueError(f"{text.name} ends at line {number - 1}, the result at {done}: it is of another text")
+        if line.strip() and source.readline() != fingerprint(number, line):
+            raise ValueError(f"line {number} of {text.name} is not what it was: the result is of another text")
+    source.truncate()
 
 
 def embed_corpus(client, text_path, result_path, executor, at_once=8, batch_size=32, model="Embeddings"):
@@ -99,41 +119,67 @@ def embed_corpus(client, text_path, result_path, executor, at_once=8, batch_size
         raise ValueError("a request takes one line or more")
     pickled = pickle.dumps(client)
     clients[pickled] = client  # for workers that are threads here
-    with open(text_path, "rb") as text, open(result_path, "a+b") as result:
+    with ExitStack() as opened:
+        text = opened.enter_context(open(text_path, "rb"))
+        result = opened.enter_context(open(result_path, "a+b"))
         lock(result)
-        lines = lines_after(resume(result), text)
-        batches = iter(lambda: list(itertools.islice(lines, batch_size)), [])
+        done = resume(result)
+        source_path = f"{result_path}.source"
+        if done and not os.path.exists(source_path):
+            raise ValueError(f"{result_path} has lines already, and {source_path}, which says of what, is missing")
+        source = opened.enter_context(open(source_path, "r+b" if done else "w+b"))
+        skip(done, text, source, model)
+        if done:
+            print(f"{result_path} goes up to line {done:,} already: going on from there", file=sys.stderr)
+        progress = Progress(done, text)
+        lines = ((number, line) for number, line in enumerate(text, done + 1) if line.strip())
         waiting = collections.deque()
         try:
-            for batch in batches:
-                pairs = [(number, line) for number, line, _ in batch]
-                waiting.append((executor.submit(embed, pickled, model, pairs), batch[-1]))
+            for batch in iter(lambda: list(itertools.islice(lines, batch_size)), []):
+                waiting.append((executor.submit(embed, pickled, model, batch), batch, text.tell()))
                 if len(waiting) >= 2 * at_once:
-                    failures += write_first(waiting, text, result)
+                    failures += write_first(waiting, result, source, progress)
             while waiting:
-                failures += write_first(waiting, text, result)
+                failures += write_first(waiting, result, source, progress)
         finally:
-            for future, _ in waiting:
+            for future, *_ in waiting:
                 future.cancel()
     return failures
 
 
-def write_first(waiting, text, result):
-    """Wait for the first of the batches, append what it gave, tell how far we are; give the number of failed lines."""
-    future, (number, _, end) = waiting.popleft()
+def write_first(waiting, result, source, progress):
+    """Wait for the first of the batches and append what it gave; give the number of lines that failed."""
+    future, batch, end = waiting.popleft()
     lines = future.result()
-    result.write(lines)
-    result.flush()
-    if sys.stderr.isatty():
-        done = end / os.fstat(text.fileno()).st_size
-        print(f"\r[{'#' * int(40 * done):40}] {done:4.0%}, line {number:,}", end="", file=sys.stderr, flush=True)
+    for file, content in ((source, b"".join(itertools.starmap(fingerprint, batch))), (result, lines)):  # in this order
+        file.write(content)
+        file.flush()
+    progress.show(batch[-1][0], end)
     return lines.count(b', "error": ')
+
+
+class Progress:
+    """A line on the terminal: how far, how fast, how much longer."""
+
+    def __init__(self, number, text):
+        self.first, self.begin, self.size = number, text.tell(), os.fstat(text.fileno()).st_size
+        self.started = time.monotonic()
+
+    def show(self, number, end):
+        if not sys.stderr.isatty():
+            return
+        seconds = max(time.monotonic() - self.started, 0.001)
+        rate = (number - self.first) / seconds
+        left = dt.timedelta(seconds=round(seconds * (self.size - end) / (end - self.begin)))
+        done = end / self.size
+        shown = f"[{'#' * int(40 * done):40}] {done:4.0%}, line {number:,}, {rate:,.0f} a second, {left} left"
+        print(f"\r{shown:<100}", end="", file=sys.stderr, flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("text", help="what to embed: one text a line, UTF-8")
-    parser.add_argument("result", help="where to: JSON lines, appended")
+    parser.add_argument("result", help="where to put the vectors: JSON lines, appended")
     parser.add_argument("--model", default="Embeddings")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="lines in a request: %(default)s")
     parser.add_argument("--at-once", type=int, default=8, metavar="N", help="requests at a time: %(default)s")
@@ -154,7 +200,7 @@ def main():
             failures = embed_corpus(
                 client, options.text, options.result, executor, options.at_once, options.batch_size, options.model
             )
-            return failures and f"embed_corpus: {failures} lines failed: {options.result} tells why"
+            return failures and f"embed_corpus: {failures} line{'s'[: failures > 1]} failed: {options.result} tells why"
         except (GigaChatException, OSError, ValueError, ImportError) as error:
             return f"embed_corpus: {error}"
         except KeyboardInterrupt:

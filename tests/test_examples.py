@@ -1,5 +1,6 @@
 """Every program of examples/ does what it says, in a process of its own, against the local server."""
 
+import base64
 import concurrent.futures
 import importlib.util
 import json
@@ -7,6 +8,7 @@ import multiprocessing
 import os
 import re
 import signal
+import ssl
 import stat
 import subprocess
 import sys
@@ -54,6 +56,8 @@ TELLING = {
     ),
     "batches.py": (CORP, [r"3 requests handed in\. Look later: .*batches\.py \S+\n\Z"]),
 }
+SECONDS = 60  # after which something is taken to hang
+needs_signals = pytest.mark.skipif(os.name == "nt", reason="there are no signals")
 NOT_RUN_HERE = {"embed_corpus.py", "lambda_handler.py", "lambda_layer.py", "local_server.py", "quickstart.py"}
 
 
@@ -117,8 +121,8 @@ def test_vision_of_a_given_picture(served, tmp_path):
 def test_quickstart_on_a_fresh_machine():
     """Without any variable the quick start says that it uses the local server, and shows its three conversations."""
     output = run("quickstart.py", "Как дела?", PYTHONIOENCODING="utf-8")
-    assert "Neither GIGACHAT_CREDENTIALS nor GIGACHAT_ACCESS_TOKEN is set." in output
-    assert re.search(r"local server, https://localhost:\d+/api/v1", output)
+    assert "This talks to a local server, since none of GIGACHAT_CREDENTIALS, " in output
+    assert re.search(r" is set: GigaChat\(base_url='https://localhost:\d+/api/v1'", output)
     for call in ("client.chat(", "client.stream(", "await client.achat("):
         assert re.search(
             rf"--- {re.escape(call)}'Как дела\?'\)\nВы написали: «Как дела\?»[^\n]*по существу\.\n", output
@@ -139,6 +143,32 @@ def test_quickstart_ignores_the_proxy_for_the_local_server():
     assert "to the point." in run("quickstart.py", HTTPS_PROXY="http://127.0.0.1:1", PYTHONIOENCODING="utf-8")
 
 
+def test_quickstart_is_short():
+    """The first program that a newcomer opens has at most 40 lines."""
+    assert len((EXAMPLES / "quickstart.py").read_text(encoding="utf-8").splitlines()) <= 40
+
+
+@needs_signals
+def test_quickstart_is_interrupted():
+    """Ctrl-C ends the quick start without a word."""
+    with LocalServer(tls=SERVER_TLS) as server:
+        server.delay = 10 * SECONDS
+        process = start(server, program="quickstart.py", stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+        process.stdout.readline()  # what it talks to
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=SECONDS)[1] == b""
+    assert process.returncode == 130
+
+
+def test_quickstart_with_user_and_password(server):
+    """A user name counts as a way to log in."""
+    variables = {**server.environment(), "GIGACHAT_USER": server.user, "GIGACHAT_PASSWORD": server.password}
+    del variables["GIGACHAT_CREDENTIALS"]
+    output = run("quickstart.py", PYTHONIOENCODING="utf-8", **variables)
+    assert server.base_url in output
+    assert "This talks to GigaChat: " in output
+
+
 def test_quickstart_with_credentials(served):
     """With credentials the quick start talks to the service that the variables name."""
     output = run("quickstart.py", **{**served, "GIGACHAT_MODEL": "GigaChat-2-Max"})
@@ -154,10 +184,6 @@ def test_quickstart_shows_an_error_in_one_line(served):
 
 
 # ---------- embed_corpus.py
-
-PROGRAM = Path(embed_corpus.__file__)
-SECONDS = 60  # after which something is taken to hang
-needs_signals = pytest.mark.skipif(os.name == "nt", reason="there are no signals")
 
 
 @pytest.fixture(autouse=True)
@@ -186,11 +212,11 @@ def embed(client, text, result, **options):
         embed_corpus.embed_corpus(client, str(text), str(result), executor, **{"batch_size": 4, **options})
 
 
-def start(server, *arguments, **streams):
-    """Start the program with the variables of the local server and no others."""
+def start(server, *arguments, program="embed_corpus.py", **streams):
+    """Start a program with the variables of the local server and no others."""
     kept = {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}
     return subprocess.Popen(
-        [sys.executable, "-B", "-W", "error", str(PROGRAM), *map(str, arguments)],
+        [sys.executable, "-u", "-B", "-W", "error", str(EXAMPLES / program), *map(str, arguments)],
         env={**kept, **server.environment(), "PYTHONPATH": str(MODULE.parent)},
         **streams,
     )
@@ -311,7 +337,7 @@ def test_line_that_is_too_long(client, server, tmp_path, result):
 @pytest.mark.parametrize(
     ("content", "telling"),
     [
-        (b'{"line": 101, "embedding": []}\n', "ends at line 100, the result at 101"),
+        (b'{"line": 3, "embedding": []}\n', "result.jsonl.source, which says of what, is missing"),
         (b"something\n", "holds something else"),
         (b'{"line": "3", "embedding": []}\n', "holds something else"),
         (b'{"line": null}\n', "holds something else"),
@@ -328,6 +354,48 @@ def test_result_of_something_else(client, server, text, result, content, telling
     assert not server.requests
 
 
+@pytest.mark.parametrize(
+    ("edit", "telling"),
+    [
+        (lambda lines: ["another"] + lines[1:], "line 1 of .* is not what it was"),
+        (lambda lines: lines[:8] + lines[9:], "line 9 of .* is not what it was"),  # deleted
+        (lambda lines: ["", *lines], "line 2 of .* is not what it was"),  # moved
+        (lambda lines: lines[:10], "ends at line 10, the result at 13"),
+    ],
+    ids=["edited", "deleted", "moved", "cut"],
+)
+def test_result_of_another_text(client, server, text, result, edit, telling):
+    """A text that was changed where it is embedded already is refused, and the result stays as it is."""
+    lines = text.read_text(encoding="utf-8").split("\n")
+    text.write_text("\n".join(lines[:13]), encoding="utf-8")
+    embed(client, text, result)
+    before, sent = result.read_bytes(), len(server.requests)
+    text.write_text("\n".join(edit(lines[:13])), encoding="utf-8")
+    with pytest.raises(ValueError, match=telling):
+        embed(client, text, result)
+    assert (result.read_bytes(), len(server.requests)) == (before, sent)
+    text.write_text("\n".join(lines[:13] + ["what comes behind may change"]), encoding="utf-8")
+    embed(client, text, result)
+    assert [line["line"] for line in read(result)[-2:]] == [13, 14]
+
+
+def test_result_of_another_model(client, server, text, result):
+    """Vectors of two models do not mix."""
+    embed(client, text, result)
+    before, sent = result.read_bytes(), len(server.requests)
+    with pytest.raises(ValueError, match="is of model Embeddings, not of model EmbeddingsGigaR"):
+        embed(client, text, result, model="EmbeddingsGigaR")
+    assert (result.read_bytes(), len(server.requests)) == (before, sent)
+
+
+def test_says_where_it_goes_on(client, text, result, capsys):
+    """A run that goes on says behind which line."""
+    embed(client, text, result)
+    assert capsys.readouterr().err == ""
+    embed(client, text, result)
+    assert capsys.readouterr().err == f"{result} goes up to line 100 already: going on from there\n"
+
+
 def test_line_that_is_no_utf8(server, tmp_path, result):
     """A line that is no UTF-8 is noted with the reason; the others are embedded, and the end tells how many failed."""
     (tmp_path / "text.txt").write_bytes(b"one\n\xff\nthree\n\xfe\n")
@@ -335,6 +403,9 @@ def test_line_that_is_no_utf8(server, tmp_path, result):
     errors = process.communicate(timeout=SECONDS)[1].decode()
     assert process.returncode == 1
     assert errors.splitlines() == [f"embed_corpus: 2 lines failed: {result} tells why"]
+    (tmp_path / "text.txt").write_bytes(b"\xff")
+    errors = start(server, tmp_path / "text.txt", f"{result}2", stderr=subprocess.PIPE).communicate(timeout=SECONDS)[1]
+    assert errors.startswith(b"embed_corpus: 1 line failed: ")
     one, two, three, four = read(result)
     assert "0xff" in two["error"] and "0xfe" in four["error"]
     assert (one["line"], len(one["embedding"]), three["line"], len(three["embedding"])) == (1, 1024, 3, 1024)
@@ -388,7 +459,7 @@ def test_what_waits_is_given_up_after_an_error(client, server, text, result):
 
 @needs_signals
 def test_progress_on_a_terminal(server, text, result):
-    """A terminal sees a bar, which ends full."""
+    """A terminal sees a bar, which ends full, with the rate and the time left."""
     import pty
 
     master, slave = pty.openpty()
@@ -401,7 +472,7 @@ def test_progress_on_a_terminal(server, text, result):
     finally:
         os.close(master)
     assert process.wait(SECONDS) == 0
-    assert seen.endswith(b"\r[########################################] 100%, line 100\r\n")
+    assert re.search(rb"\r\[#{40}\] 100%, line 100, [\d,]+ a second, 0:00:00 left *\r\n\Z", seen)
 
 
 def test_memory_does_not_grow_with_the_text(client, text, result):
@@ -573,12 +644,57 @@ def test_handler_gives_errors_back(monkeypatch, server):
 
     with lambda_handler.client:
         assert "GIGACHAT_API_CORP" in lambda_handler.handler({"question": "one"}, None)["error"]
+        reply = lambda_handler.handler({"body": '{"question": "one"}'}, None)
+        assert (reply["statusCode"], "GIGACHAT_API_CORP" in reply["body"]) == (502, True)
     del sys.modules["lambda_handler"]
 
 
-@pytest.mark.parametrize("options", [["--ca", "nosuch"], ["--python", "nosuch"], ["--module", "nosuch"]], ids=str)
+@pytest.mark.parametrize(
+    ("event", "status", "telling"),
+    [
+        ({"body": '{"question": "один"}'}, 200, "«один»"),
+        ({"body": base64.b64encode(b'{"question": "two"}').decode(), "isBase64Encoded": True}, 200, '"two"'),
+        ({"body": '{"question": "three", "stream": true}', "isBase64Encoded": False}, 200, '"three"'),
+        ({"body": "{}"}, 400, '"question" is missing'),
+        ({"body": "[]"}, 400, '"question" is missing'),
+        ({"body": None}, 400, "not JSON"),
+        ({"body": "{"}, 400, "not JSON"),
+        ({"body": "%", "isBase64Encoded": True}, 400, "not JSON"),
+        ({}, None, '"question" is missing'),
+    ],
+    ids=str,
+)
+def test_handler_behind_api_gateway(event, status, telling, monkeypatch, server):
+    """The question may come as the body of an HTTP request, and the answer goes back as one; nothing raises."""
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delitem(sys.modules, "lambda_handler", raising=False)
+    import lambda_handler
+
+    with lambda_handler.client:
+        reply = lambda_handler.handler(event, None)
+    del sys.modules["lambda_handler"]
+    result = json.loads(reply["body"]) if status else reply
+    assert reply.get("statusCode") == status
+    assert telling in result.get("answer", result.get("error"))
+
+
+def test_layer_with_a_certificate_in_der(tmp_path):
+    """A certificate in DER, as Windows saves it, is in the layer as PEM."""
+    make(tmp_path / "layer.zip", "--ca", CERTS / "ca.der")
+    with zipfile.ZipFile(str(tmp_path / "layer.zip")) as layer:
+        pem = layer.read("python/ca.pem").decode()
+    assert ssl.PEM_cert_to_DER_cert(pem) == (CERTS / "ca.der").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--ca", "nosuch"], ["--ca", "nosuch.pem"], ["--python", "nosuch"], ["--module", "nosuch"]],
+    ids=lambda options: " ".join(options),
+)
 def test_layer_that_cannot_be_made(options, tmp_path):
-    """What is missing is one line that names it, and no half layer is left."""
+    """What is missing or holds no certificate is one line that names it, and no half layer is left."""
+    (tmp_path / "nosuch.pem").write_bytes(b"-----BEGIN CERTIFICATE-----\n")
     done = run_python(*MAKE, *options, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("lambda_layer: ") and "nosuch" in done.stderr
