@@ -351,10 +351,11 @@ def _connection_error(error: Exception, connection: _Connection, settings: Optio
     return failure
 
 
-def _distrust(error: Exception, settings: Optional[_Settings]) -> Tuple[str, str]:
-    """Say why a certificate is not trusted, and what to do."""
+def _distrust(error: Exception, settings: Optional[_Settings], issuer: str = "") -> Tuple[str, str]:
+    """Say why a certificate is not trusted, and what to do; doctor knows the issuer."""
     # Only OpenSSL's own errors have a verify_message; those of Python code (pinning, truststore) print as a tuple.
     reason = str(getattr(error, "verify_message", "") or (*error.args, error)[0]).rstrip(".")
+    reason += f", issued by {issuer}" if issuer else ""
     bundle = settings.ca_bundle_file if settings is not None else None
     # OpenSSL says nothing of a store that is not there, and trusts nobody.
     lost = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if not os.path.exists(os.environ.get(name) or os.curdir)]
@@ -4654,8 +4655,8 @@ class _Doctor:
         sent = f"{version}, subject {subject or '?'}, issuer {issuer or '?'}, expires {expiry or '?'}; {self._trust()}"
         if distrust is None:
             return f"{connection.where}: {sent}"
-        problem = _distrust(distrust, connection.where, self._settings, issuer)
-        raise APIConnectionError(f"{problem}. The server sent {sent}")
+        problem, advice = _distrust(distrust, self._settings, issuer)
+        raise APIConnectionError(f"{connection.where}: {problem}. {advice}. The server sent {sent}")
 
     def _trust(self) -> str:
         settings, paths = self._settings, ssl.get_default_verify_paths()
