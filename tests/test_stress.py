@@ -1,0 +1,274 @@
+"""The worst fault, an answer delivered to another's question, and what is left behind: under stress, forks, limits.
+
+GIGACHAT_LITE_STRESS sets the number of calls of the stress test, GIGACHAT_LITE_SEED what happens in it.
+"""
+
+import asyncio
+import concurrent.futures
+import itertools
+import os
+import random
+import signal
+import sys
+import threading
+import time
+
+import pytest
+from conftest import raw_client
+from faults import COMPLETION, DONE, LAST_CHUNK, STREAM_HEAD, RawServer, answer, chunk, delta
+
+from gigachat_lite import GigaChatException, ResponseError
+
+CALLS = int(os.environ.get("GIGACHAT_LITE_STRESS", "2000"))
+SEED = os.environ.get("GIGACHAT_LITE_SEED", "1")
+THREADS, TASKS, CONNECTIONS = 4, 16, 4
+POISON = "somebody else's answer"
+
+
+# ---------- an answer to another's question
+
+
+def completion(words):
+    choice = {"message": {"content": words, "role": "assistant"}, "index": 0, "finish_reason": "stop"}
+    return answer({**COMPLETION, "choices": [choice]})
+
+
+class BadServer(RawServer):
+    """Answers each question with itself, and does to some, chosen by their words, what servers and gateways do."""
+
+    def __init__(self):
+        super().__init__(self._answer)
+        self.good = False
+
+    def _answer(self, wire):
+        for request in wire:
+            self.requests.clear()  # nobody looks at them
+            words = request.json["messages"][-1]["content"]
+            streamed = b'"stream": true' in request.body
+            reply = completion(words)
+            if streamed:
+                pieces = [chunk(delta(piece)) for piece in words.split(" ")]
+                reply = b"".join([STREAM_HEAD, *pieces, chunk(delta("", "stop")), chunk(DONE), LAST_CHUNK])
+            chance = random.Random(SEED + words)
+            fault = "none" if self.good else chance.choices(list(FAULTS), FAULTS.values())[0]
+            if fault == "pieces":
+                at = chance.randrange(len(reply))
+                wire.send(reply[:at])
+                time.sleep(0.001)
+                wire.send(reply[at:])
+            elif fault == "slow":
+                time.sleep(chance.uniform(0, 0.005))
+                wire.send(reply)
+            elif fault == "error":
+                wire.send(answer({"status": 400, "message": words}, "400 Bad Request"))
+            elif fault == "closed behind":
+                wire.send(reply)
+                return
+            elif fault == "reset behind":
+                wire.send(reply)
+                wire.reset()
+                return
+            elif fault == "closed before":
+                return
+            elif fault == "cut":
+                wire.send(reply[: chance.randrange(len(reply))])
+                return
+            elif fault == "more behind":
+                wire.send(reply + completion(POISON))
+            elif fault == "more behind, later":
+                wire.send(reply)
+                time.sleep(chance.uniform(0, 0.002))
+                wire.send(answer(completion(POISON), "408 Request Timeout", Connection="close"))
+                return
+            elif fault == "204 with a body":
+                body = completion(POISON)
+                wire.send(b"HTTP/1.1 204 No Content\r\nContent-Length: %d\r\n\r\n" % len(body))
+                time.sleep(0.001)
+                wire.send(body)
+            elif fault == "two lengths":
+                wire.send(reply.replace(b"\r\n\r\n", b"\r\nContent-Length: 9\r\n\r\n", 1) + completion(POISON))
+            elif fault == "silent":
+                wire.wait_for_close()
+                return
+            else:
+                wire.send(reply)
+
+
+FAULTS = {
+    "none": 700,
+    "pieces": 60,
+    "slow": 60,
+    "error": 40,
+    "closed behind": 30,
+    "reset behind": 15,
+    "closed before": 15,
+    "cut": 15,
+    "more behind": 15,
+    "more behind, later": 15,
+    "204 with a body": 15,
+    "two lengths": 15,
+    "silent": 2,
+}
+
+
+class Interrupt(Exception):
+    """What the signal handler raises."""
+
+
+class Asker:
+    """Asks what nobody else asks, in each way there is, and notes what came as the answer."""
+
+    def __init__(self, client, name, most):
+        self.client, self.name, self.most = client, name, most
+        self.chance = random.Random(f"{SEED} {name}")
+        self.answered, self.failed, self.wrong = 0, 0, []
+
+    def _questions(self):
+        return (f"{self.name} asks {number}" for number in range(self.most))
+
+    def _take(self, question, words, whole=True):
+        expected = question if whole else question[: len(words)]
+        if words == expected:
+            self.answered += whole
+        else:
+            self.wrong.append((question, words))
+
+    def _fail(self, question, error):
+        self.failed += 1
+        if isinstance(error, ResponseError) and error.status_code == 400 and question not in str(error):
+            self.wrong.append((question, str(error)))
+
+    # A thread's.
+
+    def run(self, around=lambda ask, *arguments: ask(*arguments)):
+        for question in self._questions():
+            try:
+                around(
+                    self.chance.choice([self.chat, self.chat, self.stream, self.stream_left, self.stream_cut]), question
+                )
+            except GigaChatException as error:
+                self._fail(question, error)
+
+    def chat(self, question):
+        self._take(question, self.client.chat(question).choices[0].message.content)
+
+    def stream(self, question):
+        self._take(question, " ".join(map(content, self.client.stream(question))).strip())
+
+    def stream_left(self, question):
+        with self.client.stream(question) as stream:
+            self._take(question, content(next(stream)), whole=False)
+
+    def stream_cut(self, question):
+        """Another thread closes the stream, or finds it at its end."""
+        stream = self.client.stream(question)
+        closer = threading.Timer(self.chance.uniform(0, 0.003), stream.close)
+        closer.start()
+        try:
+            self.stream_of(stream, question)
+        finally:
+            closer.join()
+
+    def stream_of(self, stream, question):
+        self._take(question, " ".join(map(content, stream)).strip())
+
+    # A task's.
+
+    async def arun(self):
+        for question in self._questions():
+            try:
+                await self.chance.choice(
+                    [self.achat, self.achat_cut, self.astream, self.astream_left, self.astream_waited]
+                )(question)
+            except (GigaChatException, asyncio.TimeoutError, asyncio.CancelledError) as error:
+                self._fail(question, error)
+
+    async def achat(self, question):
+        self._take(question, (await self.client.achat(question)).choices[0].message.content)
+
+    async def achat_cut(self, question):
+        await asyncio.wait_for(self.achat(question), self.chance.uniform(0, 0.01))
+
+    async def astream(self, question):
+        async with self.client.astream(question) as stream:
+            self._take(question, " ".join([content(one) async for one in stream]).strip())
+
+    async def astream_left(self, question):
+        async for one in self.client.astream(question):
+            self._take(question, content(one), whole=False)
+            break
+
+    async def astream_waited(self, question):
+        """As a gateway waits for the next chunk."""
+        pieces, stream = [], self.client.astream(question)
+        while True:
+            try:
+                one = await asyncio.wait_for(stream.__anext__(), self.chance.uniform(0.001, 0.02))
+            except StopAsyncIteration:
+                break
+            pieces.append(content(one))
+        self._take(question, " ".join(pieces).strip())
+
+
+def content(piece):
+    return piece.choices[0].delta.content
+
+
+def interrupted(asker):
+    """Have signals interrupt an asker in the main thread."""
+
+    def handler(*_):
+        raise Interrupt
+
+    def around(ask, question):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, asker.chance.uniform(0.0001, 0.1))
+            try:
+                ask(question)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except Interrupt as error:
+            asker._fail(question, error)
+
+    earlier = signal.signal(signal.SIGALRM, handler)
+    try:
+        asker.run(around)
+    finally:
+        signal.signal(signal.SIGALRM, earlier)
+
+
+@pytest.fixture
+def restless():
+    """Have threads take turns 25 times as often as they do."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(interval / 25)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_no_answer_goes_astray(monkeypatch, restless):
+    """Threads, tasks and interrupts on one client: each gets the answer to its own question, or an error."""
+    monkeypatch.setattr("sys.unraisablehook", lambda _: None)  # interrupts in destructors
+    share = CALLS // (THREADS + TASKS + 1) + 1
+
+    async def tasks(askers):
+        await asyncio.gather(*[asker.arun() for asker in askers])
+
+    with BadServer() as server, raw_client(server, max_connections=CONNECTIONS, timeout=0.5) as client:
+        askers = [Asker(client, f"asker {number}", share) for number in range(THREADS + TASKS + 1)]
+        with concurrent.futures.ThreadPoolExecutor(THREADS + 1) as pool:
+            jobs = [pool.submit(asker.run) for asker in askers[1 : THREADS + 1]]
+            jobs.append(pool.submit(asyncio.run, tasks(askers[THREADS + 1 :])))
+            if hasattr(signal, "setitimer"):
+                interrupted(askers[0])
+            for job in jobs:
+                job.result()
+        assert [wrong for asker in askers for wrong in asker.wrong] == []
+        assert sum(asker.answered for asker in askers) > CALLS / 4
+        # Each place can be taken still, all at once, and no worker is stuck.
+        server.good = True
+        streams = [client.stream(f"place {number}") for number in range(CONNECTIONS)]
+        assert [content(next(stream)) for stream in streams] == ["place"] * CONNECTIONS
+        for stream in streams:
+            stream.close()
+    server.wait(lambda: server.closed == server.connections)
