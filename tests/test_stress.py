@@ -5,7 +5,6 @@ GIGACHAT_LITE_STRESS sets the number of calls of the stress test, GIGACHAT_LITE_
 
 import asyncio
 import concurrent.futures
-import itertools
 import os
 import random
 import signal
@@ -239,9 +238,9 @@ def interrupted(asker):
 
 @pytest.fixture
 def restless():
-    """Have threads take turns 25 times as often as they do."""
+    """Have threads take turns 5 times as often as they do."""
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(interval / 25)
+    sys.setswitchinterval(interval / 5)
     yield
     sys.setswitchinterval(interval)
 
