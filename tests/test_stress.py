@@ -9,11 +9,12 @@ import os
 import random
 import signal
 import sys
+import textwrap
 import threading
 import time
 
 import pytest
-from conftest import raw_client
+from conftest import output_of, raw_client
 from faults import COMPLETION, DONE, LAST_CHUNK, STREAM_HEAD, RawServer, answer, chunk, delta
 
 from gigachat_lite import GigaChatException, ResponseError
@@ -271,3 +272,103 @@ def test_no_answer_goes_astray(monkeypatch, restless):
         for stream in streams:
             stream.close()
     server.wait(lambda: server.closed == server.connections)
+
+
+# ---------- forks
+
+FORK_IN_THE_MIDDLE = """
+    import ctypes, os, signal, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and newer warn of any fork beside threads
+    fork = {"python": os.fork, "c": ctypes.PyDLL(None).fork}[sys.argv[1]]
+
+    def said(answer):
+        return answer.choices[0].message.content
+
+    def serve(name, depth):
+        assert said(client.chat(name)) == name
+        assert said(asyncio.run(client.achat(name))) == name
+        assert said(cold.chat(name)) == name
+        try:
+            next(stream)
+        except APIConnectionError:
+            pass
+        else:
+            raise AssertionError("the stream of the parent")
+        stream.close()
+        if depth:
+            run_child(name + " of a child", depth - 1)
+            assert said(client.chat(name)) == name
+
+    def run_child(name, depth):
+        child = fork()
+        if child:
+            assert os.waitpid(child, 0)[1] == 0, name
+            return
+        signal.alarm(20)  # a child that hangs dies of it
+        try:
+            serve(name, depth)
+            client.close()
+        except BaseException as error:
+            print(f"{name}: {error!r}", file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+
+    client = GigaChat(base_url=base_url, access_token="token", max_connections=3, timeout=20)
+    cold = GigaChat(base_url=base_url, auth_url=base_url + "/oauth", credentials="Y2xpZW50OnNlY3JldA==", timeout=20)
+    assert said(asyncio.run(client.achat("parent"))) == "parent"  # leaves a worker, which waits for more
+    stream = client.stream("stream")
+    next(stream)
+    login = threading.Thread(target=cold.get_token)
+    login.start()
+    client.chat("wait for the login")
+    for number in range(3):
+        run_child(f"child {number}", 1)
+    assert said(client.chat("parent")) == "parent"
+    client.chat("let the stream go on")
+    assert [one.choices[0].delta.content for one in stream] == ["end"]
+    login.join()
+    assert said(asyncio.run(client.achat("parent"))) == "parent"
+    client.close(), cold.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("kind", ["python", "c"])
+def test_fork_in_the_middle(kind):
+    """A child opens connections of its own, whatever is under way; the parent goes on over those that it has.
+
+    uWSGI and other programs fork in C, where no hook of Python runs.
+    """
+    logins = []
+    go_on = threading.Event()
+
+    def handler(wire):
+        for request in wire:
+            if request.path.endswith("/oauth"):
+                logins.append(request)
+                if len(logins) == 1:  # the parent's
+                    assert go_on.wait(20)
+                wire.send(answer({"access_token": "token", "expires_at": 4_000_000_000_000}))
+                continue
+            words = request.json["messages"][0]["content"]
+            if words == "stream":
+                wire.send(STREAM_HEAD, chunk(delta("begin")))
+                assert go_on.wait(20)
+                wire.send(chunk(delta("end", "stop")) + chunk(DONE) + LAST_CHUNK)
+                continue
+            if words == "wait for the login":
+                server.wait(lambda: logins)
+            elif words == "let the stream go on":
+                go_on.set()
+            wire.send(completion(words))
+
+    with RawServer(handler) as server:
+        script = "import asyncio, sys, threading\nfrom gigachat_lite import *\n" + f"base_url = {server.base_url!r}\n"
+        output_of("-c", script + textwrap.dedent(FORK_IN_THE_MIDDLE), kind)
+        owners = {}
+        for request in server.requests:
+            if not request.path.endswith("/oauth"):
+                words = request.json["messages"][0]["content"]
+                owner = words if words.startswith("child") else "parent"
+                assert owners.setdefault(request.connection, owner) == owner
+        assert list(owners.values()).count("parent") == 2  # one for the stream, one for all else
