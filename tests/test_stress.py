@@ -5,6 +5,8 @@ GIGACHAT_LITE_STRESS sets the number of calls of the stress test, GIGACHAT_LITE_
 
 import asyncio
 import concurrent.futures
+import gc
+import io
 import os
 import random
 import signal
@@ -15,8 +17,25 @@ import time
 
 import pytest
 from conftest import output_of, raw_client
-from faults import COMPLETION, DONE, LAST_CHUNK, STREAM_HEAD, RawServer, answer, chunk, delta
+from faults import (
+    COMPLETION,
+    DONE,
+    LAST_CHUNK,
+    SHORT,
+    STREAM_HEAD,
+    RawServer,
+    always,
+    answer,
+    chunk,
+    closing,
+    delta,
+    event,
+    hold_streams,
+    resetting,
+    silent_after,
+)
 
+import gigachat_lite
 from gigachat_lite import GigaChatException, ResponseError
 
 CALLS = int(os.environ.get("GIGACHAT_LITE_STRESS", "2000"))
@@ -372,3 +391,192 @@ def test_fork_in_the_middle(kind):
                 owner = words if words.startswith("child") else "parent"
                 assert owners.setdefault(request.connection, owner) == owner
         assert list(owners.values()).count("parent") == 2  # one for the stream, one for all else
+
+
+# ---------- what is left behind
+
+
+def fails_in(name, client, payload):
+    """Fail in a call; nothing of it is kept here."""
+    try:
+        for _ in getattr(client, name)(payload) if name == "stream" else [getattr(client, name)(payload)]:
+            pass
+    except GigaChatException:
+        return
+    raise AssertionError("it did not fail")
+
+
+def afails_in(name, client, payload):
+    async def call():
+        try:
+            if name != "stream":
+                return await getattr(client, "a" + name)(payload)
+            async for _ in client.astream(payload):
+                pass
+        except GigaChatException:
+            return None
+
+    asyncio.run(call())
+    workers = client._workers
+    wait_until(lambda: len(workers._idle) == workers._threads)  # none holds its last job any more
+
+
+def wait_until(fulfilled):
+    end = time.monotonic() + 20
+    while not fulfilled():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.001)
+
+
+FAILURES = {
+    "refused": None,
+    "status": always(answer(b"{}", "500 Internal Server Error")),
+    "token": always(answer(b"{}", "401 Unauthorized")),
+    "page": always(answer(b"<html>", "502 Bad Gateway")),
+    "not JSON": always(answer(b"{")),
+    "not a model": always(answer(b'{"choices": [{"message": 3}]}')),
+    "not HTTP": closing(b"hello\r\n\r\n"),
+    "no head": closing(),
+    "reset": resetting(),
+    "cut": closing(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"),
+    "cut stream": resetting(STREAM_HEAD, chunk(delta("x"))),
+    "error in a stream": closing(STREAM_HEAD + chunk(event({"status": 500, "message": "no"}))),
+    "timeout": silent_after(),
+    "timeout in the answer": silent_after(STREAM_HEAD, chunk(delta("x"))),
+}
+
+
+@pytest.mark.parametrize("name", ["chat", "stream", "upload_file"])
+@pytest.mark.parametrize("fail", [fails_in, afails_in], ids=["sync", "async"])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_failures_leave_nothing_to_the_collector(failure, fail, name, monkeypatch):
+    """A failed call is gone at once, with its body and its Authorization, though the collector never runs."""
+    monkeypatch.setattr(gigachat_lite, "_JITTER", 0)
+    with RawServer(FAILURES[failure] or closing()) as server:
+        address = "http://127.0.0.1:1" if failure == "refused" else server.base_url
+        timeout = SHORT / 10 if "timeout" in failure else 20
+        with raw_client(server, base_url=address, timeout=timeout, max_retries=1, retry_backoff_factor=0) as client:
+            payload = ("f.txt", io.BytesIO(b"x")) if name == "upload_file" else "x"
+            gc.collect()
+            gc.disable()
+            try:
+                fail(name, client, payload)
+                gc.set_debug(gc.DEBUG_SAVEALL)
+                gc.collect()
+            finally:
+                gc.set_debug(0)
+                gc.enable()
+                ours = {type(one).__name__ for one in gc.garbage if type(one).__module__ == "gigachat_lite"}
+                gc.garbage.clear()
+    assert ours == set()
+
+
+# ---------- few threads
+
+
+@pytest.fixture
+def few_threads(monkeypatch):
+    """Let no more than five threads of the client live, as a container may."""
+    start = threading.Thread.start
+
+    def limited(thread):
+        if thread.name == "gigachat_lite" and sum(one.name == thread.name for one in threading.enumerate()) >= 5:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+
+
+def test_few_threads(few_threads):
+    """Calls and streams serve themselves from the same threads, one after another, in any order."""
+
+    async def read(client, words):
+        async with client.astream(words) as stream:
+            return [content(chunk) async for chunk in stream]
+
+    async def chat(client, words):
+        return (await client.achat(words)).choices[0].message.content
+
+    async def run(client):
+        numbers = range(30)
+        assert await asyncio.gather(*[chat(client, f"c{n}") for n in numbers]) == [f"c{n}" for n in numbers]
+        assert await asyncio.gather(*[read(client, f"s{n}") for n in numbers]) == [[f"s{n}", ""] for n in numbers]
+        mixed = await asyncio.gather(*[(chat, read)[n % 2](client, f"m{n}") for n in numbers])
+        assert mixed == [[f"m{n}", ""] if n % 2 else f"m{n}" for n in numbers]
+
+    with BadServer() as server, raw_client(server) as client:
+        server.good = True
+        asyncio.run(run(client))
+
+
+def test_calls_beside_streams_that_wait(few_threads):
+    """Streams that are read but bring nothing hold the threads; a call has its turn when one of them ends."""
+
+    async def run(client, server):
+        streams = [client.astream("x") for _ in range(5)]
+        readers = [asyncio.ensure_future(stream.__anext__()) for stream in streams]
+        await asyncio.gather(*readers)
+        waiting = [asyncio.ensure_future(stream.__anext__()) for stream in streams]
+        call = asyncio.ensure_future(client.achat("y"))
+        await asyncio.sleep(0.02)
+        assert not call.done()
+        waiting[0].cancel()
+        assert (await call).choices
+        for task in waiting[1:]:
+            task.cancel()
+        await asyncio.wait(waiting)
+
+    with RawServer(hold_streams) as server, raw_client(server) as client:
+        asyncio.run(run(client, server))
+
+
+def test_threads_and_connections_go_when_their_time_is_over(monkeypatch):
+    monkeypatch.setattr(gigachat_lite, "_IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(gigachat_lite._Workers, "_IDLE_SECONDS", 0.01)
+
+    async def run(client):
+        await asyncio.gather(*[client.achat(f"c{n}") for n in range(120)])
+
+    def own_threads():
+        return [one for one in threading.enumerate() if one.name == "gigachat_lite"]
+
+    with BadServer() as server, raw_client(server) as client:
+        server.good = True
+        asyncio.run(run(client))
+        wait_until(lambda: not own_threads())
+        assert server.connections - server.closed <= 10
+        assert client.chat("x").choices
+
+
+# ---------- coroutines that are closed
+
+
+@pytest.mark.parametrize("name", ["achat", "astream"])
+def test_closed_with_its_loop(name, caplog, recwarn):
+    """A coroutine is closed after its loop, with its call under way: that is cut off and nobody complains."""
+
+    async def wait(client):
+        if name == "achat":
+            await client.achat("x")
+        else:
+            async for _ in client.astream("x"):
+                pass
+
+    with RawServer(silent_after()) as server, raw_client(server, max_connections=1) as client:
+        loop = asyncio.new_event_loop()
+        coroutine = wait(client)
+        task = loop.create_task(coroutine)
+
+        loop.run_until_complete(loop.run_in_executor(None, server.wait, lambda: server.requests))
+        task._log_destroy_pending = False  # the loop's own words about what the test does to it
+        loop.close()
+        coroutine.close()
+        del task, coroutine
+        gc.collect()
+        server.wait(lambda: server.closed == 1)
+        workers = client._workers
+        wait_until(lambda: len(workers._idle) == workers._threads)
+        server.handler = always(answer())
+        assert client.chat("x").choices  # the place is free
+    assert [record for record in caplog.records if record.name != "gigachat_lite"] == []
+    assert not list(recwarn)
