@@ -1154,6 +1154,8 @@ def _as_access_token(reply: _Reply) -> AccessToken:
 class _Shared:
     """What the threads and tasks of a client share: the token, and in each process connections, logins and workers."""
 
+    _by_pid: Dict[int, _Process] = {}  # until __init__ is through
+
     def __init__(self, settings: _Settings) -> None:
         import urllib.request  # noqa: F401  # 9 ms that those who only import this module save
 
@@ -1765,7 +1767,7 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, u
     left = False  # whether nobody waits any more
 
     def settle(result: Optional[T], error: Optional[BaseException]) -> None:
-        if done.done() or left:
+        if left or done.done():
             return
         if error is not None:
             done.set_exception(error)
@@ -1787,14 +1789,16 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, u
             pass  # the loop is closed: nobody waits any more
         failure = None  # it holds this frame: no cycle is left behind
 
-    workers.submit(work, urgent)
     try:
+        workers.submit(work, urgent)
         return await done
     except BaseException:
         if not done.done() or done.cancelled():  # cancelled, or closed together with its loop
             left = True
             flight.cut()
         raise
+    finally:
+        del done  # it holds the error, whose traceback holds this frame: no cycle is left behind
 
 
 class _Workers:
@@ -1813,7 +1817,7 @@ class _Workers:
         self._urgent: Deque[Callable[[], None]] = collections.deque()
         self._calling = 0  # calls under way
         self._idle: List[_Turn] = []  # of threads without work
-        self._threads = 0
+        self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._stopped = False
 
     def stop(self) -> None:
@@ -1833,25 +1837,26 @@ class _Workers:
                 return
             if not urgent and self._calling + len(self._calls) > self._most:
                 return
-            self._threads += 1
+        thread = threading.Thread(target=self._work, name="gigachat_lite", daemon=True)
         try:
-            threading.Thread(target=self._work, name="gigachat_lite", daemon=True).start()
+            thread.start()
         except RuntimeError as error:
             with self._lock:
-                self._threads -= 1
-                if self._threads or job not in jobs:
+                if any(other.is_alive() for other in self._threads) or job not in jobs:
                     return
                 jobs.remove(job)
             raise GigaChatException(f"no thread can be started for an async call: {error}") from error
 
     def _work(self) -> None:
+        with self._lock:
+            self._threads.add(threading.current_thread())
         while True:
             with self._lock:
                 job, is_call = self._next()
                 turn = _Turn()
                 if job is None:
                     if self._stopped:
-                        self._threads -= 1
+                        self._threads.discard(threading.current_thread())
                         return
                     self._idle.append(turn)
             if job is not None:
@@ -1864,7 +1869,7 @@ class _Workers:
                 with self._lock:
                     if turn in self._idle:
                         self._idle.remove(turn)
-                        self._threads -= 1
+                        self._threads.discard(threading.current_thread())
                         return
 
     def _next(self) -> Tuple[Optional[Callable[[], None]], bool]:
@@ -2569,12 +2574,14 @@ def _request_head(request: Request, headers: Dict[str, str]) -> bytes:
 class _Answer:
     """An answer on its connection: its head, and the body as it comes. Gives the connection back at the end."""
 
+    _give_back: Optional[Callable[[_Connection, bool], None]] = None
+
     def __init__(self, connection: _Connection, head: _Head, give_back: Callable[[_Connection, bool], None]) -> None:
         self.status = head.status
         self.fields = head.fields
         self.pairs = head.pairs
         self.connection = connection
-        self._give_back: Optional[Callable[[_Connection, bool], None]] = give_back
+        self._give_back = give_back
         self._payload = _Payload(head)
         wish = head.fields.get("connection", "").lower()
         keeps = "close" not in wish if head.minor else "keep-alive" in wish
@@ -2635,6 +2642,8 @@ _Origin = Tuple[str, str, Optional[str]]  # scheme, host:port to connect to, hos
 class _Connection:
     """One socket: connected, perhaps through a proxy's tunnel, perhaps under TLS; and what came on it unread."""
 
+    _sock: Optional[socket.socket] = None
+
     def __init__(self, origin: _Origin) -> None:
         self.origin = origin
         self.timeout = 0.0  # of the request that it serves
@@ -2648,7 +2657,6 @@ class _Connection:
         self.received = False  # whether any byte of its answer has come
         self._round_trip = 0.0  # seconds, to the server and back
         self._tunnelled = False
-        self._sock: Optional[socket.socket] = None
         self._pending = b""  # what has come and was not received yet
         self._failure: Optional[OSError] = None  # what came behind it
 
@@ -2985,11 +2993,11 @@ class _Payload:
                 self.complete = not data[at:end].strip(b"\r")
                 at = end + 1
             elif self.left is None:
+                if data.find(b"\n", at) < 0:
+                    break
                 size = self._SIZE.match(data, at)
                 if size is None:
-                    if b"\n" in data[at:]:
-                        raise _NotHTTP("the chunks are malformed")
-                    break
+                    raise _NotHTTP("the chunks are malformed")
                 at, self.left = size.end(), int(size.group(1), 16)
                 end = at + self.left
                 if self.left and data[end : end + 2] == b"\r\n":  # most chunks arrive whole
