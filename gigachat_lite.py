@@ -779,7 +779,7 @@ def _check_together(settings: _Settings) -> None:
     for name in ("ca_bundle_file", "cert_file", "key_file", "key_file_password", "verify_ssl_certs", "strict_certs"):
         if settings.ssl_context is not None and getattr(settings, name) not in (None, True):
             variable = f"GIGACHAT_{name.upper()}"
-            raise ConfigurationError(f"ssl_context is used as it is: load {name} ({variable}) into it, or leave one out")
+            raise ConfigurationError(f"ssl_context is used as it is: put {name} ({variable}) into it, or drop one")
 
 
 def _proxies(setting: Optional[str]) -> Dict[str, str]:
