@@ -697,9 +697,7 @@ class _Setting(NamedTuple):
     secret: bool = False
 
 
-def _setting(default: Any, read: Callable[[Any], Any], meaning: str, *, secret: bool = False) -> Any:
-    """Declare a setting, whose value each object of the class then has under its name."""
-    return _Setting(default, read, meaning, secret)
+_setting: Any = _Setting  # for type checkers: an object of the class below has the value itself under each name
 
 
 # fmt: off
@@ -780,10 +778,8 @@ def _check_together(settings: _Settings) -> None:
         raise ConfigurationError("key_file (GIGACHAT_KEY_FILE) needs cert_file (GIGACHAT_CERT_FILE), its certificate")
     for name in ("ca_bundle_file", "cert_file", "key_file", "key_file_password", "verify_ssl_certs", "strict_certs"):
         if settings.ssl_context is not None and getattr(settings, name) not in (None, True):
-            raise ConfigurationError(
-                f"ssl_context is used as it is: put into it what {name} (GIGACHAT_{name.upper()}) asks for, or leave"
-                " one of the two out"
-            )
+            variable = f"GIGACHAT_{name.upper()}"
+            raise ConfigurationError(f"ssl_context is used as it is: put {name} ({variable}) into it, or drop one")
 
 
 def _proxies(setting: Optional[str]) -> Dict[str, str]:
