@@ -78,20 +78,28 @@ __version__ = "0.1.0"
 __all__ = [
     "AICheckResult", "APIConnectionError", "APIResponse", "APITimeoutError", "AccessToken", "Assistant",
     "AssistantAttachment", "AssistantDelete", "AssistantFileDelete", "Assistants", "AssistantsAsyncClient",
-    "AssistantsSyncClient", "AsyncStream", "AuthenticationError", "BadRequestError", "Balance", "BalanceValue",
-    "Batch", "BatchRequestCounts", "BatchResult", "Chat", "ChatCompletion", "ChatCompletionChunk", "ChatFunctionCall",
-    "Choices", "ChoicesChunk", "ConfigurationError", "CreateAssistant", "DeletedFile", "Embedding", "Embeddings",
+    "AssistantsSyncClient", "AsyncChatNamespace", "AsyncStream", "AuthenticationError", "BadRequestError", "Balance",
+    "BalanceValue", "Batch", "BatchRequestCounts", "BatchResult", "Chat", "ChatCompletion", "ChatCompletionChunk",
+    "ChatCompletionRequest", "ChatCompletionResponse", "ChatContentFile", "ChatContentPart", "ChatFilterConfig",
+    "ChatFilterContentConfig", "ChatFilterResponseContentConfig", "ChatFunctionCall", "ChatFunctionExample",
+    "ChatFunctionResult", "ChatFunctionSpecification", "ChatFunctionsTool", "ChatInlineData", "ChatLogprob",
+    "ChatLogprobToken", "ChatMessage", "ChatMessageChunk", "ChatModelOptions", "ChatNamespace", "ChatRankerOptions",
+    "ChatReasoning", "ChatResponseFormat", "ChatSource", "ChatStorage", "ChatTool", "ChatToolConfig",
+    "ChatToolExecution", "ChatUsage", "ChatUsageInputTokensDetails", "ChatUserInfo", "ChatWebSearchTool", "Choices",
+    "ChoicesChunk", "ConfigurationError", "CreateAssistant", "DeletedFile", "Embedding", "Embeddings",
     "EmbeddingsUsage", "FewShotExample", "FilterCheck", "FilterUsage", "ForbiddenError", "Function", "FunctionCall",
-    "FunctionParameters", "FunctionParametersProperty", "FunctionRemark", "FunctionValidation", "GigaChat",
-    "GigaChatAsyncClient", "GigaChatException", "GigaChatSyncClient", "Image", "InvalidResponseError", "JSONObject",
-    "Messages", "MessagesChunk", "MessagesRole", "Model", "Models", "NotFoundError", "OpenApiFunctions",
-    "PaymentRequiredError", "RateLimitError", "RequestEntityTooLargeError", "ResponseError", "ServerError", "Storage",
-    "Stream", "StreamInterruptedError", "Thread", "ThreadCompletion", "ThreadCompletionChunk", "ThreadMessage",
-    "ThreadMessageAttachment", "ThreadMessageResponse", "ThreadMessages", "ThreadMessagesResponse", "ThreadRunOptions",
-    "ThreadRunResponse", "ThreadRunResult", "ThreadStatus", "Threads", "ThreadsAsyncClient", "ThreadsSyncClient",
-    "Token", "TokensCount", "UnprocessableEntityError", "UploadedFile", "UploadedFiles", "Usage", "agent_id_cvar",
-    "authorization_cvar", "chat_url_cvar", "client_id_cvar", "custom_headers_cvar", "file_ids", "operation_id_cvar",
-    "request_id_cvar", "service_id_cvar", "session_id_cvar", "trace_id_cvar",
+    "FunctionParameters", "FunctionParametersProperty", "FunctionRanker", "FunctionRemark", "FunctionValidation",
+    "GigaChat", "GigaChatAsyncClient", "GigaChatException", "GigaChatSyncClient", "Image", "InvalidResponseError",
+    "JSONObject", "JsonSchemaResponseFormat", "Messages", "MessagesChunk", "MessagesRole", "Model",
+    "ModelNotSpecifiedError", "Models", "NotFoundError", "OpenApiFunctions", "PaymentRequiredError",
+    "PrimaryChatCompletionChunk", "PrimaryChatFunctionCall", "RateLimitError", "RequestEntityTooLargeError",
+    "ResponseError", "ResponseFormat", "ServerError", "Storage", "Stream", "StreamInterruptedError", "Thread",
+    "ThreadCompletion", "ThreadCompletionChunk", "ThreadMessage", "ThreadMessageAttachment", "ThreadMessageResponse",
+    "ThreadMessages", "ThreadMessagesResponse", "ThreadRunOptions", "ThreadRunResponse", "ThreadRunResult",
+    "ThreadStatus", "Threads", "ThreadsAsyncClient", "ThreadsSyncClient", "Token", "TokensCount",
+    "UnprocessableEntityError", "UploadedFile", "UploadedFiles", "Usage", "agent_id_cvar", "authorization_cvar",
+    "chat_completions_url_cvar", "chat_url_cvar", "client_id_cvar", "custom_headers_cvar", "file_ids",
+    "operation_id_cvar", "request_id_cvar", "service_id_cvar", "session_id_cvar", "trace_id_cvar",
 ]
 # fmt: on
 
@@ -99,7 +107,6 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 J = TypeVar("J", bound="JSONObject")
 R = TypeVar("R", bound="_Reader[Any]")
-C = TypeVar("C", bound="ChatCompletionChunk")
 
 logger = logging.getLogger("gigachat_lite")
 logger.addHandler(logging.NullHandler())
@@ -125,6 +132,9 @@ class APITimeoutError(APIConnectionError, TimeoutError):
 
 class StreamInterruptedError(APIConnectionError):
     """A stream that broke off before its end: what has been delivered is not the whole answer."""
+
+class ModelNotSpecifiedError(GigaChatException):
+    """What the official SDK raises where nothing names a model; here ``model`` has a default, and nothing does."""
 
 class InvalidResponseError(GigaChatException):
     """A successful answer whose body is not what the API documents."""
@@ -218,6 +228,7 @@ _RUSSIAN_ROOT = (
     "GigaChat's certificates are issued by the Russian Trusted Root CA: get it at https://www.gosuslugi.ru/crt and"
     " install it in the system, or name its file in ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE)"
 )
+_SWITCHED_OFF = "The model is switched off for the time being: choose another, get_models() lists them"
 _ADVICE = (
     ("certificate", "strict", "", "The certificate, or its CA's, breaks RFC 5280, which Python 3.13 and newer do not"
      " take: set strict_certs (GIGACHAT_STRICT_CERTS) to false, or take ssl.VERIFY_X509_STRICT out of the verify_flags"
@@ -260,6 +271,10 @@ _ADVICE = (
     (401, "", "", "The access token is wrong or has expired: it lives 30 minutes, and with credentials"
      " (GIGACHAT_CREDENTIALS) the client renews it by itself"),
     (402, "", "", "The tokens for this model are used up: get_balance() tells what is left"),
+    (403, "", "technical reasons", _SWITCHED_OFF),
+    (423, "", "", _SWITCHED_OFF),
+    (4, "/chat/completions", "json parse error|function json string", "The result of a function must be an object, or a"
+     " text that is JSON: json.dumps() writes one"),
     (403, "^/balance", "", "Pay-as-you-go accounts have no balance"),
     (403, "^/(ai/check|batches)", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
     (403, "^/files", "", "A file can be read only under the X-Client-ID that stored it: set client_id_cvar"),
@@ -305,7 +320,9 @@ def _response_error(
         headers.get("proxy-authenticate") or "credentials",
     )
     error.hint = _advice(status, place, error.message, asked=asked, **names)
-    if not error.hint and status == 404 and not call.url.partition("?")[0][: -len(call.path)].endswith("/v1"):
+    above = call.url.partition("?")[0][: -len(call.path)]
+    known = above.endswith("/v1") or re.match(r"/(.*/)?v\d+/chat/completions\Z", call.place)
+    if not error.hint and status == 404 and not known:
         error.hint = _advice("page", call.place)
     return error
 
@@ -485,7 +502,11 @@ agent_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("a
 custom_headers_cvar: contextvars.ContextVar[Optional[Dict[str, str]]] = contextvars.ContextVar(
     "custom_headers_cvar", default=None
 )
+# Addresses of chats, as _chat_path() reads them.
 chat_url_cvar: contextvars.ContextVar[str] = contextvars.ContextVar("chat_url_cvar", default="/chat/completions")
+chat_completions_url_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar(
+    "chat_completions_url_cvar", default=None
+)
 
 _HEADER_CVARS = {
     "Authorization": authorization_cvar, "X-Client-ID": client_id_cvar, "X-Session-ID": session_id_cvar,
@@ -734,6 +755,7 @@ class _Settings(types.SimpleNamespace):
     flags: Optional[List[str]] = _setting(
         None, functools.partial(_read_list, _read_text, list), "flags of chats, JSON or separated by commas"
     )
+    session_id: Optional[str] = _setting(None, _read_token, "session of all requests: its prompts are cached")
     # fmt: on
 
     proxies: Dict[str, str]  # by scheme, from proxy or the environment; under "no" what they are not for
@@ -863,7 +885,8 @@ class _Client:
         ssl_context: Optional[ssl.SSLContext] = None, flags: Optional[List[str]] = None,
         max_connections: Optional[int] = None, max_retries: Optional[int] = None,
         retry_backoff_factor: Optional[float] = None, retry_on_status_codes: Optional[Tuple[int, ...]] = None,
-        token_expiry_buffer_ms: Optional[int] = None, proxy: Optional[str] = None, **unknown: Any,
+        token_expiry_buffer_ms: Optional[int] = None, proxy: Optional[str] = None,
+        session_id: Optional[str] = None, **unknown: Any,
     ) -> None:
         """Make a client; nothing is opened before the first call.
 
@@ -904,10 +927,11 @@ class _Client:
         reply: _Reply = self._send(self._request(method, path, body, **options))
         return reply.decode(result)
 
-    def _stream(self, path: str, result: Type[C], body: Dict[str, Any], headers: Mapping[str, str]) -> Stream[C]:
+    def _stream(self, path: str, result: Type[J], body: Dict[str, Any], headers: Mapping[str, str]) -> Stream[J]:
         """Prepare a request whose answer comes as events; it is sent when the stream is iterated."""
         call = self._request("POST", path, body, headers=headers)
-        return Stream(functools.partial(self._send, call, functools.partial(_EventReader.begin, result)))
+        reader: Any = _NamedEventReader if result is PrimaryChatCompletionChunk else _EventReader
+        return Stream(functools.partial(self._send, call, functools.partial(reader.begin, result)))
 
     def _request(
         self,
@@ -920,6 +944,8 @@ class _Client:
     ) -> _Call:
         """Write a request: *body* is JSON unless it is bytes or an upload. Bad input raises here, before sending."""
         url = self._settings.base_url + path
+        if path[0] != "/":  # a whole address
+            url, path = path, urllib.parse.urlsplit(path).path
         for name, value in query:
             if value is None or value == "":
                 raise ValueError(f"{name} must not be empty")
@@ -1002,6 +1028,8 @@ class _Client:
         headers.update(call.headers)
         if token is not None:
             headers["Authorization"] = f"Bearer {token.access_token}"
+        if settings.session_id is not None and call.url != settings.auth_url:
+            headers["X-Session-ID"] = settings.session_id
         request.headers = _merged_headers(headers, context_headers) if context_headers else headers
         started = time.monotonic()
         answer = self._shared.here.open(request)
@@ -1011,9 +1039,8 @@ class _Client:
             raise reply.error()
         return reply
 
-    def _chat_body(self, payload: Payload, streamed: bool) -> Dict[str, Any]:
-        """Write the body of a chat request; the client's settings fill in what the payload leaves open."""
-        chat = _as_chat(payload)
+    def _chat_body(self, chat: Union[Chat, ChatCompletionRequest], streamed: bool = False) -> Dict[str, Any]:
+        """Write the body of a chat request; the client's settings fill in what it leaves open."""
         explicit = dict(_sent_fields(chat))
         additional = {**(explicit.pop("additional_fields", None) or {})}
         additional.pop("stream", None)
@@ -1022,9 +1049,14 @@ class _Client:
         for name, default in (("profanity_check", settings.profanity_check), ("flags", settings.flags)):
             if body.get(name) is None:
                 body[name] = default
-        storage = body.get("storage")
-        stored = storage.to_dict() if isinstance(storage, Storage) else storage if isinstance(storage, dict) else {}
-        if body["model"] is None and not stored.get("assistant_id") and not stored.get("thread_id"):
+        if isinstance(chat, ChatCompletionRequest):
+            wanted = body.pop("profanity_check")
+            if wanted is not None and body.get("disable_filter") is None:
+                body["disable_filter"] = not wanted
+        storage = _plain(body.get("storage"))
+        stored = storage if isinstance(storage, dict) else {}
+        owner = body.get("assistant_id") or stored.get("assistant_id") or stored.get("thread_id")
+        if body["model"] is None and not owner:  # an assistant and a thread have a model of their own
             body["model"] = settings.model
         return {name: value for name, value in body.items() if value is not None or name in additional}
 
@@ -1228,6 +1260,41 @@ def _end() -> None:
 
 # ---------- endpoints
 
+class _Resource:
+    """A group of endpoints of a client: made at each access, and one may put something else there, as in a test."""
+
+    def __init__(self, client: Any = None) -> None:
+        self._client: _Client = client
+
+    def __get__(self: T, client: Any, owner: object = None) -> T:
+        return cast(Any, type(self))(client) if client is not None else self
+
+    @property
+    def _workers(self) -> _Workers:
+        return self._client._workers
+
+
+class ChatNamespace(_Resource):
+    """Chat: ``client.chat(...)`` is the first version, ``client.chat.create(...)`` and ``.stream(...)`` the second."""
+
+    def __call__(self, payload: Payload) -> ChatCompletion:
+        """Answer a conversation: a question, messages, a dict or a Chat. ``POST /chat/completions``."""
+        body = self._client._chat_body(_as_chat(payload))
+        return self._client._call("POST", _chat_path(self._client, chat_url_cvar), ChatCompletion, body)
+
+    def create(self, payload: CompletionPayload) -> ChatCompletionResponse:
+        """Answer: a question, messages, a dict or a ChatCompletionRequest. ``POST /v2/chat/completions``."""
+        body = self._client._chat_body(_as_request(payload))
+        path = _chat_path(self._client, chat_completions_url_cvar)
+        return self._client._call("POST", path, ChatCompletionResponse, body)
+
+    def stream(self, payload: CompletionPayload) -> Stream[PrimaryChatCompletionChunk]:
+        """Answer bit by bit. ``POST /v2/chat/completions``. Raises StreamInterruptedError when cut off."""
+        body = self._client._chat_body(_as_request(payload), True)
+        path = _chat_path(self._client, chat_completions_url_cvar)
+        return self._client._stream(path, PrimaryChatCompletionChunk, body, _STREAM_HEADERS)
+
+
 class GigaChatSyncClient(_Client):
     """The blocking half of the client. Close it, or use it in a ``with`` block."""
 
@@ -1248,13 +1315,12 @@ class GigaChatSyncClient(_Client):
         """
         return self._shared.token if authorization_cvar.get() else self._retrying(self._current_token)
 
-    def chat(self, payload: Payload) -> ChatCompletion:
-        """Answer a conversation: a question, messages, a dict or a Chat. ``POST /chat/completions``."""
-        return self._call("POST", _chat_path(), ChatCompletion, self._chat_body(payload, streamed=False))
+    chat = ChatNamespace()
 
     def stream(self, payload: Payload) -> Stream[ChatCompletionChunk]:
         """Answer a conversation bit by bit. ``POST /chat/completions``. Raises StreamInterruptedError when cut off."""
-        return self._stream(_chat_path(), ChatCompletionChunk, self._chat_body(payload, streamed=True), _STREAM_HEADERS)
+        body = self._chat_body(_as_chat(payload), True)
+        return self._stream(_chat_path(self, chat_url_cvar), ChatCompletionChunk, body, _STREAM_HEADERS)
 
     def get_models(self) -> Models:
         """List the models. ``GET /models``."""
@@ -1367,7 +1433,7 @@ class GigaChatSyncClient(_Client):
         *requests* is a list of payloads (for ``method="embedder"``, of bodies of /embeddings), whose ids become "0",
         "1" and so on; or JSON Lines, as bytes or the path of a file: ``{"id": ..., "request": {...}}`` a line.
         """
-        lines = _batch_lines(requests, functools.partial(self._chat_body, streamed=False), method)
+        lines = _batch_lines(requests, self._chat_body, method)
         headers = {"Content-Type": "application/octet-stream"}
         return self._call("POST", "/batches", Batch, lines, query=[("method", method)], headers=headers)
 
@@ -1396,17 +1462,6 @@ class GigaChatSyncClient(_Client):
     @property
     def threads(self) -> ThreadsSyncClient:
         return ThreadsSyncClient(self)
-
-
-class _Resource:
-    """A group of endpoints of a client."""
-
-    def __init__(self, client: _Client) -> None:
-        self._client = client
-
-    @property
-    def _workers(self) -> _Workers:
-        return self._client._workers
 
 
 class AssistantsSyncClient(_Resource):
@@ -1628,6 +1683,15 @@ def _named(kind: Type[T]) -> Type[T]:
 
 
 @_named
+class AsyncChatNamespace(_Resource):
+    """Async form of :class:`ChatNamespace`."""
+
+    achat = __call__ = _twin(ChatNamespace.__call__)  # "coroutine ... was never awaited" shows the first name
+    create = _twin(ChatNamespace.create)
+    stream = _stream_twin(ChatNamespace.stream)
+
+
+@_named
 class GigaChatAsyncClient(_Client):
     """The async half of the client: the same calls, in worker threads. Close it, or use it in ``async with``."""
 
@@ -1642,7 +1706,7 @@ class GigaChatAsyncClient(_Client):
         self._shared.close()
 
     aget_token = _twin(GigaChatSyncClient.get_token)
-    achat = _twin(GigaChatSyncClient.chat)
+    achat = AsyncChatNamespace()
     astream = _stream_twin(GigaChatSyncClient.stream)
     aget_models = _twin(GigaChatSyncClient.get_models)
     aget_model = _twin(GigaChatSyncClient.get_model)
@@ -2006,10 +2070,10 @@ class _Reader(Generic[T]):
         raise NotImplementedError
 
 
-class _EventReader(_Reader[C]):
+class _EventReader(_Reader[J]):
     """Reads events. Their end is "[DONE]", or that every choice which began has a finish reason and no more comes."""
 
-    def __init__(self, result: Type[C], reply: _Reply) -> None:
+    def __init__(self, result: Type[J], reply: _Reply) -> None:
         super().__init__(reply)
         if reply.content_type != "text/event-stream":
             kind = reply.quote(reply.content_type.encode("latin-1")) if reply.content_type else "no Content-Type"
@@ -2048,7 +2112,7 @@ class _EventReader(_Reader[C]):
                 "the stream ended before the answer did: neither [DONE] nor a finish reason came"
             )
 
-    def _make(self, event: _Event) -> Optional[C]:
+    def _make(self, event: _Event) -> Optional[J]:
         if event.data == b"[DONE]":
             self._over = True
             self._items.clear()
@@ -2063,14 +2127,14 @@ class _EventReader(_Reader[C]):
                 return None
             raise StreamInterruptedError("the stream ended inside an event") from error
 
-    def _chunk(self, event: _Event) -> Optional[C]:
+    def _chunk(self, event: _Event) -> Optional[J]:
         value = self.reply.parse(event.data)
         if not isinstance(value, dict) or "choices" not in value:
             self._raise_for_error(event, value)
             if event.name not in ("", "message"):
                 return None  # a kind of event that is none of ours, such as "ping"
         chunk = self.reply.as_model(self._result, value)
-        for choice in chunk.choices:
+        for choice in chunk.choices:  # type: ignore[attr-defined]  # chat v2 has another reader
             self._finished[choice.index] = bool(choice.finish_reason) or self._finished.get(choice.index, False)
         return chunk
 
@@ -2080,8 +2144,26 @@ class _EventReader(_Reader[C]):
         error = outer["error"] if isinstance(outer.get("error"), dict) else outer
         status = error.get("status", error.get("status_code"))
         known = isinstance(status, int) and 400 <= status <= 599
-        if known or event.name == "error" or "error" in outer or {"code", "message"} <= error.keys():
+        named = event.name in ("error", "response.error")
+        if known or named or "error" in outer or {"code", "message"} <= error.keys():
             raise self.reply.error(status if known else None, event.data)
+
+
+class _NamedEventReader(_EventReader[Any]):
+    """Reads the events of chat v2, most of which have names."""
+
+    def _chunk(self, event: _Event) -> Any:
+        value = self.reply.parse(event.data)
+        if not isinstance(value, dict) or ("messages" not in value and "finish_reason" not in value):
+            self._raise_for_error(event, value)
+            if not event.name.startswith("response.") and event.name not in ("", "message"):
+                return None
+        chunk = self.reply.as_model(self._result, value)
+        if event.name:
+            chunk.event = event.name
+        if chunk.finish_reason:
+            self._finished[0] = True
+        return chunk
 
 
 class _LineReader(_Reader[J]):
@@ -3226,13 +3308,6 @@ def _as_message(message: Message) -> Messages:
     return Messages.from_dict(message) if isinstance(message, dict) else message
 
 
-def _chat_path() -> str:
-    path = chat_url_cvar.get()
-    if not isinstance(path, str) or not re.match(r"/[\x21-\x7e]*\Z", path):
-        raise ValueError("chat_url_cvar must be a path below base_url, such as /chat/completions")
-    return path
-
-
 def _quote(argument: str) -> str:
     """Make one segment of a path of an id, whatever it holds."""
     if not isinstance(argument, str) or not argument:
@@ -3260,7 +3335,8 @@ def _without_nulls(body: Dict[str, Any]) -> Dict[str, Any]:
 
 def _with_nulls(message: Messages) -> Dict[str, Any]:
     """Write all fields of a message as /threads/messages gets them from the official SDK, which calls the id id_."""
-    fields = {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}
+    own = [field.name for field in dataclasses.fields(message) if field.name not in ("inline_data", "logprobs")]
+    fields = {name: getattr(message, name) for name in own}
     fields["id_"] = fields.pop("id")
     return {**fields, **{name: value for name, value in vars(message).items() if name not in ("id", "x_headers")}}
 
@@ -3300,7 +3376,7 @@ def _run_body(
     return {**_run_options(thread_options or options), "thread_id": thread_id, "assistant_id": assistant_id}
 
 
-def _batch_lines(requests: BatchSource, write: Callable[[Payload], Dict[str, Any]], method: str) -> bytes:
+def _batch_lines(requests: BatchSource, write: Callable[[Chat], Dict[str, Any]], method: str) -> bytes:
     """Write the JSON Lines of a batch."""
     if isinstance(requests, bytes):
         return requests
@@ -3308,7 +3384,7 @@ def _batch_lines(requests: BatchSource, write: Callable[[Payload], Dict[str, Any
         return _read_file(os.fspath(requests))
     if not isinstance(requests, (list, tuple)) or not requests:
         raise TypeError("a batch is a list of requests, or JSON Lines as bytes or the path of a file")
-    bodies = requests if method == "embedder" else [write(request) for request in requests]
+    bodies = requests if method == "embedder" else [write(_as_chat(request)) for request in requests]
     return b"\n".join(_encode({"id": str(number), "request": body}) for number, body in enumerate(bodies)) + b"\n"
 
 
@@ -3528,12 +3604,50 @@ def _escaped(name: str) -> str:
 _IMAGE_ID = re.compile(r"<(?:img|video|audio)\b[^>]*?\bsrc=[\"']([^\"'>]+)[\"']", re.IGNORECASE)
 
 
-def file_ids(answer: Union[str, ChatCompletion, Messages]) -> List[str]:
-    """List the ids of the files that an answer shows: ``<img src="...">``. ``download_file()`` takes them."""
+def file_ids(answer: Union[str, ChatCompletion, Messages, ChatCompletionResponse, ChatMessage]) -> List[str]:
+    """List the ids of the files that an answer shows; ``download_file()`` takes them."""
     if isinstance(answer, ChatCompletion):
         return [found for choice in answer.choices for found in file_ids(choice.message)]
+    if isinstance(answer, ChatCompletionResponse):
+        return [found for message in answer.messages or () for found in file_ids(message)]
+    if isinstance(answer, ChatMessage):
+        return [file.id for part in answer.content or () for file in part.files or ()]
     text = answer if isinstance(answer, str) else answer.content
     return _IMAGE_ID.findall(text or "")
+
+
+CompletionMessage = Union["ChatMessage", Dict[str, Any], str]
+CompletionPayload = Union[str, Dict[str, Any], Sequence[CompletionMessage], "ChatCompletionRequest"]
+
+
+def _as_request(payload: CompletionPayload) -> ChatCompletionRequest:
+    if isinstance(payload, (str, list, tuple)):
+        payload = {"messages": payload}
+    # A request is made anew too: what was set since it was made may be anything that is right in a dict.
+    fields = payload.to_dict() if isinstance(payload, ChatCompletionRequest) else payload
+    return ChatCompletionRequest.from_dict(fields)  # type: ignore[arg-type]  # which refuses what is neither
+
+
+def _chat_path(client: _Client, variable: contextvars.ContextVar[Any]) -> str:
+    """Say where a chat goes: a path below base_url, or a whole address, which is of the same server.
+
+    In *variable* may be a path, one from the root of the server (/v1/..., /api/v2/...), or a whole address.
+    """
+    base_url, address = client._settings.base_url, variable.get()
+    if address is None and variable is chat_completions_url_cvar:
+        address = re.sub(r"/v\d+\Z", "/v2", base_url) + "/chat/completions"
+    found = re.match(r"(https?://[\w.:\[\]-]+)?(/[\x21-\x7e]*)\Z", address if isinstance(address, str) else "")
+    if found is None:
+        raise ValueError(f"{variable.name} must be a path such as /chat/completions, or a whole address")
+    server, path = "{0.scheme}://{0.netloc}".format(urllib.parse.urlsplit(base_url)), found.group(2)
+    if found.group(1) and _origin(found.group(1)) != _origin(server):
+        raise ValueError(f"{variable.name} leads to {found.group(1)}, but the token belongs to {server}")
+    return server + path if found.group(1) or re.match(r"(/api)?/v\d+(/|\Z)", path) else path
+
+
+def _origin(url: str) -> Tuple[str, str, int]:
+    parts = _split_url(url)
+    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
 # ---------- JSON objects
@@ -3573,6 +3687,9 @@ class JSONObject:
     _array_field: ClassVar[Optional[str]] = None  # which field takes the items where the API answers with a bare array
     _sends_nulls: ClassVar[bool] = False  # whether a None that was given is meant, as in the "default" of a JSON schema
     _lenient: ClassVar[bool] = False  # whether it may lack fields that have no default, once it is made
+    _spellings: ClassVar[Sequence[Tuple[str, str]]] = ()  # other names of fields, and the fields
+    # Makes the fields of what may be written as a text, and without a list around it where it is the only one.
+    _of_text: ClassVar[Any] = None
     # What __init_subclass__() works out for each class: what its constructor takes, and what it must be given.
     _defaults: ClassVar[Dict[str, Any]] = {}
     _required: ClassVar[FrozenSet[str]] = frozenset()
@@ -3621,6 +3738,10 @@ class JSONObject:
     def _adopt(self, fields: Dict[str, Any]) -> None:
         """Become *fields*: no copy and no work per field but for the nested models."""
         kind = type(self)
+        for other, name in kind._spellings:
+            if other in fields:
+                value = fields.pop(other)
+                fields[name] = value if fields.get(name) is None else fields[name]
         if not kind._lenient:
             for name in kind._required:
                 if fields.get(name) is None:
@@ -3629,7 +3750,10 @@ class JSONObject:
         for name, nest in nests if nests is not None else _nests_of(kind):
             value = fields.get(name)
             if value is not None:
-                fields[name] = nest(value)
+                try:
+                    fields[name] = nest(value)
+                except ValueError as error:
+                    raise _placed(error, name) from None
         self.__dict__ = fields
 
     def to_dict(self) -> Dict[str, Any]:
@@ -3695,9 +3819,11 @@ def _nests_of(kind: Type[JSONObject]) -> List[Tuple[str, _Nest]]:
     registered = all(base.__module__ in sys.modules for base in kind.__mro__)
     for name, hint in get_type_hints(kind, None if registered else globals()).items():
         choices = hint.__args__ if getattr(hint, "__origin__", None) is Union else (hint,)
-        for choice in choices:
+        for choice in reversed(choices):
             container = getattr(choice, "__origin__", None)
             inner = choice.__args__[-1] if container in (list, dict) else choice
+            if inner is Any:
+                break  # a dict will do, and is left as it is
             if isinstance(inner, type) and issubclass(inner, JSONObject):
                 single = _nest_text_or_one if str in choices else _nest_one
                 nest = _nest_list if container is list else _nest_values if container is dict else single
@@ -3706,11 +3832,19 @@ def _nests_of(kind: Type[JSONObject]) -> List[Tuple[str, _Nest]]:
     return nests
 
 
+def _placed(error: ValueError, place: str) -> ValueError:
+    """Say where something does not fit: messages[2].content[0].function_result: ChatFunctionResult lacks 'name'."""
+    text = str(error)
+    return ValueError(place + (": " if ": " not in text else "" if text[0] == "[" else ".") + text)
+
+
 def _nest_one(kind: Type[J], value: Any) -> J:
     if type(value) is dict:
         return kind._of(value)
     if isinstance(value, JSONObject):
         return value  # type: ignore[return-value]  # whatever model it is
+    if isinstance(value, str) and kind._of_text is not None:
+        return kind._of(kind._of_text(value))
     raise ValueError(f"{kind.__name__} must be an object, not {type(value).__name__}")
 
 
@@ -3719,9 +3853,17 @@ def _nest_text_or_one(kind: Type[J], value: Any) -> Union[str, J]:
 
 
 def _nest_list(kind: Type[J], value: Any) -> List[J]:
-    if isinstance(value, (list, tuple)):
-        return [kind._of(item) if type(item) is dict else _nest_one(kind, item) for item in value]
-    raise ValueError(f"expected a list of {kind.__name__}, not {type(value).__name__}")
+    if not isinstance(value, (list, tuple)):
+        if kind._of_text is None or not isinstance(value, (str, dict, kind)):
+            raise ValueError(f"expected a list of {kind.__name__}, not {type(value).__name__}")
+        value = [value]
+    made: List[J] = []
+    try:
+        for item in value:
+            made.append(kind._of(item) if type(item) is dict else _nest_one(kind, item))  # noqa: PERF401
+    except ValueError as error:
+        raise _placed(error, f"[{len(made)}]") from None
+    return made
 
 
 def _nest_values(kind: Type[J], value: Any) -> Any:
@@ -3839,6 +3981,15 @@ class ThreadStatus(str, enum.Enum):
     FAILED = "failed"
     DELETED = "deleted"
 
+class _Open(JSONObject):
+    """A model whose constructor takes names that it does not know, and id_ for id, as those of the official SDK do."""
+    if not TYPE_CHECKING:
+
+        def __init__(self, *values: Any, **named: Any) -> None:
+            defaults = type(self)._defaults
+            given = {**defaults, **dict(zip(defaults, values)), **{name.rstrip("_"): v for name, v in named.items()}}
+            self._adopt({name: _copied(v) for name, v in given.items() if v is not None or name not in defaults})
+
 class AccessToken(JSONObject):
     """A token for API calls. ``expires_at``: Unix time, milliseconds; 0 where that is not known."""
     access_token: str
@@ -3878,7 +4029,7 @@ class FewShotExample(JSONObject):
     params: Dict[str, Any]
     _lenient = True
 
-class Function(JSONObject):
+class Function(_Open):
     """A function that the model may call.
 
     Takes a JSON schema too, as ``Function(**schema)`` or as a dict in a payload: ``title`` serves as the name, and
@@ -3889,24 +4040,6 @@ class Function(JSONObject):
     parameters: Optional[FunctionParameters] = None
     few_shot_examples: Optional[List[FewShotExample]] = None
     return_parameters: Optional[Dict[str, Any]] = None
-
-    def __init__(
-        self,
-        name: Optional[str] = None,
-        description: Optional[str] = None,
-        parameters: Union[FunctionParameters, Dict[str, Any], None] = None,
-        few_shot_examples: Union[Sequence[Union[FewShotExample, Dict[str, Any]]], None] = None,
-        return_parameters: Optional[Dict[str, Any]] = None,
-        **schema: Any,
-    ) -> None:
-        fields = {
-            "name": name,
-            "description": description,
-            "parameters": parameters,
-            "few_shot_examples": few_shot_examples,
-            "return_parameters": return_parameters,
-        }
-        self._adopt(_copied({**{name: value for name, value in fields.items() if value is not None}, **schema}))
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
         if "title" in fields and "name" not in fields:
@@ -3921,6 +4054,7 @@ class FunctionCall(JSONObject):
     """A call that the model wants made; ``arguments`` is an object."""
     name: str
     arguments: Optional[Dict[str, Any]] = None
+    id: Optional[str] = None
     _lenient = True
 
 class ChatFunctionCall(JSONObject):
@@ -3939,6 +4073,8 @@ class Messages(JSONObject):
     functions_state_id: Optional[str] = None
     reasoning_content: Optional[str] = None
     id: Optional[Any] = None
+    inline_data: Optional[Dict[str, Any]] = None
+    logprobs: Optional[List[Dict[str, Any]]] = None
     _lenient = True
 
 class Storage(JSONObject):
@@ -3949,6 +4085,11 @@ class Storage(JSONObject):
     thread_id: Optional[str] = None
     metadata: Optional[Dict[str, Any]] = None
     _lenient = True
+
+class FunctionRanker(_Open):
+    """Whether and how many functions the service chooses for the model to choose from."""
+    enabled: Optional[bool] = None
+    top_n: Optional[int] = None
 
 class Chat(JSONObject):
     """A request for an answer: the messages and how to answer them. What is None is not sent.
@@ -3972,8 +4113,10 @@ class Chat(JSONObject):
     storage: Optional[Storage] = None
     additional_fields: Optional[Dict[str, Any]] = None
     reasoning_effort: Optional[str] = None
-    response_format: Optional[Dict[str, Any]] = None
-    function_ranker: Optional[Dict[str, Any]] = None
+    response_format: Optional[ResponseFormat] = None
+    function_ranker: Optional[FunctionRanker] = None
+    assistant_id: Optional[str] = None
+    reasoning_max_tokens: Optional[int] = None
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
         messages = fields.get("messages")
@@ -4005,6 +4148,8 @@ class ChatCompletion(JSONObject):
     message_id: Optional[str] = None
     usage: Usage = None  # type: ignore[assignment]  # always sent
     object: str = ""
+    additional_data: Optional[Any] = None
+    error_details: Optional[Dict[str, Any]] = None
 
 class MessagesChunk(JSONObject):
     """What one chunk adds to a message."""
@@ -4013,6 +4158,8 @@ class MessagesChunk(JSONObject):
     reasoning_content: Optional[str] = None
     function_call: Optional[FunctionCall] = None
     functions_state_id: Optional[str] = None
+    inline_data: Optional[Dict[str, Any]] = None
+    logprobs: Optional[List[Dict[str, Any]]] = None
 
 class ChoicesChunk(JSONObject):
     """One alternative's share of a chunk; ``finish_reason`` comes with the last."""
@@ -4027,6 +4174,10 @@ class ChatCompletionChunk(JSONObject):
     model: str = ""
     object: str = ""
     usage: Optional[Usage] = None
+    thread_id: Optional[str] = None
+    message_id: Optional[str] = None
+    additional_data: Optional[Any] = None
+    error_details: Optional[Dict[str, Any]] = None
 
 class Model(JSONObject):
     """A model. ``type``: chat, embedder, aicheck, filter."""
@@ -4223,6 +4374,7 @@ class Thread(JSONObject):
     updated_at: int = 0
     run_lock: bool = False
     status: str = ""
+    _spellings = (("thread_id", "id"),)
 
 class Threads(JSONObject):
     """Conversations kept by the server."""
@@ -4298,8 +4450,224 @@ class ThreadCompletion(JSONObject):
 
 class ThreadCompletionChunk(ChatCompletionChunk):
     """A part of an answer in a thread; each has a ``usage`` of its own."""
-    thread_id: str = ""
-    message_id: str = ""
+    thread_id: str = ""  # pyright: ignore[reportIncompatibleVariableOverride]  # always sent in a thread
+    message_id: str = ""  # pyright: ignore[reportIncompatibleVariableOverride]
+
+# Chat v2: many small objects, so there are several fields on a line. A field without a default must be there here too.
+
+class ChatSource(_Open):
+    """A page that an answer rests on."""
+    url: Optional[str] = None; title: Optional[str] = None
+
+class ChatInlineData(_Open):
+    """What goes with a text: its ``sources`` by the numbers that they have in it, pictures, widgets."""
+    images: Optional[List[Dict[str, Any]]] = None; sources: Optional[Dict[str, ChatSource]] = None
+    widgets: Optional[List[Dict[str, Any]]] = None
+
+class ChatContentFile(_Open):
+    """A stored file. ``target``, in answers: image, audio, 3dmodel."""
+    id: str; target: Optional[str] = None; mime: Optional[str] = None
+
+class PrimaryChatFunctionCall(_Open):
+    """A call that the model wants made; ``arguments`` is an object. Of calls and results, all have an id or none."""
+    name: str; arguments: Any; id: Optional[str] = None
+
+class ChatFunctionResult(_Open):
+    """What a function returned: an object, or a text that is JSON."""
+    name: str; result: Any; id: Optional[str] = None
+
+class ChatToolExecution(_Open):
+    """How a tool of the server fares. ``status``: success, fail; None while it works."""
+    name: Optional[str] = None; status: Optional[str] = None; id: Optional[str] = None
+    seconds_left: Optional[int] = None; censored: Optional[bool] = None
+
+class ChatLogprobToken(_Open):
+    """A token and the logarithm of its probability."""
+    token: str; token_id: int; logprob: float
+
+class ChatLogprob(_Open):
+    """The token that was chosen, and the likeliest ones."""
+    chosen: Optional[ChatLogprobToken] = None; top: Optional[List[ChatLogprobToken]] = None
+
+class ChatContentPart(_Open):
+    """A part of a message: one of these, or a text and what belongs to it."""
+    text: Optional[str] = None
+    files: Optional[List[ChatContentFile]] = None
+    function_call: Optional[PrimaryChatFunctionCall] = None
+    function_result: Optional[ChatFunctionResult] = None
+    tool_execution: Optional[ChatToolExecution] = None
+    inline_data: Optional[ChatInlineData] = None
+    logprobs: Optional[List[ChatLogprob]] = None
+    _of_text = staticmethod(lambda text: {"text": text})
+
+class ChatMessage(_Open):
+    """One message. ``role``: system, user, assistant, tool, reasoning. A text as its ``content`` becomes one part."""
+    role: str; content: Optional[List[ChatContentPart]] = None
+    message_id: Optional[str] = None; tools_state_id: Optional[str] = None; finish_reason: Optional[str] = None
+    function_call: Optional[PrimaryChatFunctionCall] = None; tool_execution: Optional[ChatToolExecution] = None
+    inline_data: Optional[ChatInlineData] = None; logprobs: Optional[List[ChatLogprob]] = None
+    _spellings = (("tool_state_id", "tools_state_id"), ("functions_state_id", "tools_state_id"))
+    _of_text = staticmethod(lambda text: {"role": "user", "content": text})
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined."""
+        return "".join([part.text or "" for part in self.content or ()])
+
+    @property
+    def function_calls(self) -> List[PrimaryChatFunctionCall]:
+        return [part.function_call for part in self.content or () if part.function_call is not None]
+
+class ChatMessageChunk(ChatMessage):
+    """What one chunk adds to a message."""
+    role: Optional[str] = None  # type: ignore[assignment]  # of this class only a chunk may lack it
+
+class ChatUsageInputTokensDetails(_Open):
+    """Where the tokens of a request came from; ``cached_tokens`` may be more than all ``input_tokens``."""
+    prompt_tokens: Optional[int] = None; cached_tokens: Optional[int] = None
+
+class ChatUsage(_Open):
+    """Tokens that an answer took."""
+    input_tokens: Optional[int] = None; input_tokens_details: Optional[ChatUsageInputTokensDetails] = None
+    output_tokens: Optional[int] = None; total_tokens: Optional[int] = None
+
+class ChatReasoning(_Open):
+    """How much to think before the answer. ``effort``: low, medium, high."""
+    effort: Optional[str] = None; max_tokens: Optional[int] = None
+
+class ChatResponseFormat(_Open):
+    """What form the answer has. ``type``: text, json_schema, regex."""
+    type: str = "text"; schema: Any = None; strict: Optional[bool] = None; regex: Optional[str] = None
+
+    @property
+    def schema_(self) -> Any:
+        return self.schema
+
+class JsonSchemaResponseFormat(ChatResponseFormat):
+    """Has an answer of the first version of chat be JSON that fits a schema."""
+    type: str = "json_schema"; schema: Dict[str, Any] = dataclasses.field()
+
+ResponseFormat = Union[JsonSchemaResponseFormat, Dict[str, Any]]
+
+class ChatModelOptions(_Open):
+    """How to answer."""
+    preset: Optional[str] = None; temperature: Optional[float] = None; top_p: Optional[float] = None
+    max_tokens: Optional[int] = None; repetition_penalty: Optional[float] = None; top_logprobs: Optional[int] = None
+    update_interval: Optional[float] = None; unnormalized_history: Optional[bool] = None
+    parallel_tool_calls: Optional[bool] = None
+    reasoning: Optional[ChatReasoning] = None; response_format: Optional[ChatResponseFormat] = None
+
+class ChatFilterResponseContentConfig(_Open):
+    """Which filters an answer goes through."""
+    blacklist: Optional[bool] = None
+
+class ChatFilterContentConfig(ChatFilterResponseContentConfig):
+    """Which filters a request goes through."""
+    neuro: Optional[bool] = None; whitelist: Optional[bool] = None
+
+class ChatFilterConfig(_Open):
+    """Which filters to use."""
+    request_content: Optional[ChatFilterContentConfig] = None
+    response_content: Optional[ChatFilterResponseContentConfig] = None
+
+class ChatStorage(_Open):
+    """Has the server keep the conversation; the answer's ``thread_id`` goes on with it."""
+    limit: Optional[int] = None; thread_id: Optional[str] = None; metadata: Optional[Dict[str, Any]] = None
+
+class ChatRankerOptions(FunctionRanker):
+    """Whether and how many tools the service chooses for the model to choose from."""
+    embeddings_model: Optional[str] = None
+
+class ChatUserInfo(_Open):
+    """Whom the answer is for. ``timezone``: an IANA name, Europe/Moscow."""
+    timezone: Optional[str] = None
+
+class ChatToolConfig(_Open):
+    """Which tools may be used. ``mode``: auto, none, any (of ``functions_names_any``), forced (the one named)."""
+    mode: Optional[str] = None; functions_names_any: Optional[List[str]] = None
+    tool_name: Optional[str] = None; function_name: Optional[str] = None
+
+ChatFunctionExample = FewShotExample
+
+class ChatFunctionSpecification(Function):
+    """A function of your own; takes a JSON schema too, as :class:`Function` does."""
+    parameters: Dict[str, Any] = dataclasses.field()  # type: ignore[assignment]
+
+class ChatFunctionsTool(_Open):
+    """Functions of your own."""
+    specifications: Optional[List[ChatFunctionSpecification]] = None
+
+class ChatWebSearchTool(_Open):
+    """Search in the web. ``type``: web_search, actual_info_web_search, safe_search."""
+    type: Optional[str] = None; indexes: Optional[List[str]] = None; flags: Optional[List[str]] = None
+
+class ChatTool(_Open):
+    """A tool that the model may use: one of these, or another that the server knows. Its name as a text will do."""
+    code_interpreter: Optional[Dict[str, Any]] = None; image_generate: Optional[Dict[str, Any]] = None
+    model_3d_generate: Optional[Dict[str, Any]] = None; url_content_extraction: Optional[Dict[str, Any]] = None
+    web_search: Optional[ChatWebSearchTool] = None; functions: Optional[ChatFunctionsTool] = None
+    _of_text = staticmethod(lambda text: {text: {}})
+
+class ChatCompletionRequest(_Open):
+    """A request for an answer. What is None is not sent. Model options may stand at the top too.
+
+    ``additional_fields`` go to the top level of the request; explicit fields win.
+    """
+    messages: List[ChatMessage]
+    model: Optional[str] = None; assistant_id: Optional[str] = None; storage: Union[ChatStorage, bool, None] = None
+    model_options: Optional[ChatModelOptions] = None; user_info: Optional[ChatUserInfo] = None
+    tools: Optional[List[ChatTool]] = None; tool_config: Optional[ChatToolConfig] = None
+    tools_state_id: Optional[str] = None; ranker_options: Optional[ChatRankerOptions] = None
+    disable_filter: Optional[bool] = None; profanity_check: Optional[bool] = None
+    filter_config: Optional[ChatFilterConfig] = None; flags: Optional[List[str]] = None
+    stream: Optional[bool] = None; additional_fields: Optional[Dict[str, Any]] = None
+    _spellings = ChatMessage._spellings
+
+    def _adopt(self, fields: Dict[str, Any]) -> None:
+        if isinstance(fields.get("storage"), bool):
+            fields["storage"] = {} if fields["storage"] else None
+        options = {name: fields.pop(name) for name in ChatModelOptions._defaults if name in fields}
+        if options:
+            fields["model_options"] = {**options, **(_plain(fields.get("model_options")) or {})}
+        super()._adopt(fields)
+
+    def _set(self, **option: Any) -> None:
+        self.model_options = ChatModelOptions.from_dict({**(_plain(self.model_options) or {}), **option})
+
+    reasoning = property(lambda self: getattr(self.model_options, "reasoning", None),
+                         lambda self, value: self._set(reasoning=value))
+    response_format = property(lambda self: getattr(self.model_options, "response_format", None),
+                               lambda self, value: self._set(response_format=value))
+
+class ChatCompletionResponse(_Open):
+    """A whole answer. ``created_at``: Unix time, seconds. ``finish_reason``: stop, length, function_call, blacklist."""
+    messages: List[ChatMessage]; model: Optional[str] = None; created_at: Optional[int] = None
+    message_id: Optional[str] = None; thread_id: Optional[str] = None; finish_reason: Optional[str] = None
+    usage: Optional[ChatUsage] = None; tool_execution: Optional[ChatToolExecution] = None
+    logprobs: Optional[List[ChatLogprob]] = None; additional_data: Optional[Any] = None
+    error_details: Optional[Dict[str, Any]] = None
+    _spellings = (("created", "created_at"), *ChatMessage._spellings)
+
+    @property
+    def message(self) -> Optional[ChatMessage]:
+        """The assistant's last message; what the model thought before it is none."""
+        return next((one for one in reversed(self.messages or ()) if one.role in ("assistant", None)), None)
+
+    @property
+    def text(self) -> str:
+        return self.message.text if self.message is not None else ""
+
+    @property
+    def sources(self) -> List[ChatSource]:
+        """The pages that the answer rests on, in the order of their numbers."""
+        parts: List[Any] = [part for one in self.messages or () for part in (one, *(one.content or ()))]
+        found = {n: it for part in parts if part.inline_data for n, it in (part.inline_data.sources or {}).items()}
+        return [found[number] for number in sorted(found, key=lambda number: (len(number), number))]
+
+class PrimaryChatCompletionChunk(ChatCompletionResponse):
+    """A part of an answer; the last has ``usage``. ``event``: its event's name, such as response.message.delta."""
+    messages: Optional[List[ChatMessageChunk]] = None  # type: ignore[assignment]
+    event: Optional[str] = None; tools_state_id: Optional[str] = None
 
 # fmt: on
 
@@ -4397,7 +4765,8 @@ def _split_line(argv: Sequence[str]) -> Tuple[List[str], Dict[str, List[str]]]:
 
 def _commands() -> Dict[str, Callable[..., object]]:
     commands: Dict[str, Callable[..., object]] = {"chat": _chat, "doctor": _Doctor}
-    groups = {"": GigaChatSyncClient, "assistants.": AssistantsSyncClient, "threads.": ThreadsSyncClient}
+    groups: Dict[str, type] = {"": GigaChatSyncClient, "chat.": ChatNamespace}
+    groups.update({"assistants.": AssistantsSyncClient, "threads.": ThreadsSyncClient})
     for group, owner in groups.items():
         for name, method in vars(owner).items():
             if isinstance(method, types.FunctionType) and name[0] != "_" and name not in ("chat", "close"):

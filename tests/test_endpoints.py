@@ -730,7 +730,7 @@ NO_ANSWERS = [
     ("batch_results", (Batch(id="b", output_file_id="o"),), '{"id":"0"}\n{"id":'),
     ("validate_function", ({"name": "f"},), '{"status":200}'),
     ("threads.list", (), '{"data":[]}'),
-    ("threads.create_thread", (), '{"thread_id":"t"}'),
+    ("threads.create_thread", (), '{"assistant_id":"t"}'),
     ("threads.run_messages", (["q"],), '{"choices":[]}'),
     ("assistants.create", ("m", "n"), '{"created_at":1}'),
 ]

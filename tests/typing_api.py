@@ -25,6 +25,10 @@ from gigachat_lite import (
     Chat,
     ChatCompletion,
     ChatCompletionChunk,
+    ChatCompletionRequest,
+    ChatCompletionResponse,
+    ChatMessage,
+    ChatSource,
     DeletedFile,
     Embeddings,
     FilterCheck,
@@ -41,6 +45,8 @@ from gigachat_lite import (
     Model,
     Models,
     OpenApiFunctions,
+    PrimaryChatCompletionChunk,
+    PrimaryChatFunctionCall,
     RateLimitError,
     ResponseError,
     Stream,
@@ -69,6 +75,10 @@ def calls(client: GigaChat) -> None:
     assert_type(client.chat([Messages(role="user", content="Hello"), {"role": "user"}, "Hello"]), ChatCompletion)
     assert_type(client.chat(Chat(messages=[Messages(role=MessagesRole.USER)], temperature=0.5)), ChatCompletion)
     assert_type(client.stream("Hello"), Stream[ChatCompletionChunk])
+    assert_type(client.chat.create("Hello"), ChatCompletionResponse)
+    assert_type(client.chat.create({"messages": ["Hello"], "tools": ["web_search"]}), ChatCompletionResponse)
+    assert_type(client.chat.create([ChatMessage(role="user"), {"role": "user"}, "Hello"]), ChatCompletionResponse)
+    assert_type(client.chat.stream(ChatCompletionRequest(messages=[])), Stream[PrimaryChatCompletionChunk])
     assert_type(client.get_token(), Optional[AccessToken])
     assert_type(client.get_models(), Models)
     assert_type(client.get_model("GigaChat"), Model)
@@ -99,6 +109,9 @@ def wrong_calls(client: GigaChat) -> None:
     client.chat()  # type: ignore[call-arg]
     client.chat(1)  # type: ignore[arg-type]
     client.chat("Hello", temperature=1)  # type: ignore[call-arg]
+    client.chat.create()  # type: ignore[call-arg]
+    client.chat.create(1)  # type: ignore[arg-type]
+    client.chat.stream("Hello", stream=True)  # type: ignore[call-arg]
     client.stream(None)  # type: ignore[arg-type]
     client.get_model(1)  # type: ignore[arg-type]
     client.embeddings([1])  # type: ignore[list-item]
@@ -112,6 +125,8 @@ async def twins(client: GigaChat) -> None:
     assert_type(await client.achat("Hello"), ChatCompletion)
     assert_type(await client.achat(payload=[Messages(role="user", content="Hello")]), ChatCompletion)
     assert_type(client.astream("Hello"), AsyncStream[ChatCompletionChunk])
+    assert_type(await client.achat.create("Hello"), ChatCompletionResponse)
+    assert_type(client.achat.stream(payload="Hello"), AsyncStream[PrimaryChatCompletionChunk])
     assert_type(await client.aget_token(), Optional[AccessToken])
     assert_type(await client.aget_models(), Models)
     assert_type(await client.aget_model("GigaChat"), Model)
@@ -139,6 +154,8 @@ async def wrong_twins(client: GigaChat) -> None:
     await client.achat()  # type: ignore[call-arg]
     await client.achat(1)  # type: ignore[arg-type]
     await client.achat("Hello", temperature=1)  # type: ignore[call-arg]
+    await client.achat.create(1)  # type: ignore[arg-type]
+    await client.achat.stream("Hello")  # type: ignore[misc]
     await client.aget_model(model=1)  # type: ignore[arg-type]
     await client.astream("Hello")  # type: ignore[misc]
     client.astream(None)  # type: ignore[arg-type]
@@ -185,6 +202,20 @@ def answers(answer: ChatCompletion, model: Model, file: UploadedFile) -> None:
     assert_type(answer.usage.total_tokens, int)
     Messages(content="no role")  # type: ignore[call-arg]
     Chat(messages="Hello")  # type: ignore[arg-type]
+
+
+def second_version(answer: ChatCompletionResponse, chunk: PrimaryChatCompletionChunk) -> None:
+    assert_type(answer.messages, List[ChatMessage])
+    assert_type(answer.message, Optional[ChatMessage])
+    assert_type(answer.text, str)
+    assert_type(answer.sources, List[ChatSource])
+    assert_type(answer.messages[0].role, str)
+    assert_type(answer.messages[0].function_calls, List[PrimaryChatFunctionCall])
+    assert_type(chunk.event, Optional[str])
+    assert_type(chunk.text, str)
+    assert_type(gigachat_lite.file_ids(answer), List[str])
+    ChatMessage(content=None)  # type: ignore[call-arg]
+    ChatCompletionRequest(messages="Hello")  # type: ignore[arg-type]
 
 
 def clients() -> None:
