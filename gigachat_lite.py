@@ -55,9 +55,9 @@ from dataclasses import dataclass
 
 # fmt: off
 from typing import (  # isort: skip
-    TYPE_CHECKING, Any, BinaryIO, Callable, ClassVar, Coroutine, Deque, Dict, FrozenSet, Generic, Iterable,
-    Iterator, List, Mapping, NamedTuple, NoReturn, Optional, Protocol, Sequence, Set, Tuple, Type, TypeVar, Union,
-    cast, get_type_hints,
+    TYPE_CHECKING, Any, AsyncIterator, BinaryIO, Callable, ClassVar, Coroutine, Deque, Dict, FrozenSet, Generic,
+    Iterable, Iterator, List, Mapping, NamedTuple, NoReturn, Optional, Protocol, Sequence, Set, Tuple, Type, TypeVar,
+    Union, cast, get_type_hints, overload,
 )
 # fmt: on
 
@@ -90,8 +90,8 @@ __all__ = [
     "EmbeddingsUsage", "FewShotExample", "FilterCheck", "FilterUsage", "ForbiddenError", "Function", "FunctionCall",
     "FunctionParameters", "FunctionParametersProperty", "FunctionRanker", "FunctionRemark", "FunctionValidation",
     "GigaChat", "GigaChatAsyncClient", "GigaChatException", "GigaChatSyncClient", "Image", "InvalidResponseError",
-    "JSONObject", "JsonSchemaResponseFormat", "Messages", "MessagesChunk", "MessagesRole", "Model",
-    "ModelNotSpecifiedError", "Models", "NotFoundError", "OpenApiFunctions", "PaymentRequiredError",
+    "JSONObject", "JsonSchemaResponseFormat", "LengthFinishReasonError", "Messages", "MessagesChunk", "MessagesRole",
+    "Model", "ModelNotSpecifiedError", "Models", "NotFoundError", "OpenApiFunctions", "PaymentRequiredError",
     "PrimaryChatCompletionChunk", "PrimaryChatFunctionCall", "RateLimitError", "RequestEntityTooLargeError",
     "ResponseError", "ResponseFormat", "ServerError", "Storage", "Stream", "StreamInterruptedError", "Thread",
     "ThreadCompletion", "ThreadCompletionChunk", "ThreadMessage", "ThreadMessageAttachment", "ThreadMessageResponse",
@@ -99,7 +99,7 @@ __all__ = [
     "ThreadStatus", "Threads", "ThreadsAsyncClient", "ThreadsSyncClient", "Token", "TokensCount",
     "UnprocessableEntityError", "UploadedFile", "UploadedFiles", "Usage", "agent_id_cvar", "authorization_cvar",
     "chat_completions_url_cvar", "chat_url_cvar", "client_id_cvar", "custom_headers_cvar", "file_ids",
-    "operation_id_cvar", "request_id_cvar", "service_id_cvar", "session_id_cvar", "trace_id_cvar",
+    "operation_id_cvar", "request_id_cvar", "schema_of", "service_id_cvar", "session_id_cvar", "trace_id_cvar",
 ]
 # fmt: on
 
@@ -107,6 +107,8 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 J = TypeVar("J", bound="JSONObject")
 R = TypeVar("R", bound="_Reader[Any]")
+K = TypeVar("K", bound="_Client")
+V = TypeVar("V", "ChatCompletionChunk", "ThreadCompletionChunk")
 
 logger = logging.getLogger("gigachat_lite")
 logger.addHandler(logging.NullHandler())
@@ -137,7 +139,17 @@ class ModelNotSpecifiedError(GigaChatException):
     """What the official SDK raises where nothing names a model; here ``model`` has a default, and nothing does."""
 
 class InvalidResponseError(GigaChatException):
-    """A successful answer whose body is not what the API documents."""
+    """A successful answer whose body is not what the API documents, or whose text is not what parsing asked for."""
+
+    completion: Any = None  # the answer, where it is its text that does not fit
+
+
+class LengthFinishReasonError(GigaChatException):
+    """An answer that was cut off where a whole value was asked for; ``completion`` is what came of it."""
+
+    def __init__(self, completion: Any) -> None:
+        super().__init__("the answer was cut off at its greatest length: raise max_tokens, or ask for less")
+        self.completion = completion
 
 class ResponseError(GigaChatException):
     """An answer with an error status.
@@ -873,6 +885,8 @@ _JITTER = 0.5
 class _Client:
     """Settings, connections and token: what every endpoint goes through."""
 
+    _borrows = False  # whether connections and token are another client's
+
     # fmt: off
     def __init__(
         self, *,
@@ -898,10 +912,33 @@ class _Client:
             _warn_unknown(type(self).__name__, unknown)
         self._settings = _read_settings(arguments, os.environ)
         self._shared = _Shared(self._settings)
+
+    def with_options(
+        self: K, *,
+        timeout: Optional[float] = None, max_retries: Optional[int] = None,
+        retry_backoff_factor: Optional[float] = None, retry_on_status_codes: Optional[Tuple[int, ...]] = None,
+        model: Optional[str] = None, profanity_check: Optional[bool] = None, flags: Optional[List[str]] = None,
+        session_id: Optional[str] = None,
+    ) -> K:
+        """Make a client for some calls, with other settings, over the same connections and the same token.
+
+        Closing it closes nothing but itself. *session_id* is the X-Session-ID where the context variable is not set.
+        """
+        changed = {name: value for name, value in locals().items() if value is not None and name in _SETTINGS}
+        read = _read_settings(changed, {})
+        other = self.__class__.__new__(self.__class__)
+        vars(other).update(vars(self), _borrows=True)
+        other._settings = _Settings(**{**vars(self._settings), **{name: getattr(read, name) for name in changed}})
+        return other
     # fmt: on
 
+    def _close(self) -> None:
+        if self._borrows:  # the connections are another client's
+            self._shared = _Shared(self._settings)
+        self._shared.close()
+
     def __getstate__(self) -> Dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_shared"}
+        return {name: value for name, value in vars(self).items() if name not in ("_shared", "_borrows")}
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         vars(self).update(state)
@@ -1042,6 +1079,8 @@ class _Client:
     def _chat_body(self, chat: Union[Chat, ChatCompletionRequest], streamed: bool = False) -> Dict[str, Any]:
         """Write the body of a chat request; the client's settings fill in what it leaves open."""
         explicit = dict(_sent_fields(chat))
+        if callable(explicit.get("response_format")):
+            raise TypeError("response_format is a type: chat_parse() takes it, and gives a value of it")
         additional = {**(explicit.pop("additional_fields", None) or {})}
         additional.pop("stream", None)
         body = {"model": None, **additional, **explicit, "stream": streamed or None}
@@ -1294,6 +1333,18 @@ class ChatNamespace(_Resource):
         path = _chat_path(self._client, chat_completions_url_cvar)
         return self._client._stream(path, PrimaryChatCompletionChunk, body, _STREAM_HEADERS)
 
+    @overload
+    def parse(self, payload: CompletionPayload, *, response_format: Type[T], strict: bool = ...) -> _ParsedV2[T]: ...
+    @overload
+    def parse(self, payload: CompletionPayload, *, response_format: Any, strict: bool = ...) -> _ParsedV2[Any]: ...
+    def parse(self, payload: CompletionPayload, *, response_format: Any, strict: bool = True) -> _ParsedV2[Any]:
+        """Answer with a value of a type, as ``chat_parse()`` does. ``POST /v2/chat/completions``."""
+        return _parse(ChatNamespace(self._client).create, _as_request(payload), response_format, strict)
+
+    def run_tools(self, payload: CompletionPayload, functions: _Tools, *, max_rounds: int = 10) -> _RanV2:
+        """Answer with the help of Python functions and of the server's tools. ``POST /v2/chat/completions``."""
+        return _run_tools_here(_TalkV2(ChatNamespace(self._client).create, payload, functions), max_rounds)
+
 
 class GigaChatSyncClient(_Client):
     """The blocking half of the client. Close it, or use it in a ``with`` block."""
@@ -1306,7 +1357,7 @@ class GigaChatSyncClient(_Client):
 
     def close(self) -> None:
         """Close all connections; calls under way in other threads end with an APIConnectionError."""
-        self._shared.close()
+        self._close()
 
     def get_token(self) -> Optional[AccessToken]:
         """Give the access token, asking for one if need be: OAuth, or ``POST /token`` for user and password.
@@ -1321,6 +1372,25 @@ class GigaChatSyncClient(_Client):
         """Answer a conversation bit by bit. ``POST /chat/completions``. Raises StreamInterruptedError when cut off."""
         body = self._chat_body(_as_chat(payload), True)
         return self._stream(_chat_path(self, chat_url_cvar), ChatCompletionChunk, body, _STREAM_HEADERS)
+
+    @overload
+    def chat_parse(self, payload: Payload, *, response_format: Type[T], strict: bool = ...) -> _Parsed[T]: ...
+    @overload
+    def chat_parse(self, payload: Payload, *, response_format: Any, strict: bool = ...) -> _Parsed[Any]: ...
+    def chat_parse(self, payload: Payload, *, response_format: Any, strict: bool = True) -> _Parsed[Any]:
+        """Answer with a value of a type that ``schema_of()`` knows. ``POST /chat/completions``.
+
+        Gives the completion and the value. Raises InvalidResponseError where the answer does not fit, and
+        LengthFinishReasonError where it was cut; both have it as ``completion``.
+        """
+        return _parse(ChatNamespace(self), copy.copy(_as_chat(payload)), response_format, strict)
+
+    def run_tools(self, payload: Payload, functions: _Functions, *, max_rounds: int = 10) -> _Ran:
+        """Answer with the help of Python functions, called as the model asks; give the answer and the whole history.
+
+        ``POST /chat/completions``, *max_rounds* times at most. What a function raises is told to the model and logged.
+        """
+        return _run_tools_here(_Talk(ChatNamespace(self), payload, functions), max_rounds)
 
     def get_models(self) -> Models:
         """List the models. ``GET /models``."""
@@ -1689,6 +1759,12 @@ class AsyncChatNamespace(_Resource):
     achat = __call__ = _twin(ChatNamespace.__call__)  # "coroutine ... was never awaited" shows the first name
     create = _twin(ChatNamespace.create)
     stream = _stream_twin(ChatNamespace.stream)
+    parse = _twin(ChatNamespace.parse)
+
+    async def run_tools(self, payload: CompletionPayload, functions: _Tools, *, max_rounds: int = 10) -> _RanV2:
+        """Do as the blocking form does; coroutine functions are awaited in the caller's event loop."""
+        talk = _TalkV2(ChatNamespace(self._client).create, payload, functions)
+        return await _run_tools_aside(talk, max_rounds, self._workers)
 
 
 @_named
@@ -1703,11 +1779,17 @@ class GigaChatAsyncClient(_Client):
 
     async def aclose(self) -> None:
         """Close all connections; calls under way end with an APIConnectionError."""
-        self._shared.close()
+        self._close()
 
     aget_token = _twin(GigaChatSyncClient.get_token)
     achat = AsyncChatNamespace()
     astream = _stream_twin(GigaChatSyncClient.stream)
+    achat_parse = _twin(GigaChatSyncClient.chat_parse)
+
+    async def arun_tools(self, payload: Payload, functions: _Functions, *, max_rounds: int = 10) -> _Ran:
+        """Do as run_tools() does; coroutine functions are awaited in the caller's event loop, others run in workers."""
+        return await _run_tools_aside(_Talk(ChatNamespace(self), payload, functions), max_rounds, self._workers)
+
     aget_models = _twin(GigaChatSyncClient.get_models)
     aget_model = _twin(GigaChatSyncClient.get_model)
     aembeddings = _twin(GigaChatSyncClient.embeddings)
@@ -1803,6 +1885,21 @@ class AsyncStream(Generic[T]):
         if chunk is None:
             raise StopAsyncIteration
         return chunk
+
+    @property
+    def text_stream(self) -> AsyncIterator[str]:
+        """The text alone, without reasoning and calls, as it arrives."""
+        return (text async for text in (_text_of(chunk) async for chunk in self) if text)
+
+    @overload
+    async def get_final_completion(self: AsyncStream[PrimaryChatCompletionChunk]) -> ChatCompletionResponse: ...
+    @overload
+    async def get_final_completion(self: AsyncStream[V]) -> ChatCompletion: ...
+    async def get_final_completion(self: Any) -> Any:
+        """Read the rest; give the whole answer, put together of all chunks."""
+        async for _ in self:
+            pass
+        return _whole(self._stream._chunks)
 
     async def __aenter__(self) -> AsyncStream[T]:
         return self
@@ -1961,6 +2058,7 @@ class Stream(Generic[T]):
         self._reader: Optional[_Reader[T]] = None
         self._reading = False
         self._ended = False
+        self._chunks: List[Any] = []  # all that came, where they are parts of one answer
 
     def __iter__(self) -> Stream[T]:
         return self
@@ -1999,6 +2097,7 @@ class Stream(Generic[T]):
         context = contextvars.copy_context()
         context.run(_flight_cvar.set, self._flight)
         self._reader, chunk = context.run(self._begin)
+        self._chunks = self._reader.chunks
         return chunk
 
     def _arrived(self) -> Optional[T]:
@@ -2010,6 +2109,21 @@ class Stream(Generic[T]):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def text_stream(self) -> Iterator[str]:
+        """The text alone, without reasoning and calls, as it arrives."""
+        return filter(None, map(_text_of, self))
+
+    @overload
+    def get_final_completion(self: Stream[PrimaryChatCompletionChunk]) -> ChatCompletionResponse: ...
+    @overload
+    def get_final_completion(self: Stream[V]) -> ChatCompletion: ...
+    def get_final_completion(self: Any) -> Any:
+        """Read the rest; give the whole answer, put together of all chunks."""
+        for _ in self:
+            pass
+        return _whole(self._chunks)
 
     def __enter__(self) -> Stream[T]:
         return self
@@ -2037,6 +2151,7 @@ class _Reader(Generic[T]):
         self.reply = reply
         self._items: Deque[Any] = collections.deque()  # what has come and was not made into chunks yet
         self._over = False
+        self.chunks: List[T] = []  # for get_final_completion()
         reply.as_it_comes()
 
     @classmethod
@@ -2119,13 +2234,16 @@ class _EventReader(_Reader[J]):
             self.reply.drain()
             return None
         try:
-            return self._chunk(event)
+            chunk = self._chunk(event)
         except InvalidResponseError as error:
             if not self._parser.at_end:
                 raise
             if self._complete:
                 return None
             raise StreamInterruptedError("the stream ended inside an event") from error
+        if chunk is not None:
+            self.chunks.append(chunk)
+        return chunk
 
     def _chunk(self, event: _Event) -> Optional[J]:
         value = self.reply.parse(event.data)
@@ -3650,6 +3768,460 @@ def _origin(url: str) -> Tuple[str, str, int]:
     return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
+# ---------- schemas and tools
+
+
+def schema_of(kind: Any) -> Dict[str, Any]:
+    """Write the JSON schema of a type; TypeError where it has none.
+
+    Dataclasses, TypedDicts, NamedTuples, enums (by value), Literal, Optional, Union, lists, tuples, dicts with text as
+    keys, str, int, float, bool, None and Any have one; ``Annotated[T, "..."]`` describes it. A class with
+    ``model_json_schema``, as pydantic's have, writes its own; a dict is a schema already.
+    """
+    return _shape_of(kind).schema
+
+
+_Functions = Sequence[Union[Callable[..., Any], "Function", Dict[str, Any]]]
+_Tools = Sequence[Union[Callable[..., Any], "ChatTool", Dict[str, Any], str]]
+_Parsed = Tuple["ChatCompletion", T]
+_ParsedV2 = Tuple["ChatCompletionResponse", T]
+_Ran = Tuple["ChatCompletion", List["Messages"]]
+_RanV2 = Tuple["ChatCompletionResponse", List["ChatMessage"]]
+
+
+class _Shape(NamedTuple):
+    """A type as JSON sees it."""
+
+    schema: Dict[str, Any]
+    parts: Any = None  # the shapes inside, by name or in a list; None where what is inside is not ours to check
+    build: Callable[[Any], Any] = lambda made: made  # gives the value; may be the user's own code
+
+    def value(self, value: Any, place: str = "$") -> Any:
+        """Make a value of decoded JSON; ValueError, with the place, where it does not fit."""
+        if self.parts is not None:
+            value = self._choose(value, place) if "anyOf" in self.schema else self._make_parts(value, place)
+        try:
+            return self.build(value)
+        except Exception as error:
+            raise ValueError(f"{place}: {' '.join(str(error).split())}") from error
+
+    def _make_parts(self, value: Any, place: str) -> Any:
+        schema, wanted, found, parts = self.schema, self.schema["type"], _JSON_NAMES[type(value)], self.parts
+        found = "integer" if wanted == "integer" and found == "number" and value.is_integer() else found
+        if wanted != found and (wanted, found) != ("number", "integer"):
+            raise ValueError(f"{place} must be {wanted}, not {value!r:.60}")
+        if wanted == "array":
+            if len(value) != schema.get("minItems", len(value)):
+                raise ValueError(f"{place} must have {len(parts)} items, not {len(value)}")
+            items = enumerate(zip(parts * len(value), value))
+            return [part.value(item, f"{place}[{i}]") for i, (part, item) in items]
+        if wanted != "object":
+            return value
+        missing = [repr(name) for name in schema["required"] if name not in value]
+        if missing:
+            raise ValueError(f"{place} lacks {', '.join(missing)}")
+        known: Any = parts if isinstance(parts, dict) else dict.fromkeys(value, parts[0])
+        return {name: part.value(value[name], f"{place}.{name}") for name, part in known.items() if name in value}
+
+    def _choose(self, value: Any, place: str) -> Any:
+        """Make a value of the first type that it fits; those that lose least of it come first."""
+
+        def fit(part: _Shape) -> Tuple[bool, int]:
+            keys = value.keys() & part.schema.get("properties", {}).keys() if isinstance(value, dict) else ()
+            return part.schema.get("type") == _JSON_NAMES[type(value)], len(keys)
+
+        problems = []
+        for part in sorted(self.parts, key=fit, reverse=True):
+            try:
+                return part.value(value, place)
+            except ValueError as error:
+                problems.append(str(error))
+        raise ValueError("; ".join(problems))
+
+
+_JSON_NAMES = {
+    str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null", list: "array", dict: "object"
+}  # fmt: skip
+
+
+def _shape_of(kind: Any) -> _Shape:
+    """Read a type that stands alone: a schema of its own making may refer to itself there."""
+    if hasattr(kind, "model_json_schema"):
+        return _Shape(kind.model_json_schema(), None, kind.model_validate)
+    try:
+        return _shape(kind)
+    except RecursionError:
+        raise TypeError(f"{kind!r} holds itself, which no schema without $ref can say") from None
+
+
+def _shape(kind: Any) -> _Shape:
+    """Read a type, which may stand inside another one."""
+    kind = getattr(kind, "__value__", getattr(kind, "__supertype__", kind))  # `type X = ...` of Python 3.12; NewType
+    kind = type(None) if kind is None else kind
+    origin, args, form = getattr(kind, "__origin__", kind), list(getattr(kind, "__args__", ())), _form(kind)
+    if isinstance(kind, dict) or kind is Any or isinstance(kind, TypeVar):
+        return _Shape(kind if isinstance(kind, dict) else {})
+    if hasattr(kind, "__metadata__"):  # Annotated
+        shape, notes = _shape(origin), [note for note in kind.__metadata__ if isinstance(note, str)]
+        return shape._replace(schema={**shape.schema, "description": notes[0]}) if notes else shape
+    if form in ("Required", "NotRequired", "ReadOnly"):
+        return _shape(args[0])
+    if form == "Literal" or isinstance(kind, enum.EnumMeta):
+        return _choice_shape(kind, args or list(kind))
+    if origin is Union or isinstance(kind, getattr(types, "UnionType", ())):
+        choices = [_shape(choice) for choice in args]
+        return _Shape({"anyOf": [choice.schema for choice in choices]}, choices)
+    if origin is tuple and args and args[-1] is not Ellipsis:
+        items, count = [_shape(item) for item in args], {"minItems": len(args), "maxItems": len(args)}
+        return _Shape({"type": "array", "prefixItems": [item.schema for item in items], **count}, items, tuple)
+    if origin in (list, tuple):
+        item = _shape(args[0] if args else Any)
+        return _Shape({"type": "array", "items": item.schema}, [item], origin)
+    if origin is dict and (not args or args[0] is str or isinstance(args[0], TypeVar)):
+        item = _shape(args[1] if args else Any)
+        schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": item.schema}
+        return _Shape(schema, [item])
+    if hasattr(kind, "model_json_schema"):
+        return _Shape(_without_refs(kind.model_json_schema(), {}), None, kind.model_validate)
+    if isinstance(kind, type) and kind in _JSON_NAMES:
+        shape = _Shape({"type": _JSON_NAMES[kind]}, ())
+        return shape._replace(build=kind) if kind in (int, float) else shape
+    return _object_shape(_fields(kind), dict if hasattr(kind, "__total__") else kind)
+
+
+def _form(kind: Any) -> Any:
+    """Name a form of typing: typing_extensions has other objects of the same names on older Pythons."""
+    return getattr(getattr(kind, "__origin__", None), "_name", None)
+
+
+def _choice_shape(kind: Any, members: List[Any]) -> _Shape:
+    """Read an enum, by value, or a Literal, which may name members of an enum."""
+    values = [member.value if isinstance(member, enum.Enum) else member for member in members]
+    names = {_JSON_NAMES.get(type(value), "") for value in values}
+    if "" in names:
+        raise TypeError(f"{kind!r} has values that JSON does not have")
+
+    def member_of(value: Any) -> Any:
+        for known, member in zip(values, members):
+            if known == value and isinstance(known, bool) is isinstance(value, bool):
+                return member
+        raise ValueError(f"must be one of {', '.join(map(repr, values))}, not {value!r:.60}")
+
+    return _Shape({**({"type": names.pop()} if len(names) == 1 else {}), "enum": values}, None, member_of)
+
+
+def _object_shape(fields: List[Tuple[str, Any, bool]], build: Callable[..., Any]) -> _Shape:
+    """Describe what *build* takes by name: name, type, and whether it must be there."""
+    parts = {name: _shape(kind) for name, kind, _ in fields}
+    properties = {name: part.schema for name, part in parts.items()}
+    schema = {"type": "object", "properties": properties, "required": [name for name, _, needed in fields if needed]}
+    return _Shape(schema, parts, lambda made: build(**made))
+
+
+def _fields(kind: Any) -> List[Tuple[str, Any, bool]]:
+    """List the fields of a class: name, type, and whether it must be there."""
+    signs = ("__dataclass_fields__", "__total__", "_field_defaults")  # of a dataclass, TypedDict, NamedTuple
+    if not hasattr(kind, "__mro__") or not any(hasattr(kind, sign) for sign in signs):
+        raise TypeError(f"{kind!r} has no JSON schema")
+    registered = all(base.__module__ in sys.modules for base in kind.__mro__)  # not by every loader
+    hints = _hints(kind, None if registered else globals())
+    if dataclasses.is_dataclass(kind):
+        # Both are MISSING where there is no default.
+        return [(f.name, hints[f.name], f.default is f.default_factory) for f in dataclasses.fields(kind) if f.init]
+    if hasattr(kind, "_field_defaults"):
+        return [(name, hints.get(name, Any), name not in kind._field_defaults) for name in kind._fields]
+    required = getattr(kind, "__required_keys__", hints if kind.__total__ else ())
+    forms = {name: _form(hint.__origin__ if hasattr(hint, "__metadata__") else hint) for name, hint in hints.items()}
+    # Where annotations are text, __required_keys__ knows nothing of these two.
+    needed = {"Required": True, "NotRequired": False}
+    return [(name, hint, needed.get(forms[name], name in required)) for name, hint in hints.items()]
+
+
+def _hints(owner: Any, names: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
+    """Give annotations as types; *names* are for those that are text."""
+    extras: Dict[str, Any] = {"include_extras": True} if sys.version_info >= (3, 9) else {}
+    try:
+        return get_type_hints(owner, names, **extras)
+    except (NameError, AttributeError, TypeError, SyntaxError) as error:
+        raise TypeError(f"the annotations of {owner.__name__} cannot be read: {error}") from error
+
+
+def _without_refs(schema: Any, known: Mapping[str, Any]) -> Any:
+    """Write out what a schema refers to: inside another one its ``$ref`` would point nowhere."""
+    if isinstance(schema, list):
+        return [_without_refs(item, known) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    known = schema.get("$defs", known)
+    meant = {**known[schema["$ref"].rpartition("/")[2]], **schema} if "$ref" in schema else schema
+    return {name: _without_refs(part, known) for name, part in meant.items() if name not in ("$defs", "$ref")}
+
+
+def _parse(ask: Callable[[Any], T], request: Any, kind: Any, strict: bool) -> Tuple[T, Any]:
+    """Ask for an answer that fits a type; give the completion and the value that it makes."""
+    shape = _shape_of(kind)
+    request.response_format = {"type": "json_schema", "schema": shape.schema, "strict": strict}
+    completion = ask(request)
+    text, finish_reason = _said(completion)
+    if finish_reason == "length":
+        raise LengthFinishReasonError(completion)
+    try:
+        return completion, shape.value(_json_in(text or ""))
+    except ValueError as problem:
+        error = InvalidResponseError(f"the answer does not fit: {problem}")
+        error.completion = completion
+        raise error from problem
+
+
+def _said(completion: Any) -> Tuple[Optional[str], Optional[str]]:
+    """Give the text of an answer and its finish reason."""
+    if isinstance(completion, ChatCompletionResponse):
+        nothing = ChatMessage(role="assistant")
+        said = next((one for one in completion.messages if one.role == "assistant" and one.text), nothing)
+        return said.text, "length" if completion.finish_reason == "length" else said.finish_reason
+    for choice in completion.choices:
+        return choice.message.content, choice.finish_reason
+    return "", None
+
+
+def _json_in(text: str) -> Any:
+    """Read the JSON of an answer: all of its text, or what a fence of three backticks in it holds."""
+    try:
+        return _decode(_utf8(text))
+    except ValueError:
+        fence = re.search(r"```json\s*", text, re.IGNORECASE) or re.search(r"```\w*\s*", text)
+        if fence is None:
+            raise
+    try:  # where the value ends, the fence does: a text inside the value may have one of its own
+        return _DECODER.raw_decode(text, fence.end())[0]
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _tool(function: Any) -> Tuple[Dict[str, Any], _Shape]:
+    """Describe a Python function to the model; give its arguments too. TypeError where that cannot be done."""
+    name, doc = getattr(function, "__name__", repr(function)), inspect.getdoc(function) or ""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+        odd = [str(p) for p in parameters if p.kind not in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        if odd or not name.isidentifier():
+            raise TypeError(f"{odd[0]} cannot be given by name" if odd else "it has no name")
+        hinted = {p.name: p.annotation for p in parameters if p.annotation is not p.empty}
+        names = getattr(inspect.unwrap(function), "__globals__", {})
+        hints = _hints(types.SimpleNamespace(__name__=name, __annotations__=hinted), names)
+        shape = _object_shape([(p.name, hints.get(p.name, Any), p.default is p.empty) for p in parameters], dict)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"{name} cannot be described to the model: {error}") from error
+    for argument, part in shape.parts.items():
+        said = _said_of(argument, doc)
+        shape.schema["properties"][argument] = {"description": said, **part.schema} if said else part.schema
+    summary = " ".join(re.split(r"\n\s*(?:\n|:\w|Arg(?:ument)?s:|Parameters\n)", "\n" + doc)[0].split())
+    return {"name": name, **({"description": summary} if summary else {}), "parameters": shape.schema}, shape
+
+
+def _said_of(argument: str, doc: str) -> str:
+    """Find what a docstring says of an argument, in the style of Sphinx, Google or NumPy; "" for nothing."""
+    more = r"((?:\n\1[ \t]+\S.*)*)"  # the lines that are indented deeper
+    for pattern in (
+        rf"^([ \t]*):param (?:.*[ *])?{argument}:(.*){more}",
+        rf"^Arg(?:ument)?s:\n(?:[ \t].*\n|\n)*?([ \t]+)\**{argument}(?: ?\(.*\))?:(.*){more}",
+        rf"^Parameters\n-+\n(?:(?!\w+\n-).*\n)*?([ \t]*)(?:.*, )?\**{argument}(?:,.*| ?:.*)?$(){more}",
+    ):
+        found = re.search(pattern, doc, re.MULTILINE)
+        if found:
+            return " ".join((found.group(2) + found.group(3)).split())
+    return ""
+
+
+def _result_text(value: Any) -> str:
+    """Write the result of a function as a JSON object, since not every model takes anything else."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_json_form)
+    text = text if text.startswith("{") else f'{{"result": {text}}}'
+    return text.encode("utf-8", "replace").decode("utf-8")  # half of a surrogate pair could not be sent
+
+
+def _json_form(value: Any) -> Any:
+    """Give what stands in JSON for an object that has no form of its own there."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, JSONObject):
+        return _sent_fields(value)
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
+
+
+# The loop of calls is written once, as a coroutine: *run* does its steps, which are requests and calls of functions.
+_Run = Callable[[Callable[[], Any]], Coroutine[Any, Any, Any]]
+
+
+async def _run_tools(talk: _Talk, max_rounds: int, run: _Run) -> Tuple[Any, List[Any]]:
+    """Ask, make the calls that the answer wants made, and ask again; give the last answer and the whole history.
+
+    It ends at an answer without calls or with one of a function that is not ours, and after *max_rounds* requests.
+    """
+    completion: Any = None
+    for _ in range(max_rounds):
+        completion = await run(talk.ask)
+        calls = talk.take(completion)
+        if not calls or any(call.name not in talk.functions for call in calls):
+            break
+        talk.answer(calls, [await _called(talk.functions[call.name], call.arguments, run) for call in calls])
+    return completion, talk.messages
+
+
+async def _called(function: Callable[..., Any], arguments: Any, run: _Run) -> str:
+    """Call a function as the model wants; the result, or what went wrong, is JSON for the model to read."""
+    try:
+        call = functools.partial(function, **_tool(function)[1].value(arguments or {}))
+    except ValueError as error:
+        return _result_text({"error": f"ValueError: {error}"})
+    try:
+        return _result_text(await run(call))
+    except Exception as error:
+        logger.warning("%s() failed, which the model is told", function.__name__, exc_info=True)
+        return _result_text({"error": f"{type(error).__name__}: {error}"})
+
+
+def _run_tools_here(talk: _Talk, max_rounds: int) -> Tuple[Any, List[Any]]:
+    """Run the loop without an event loop: no step of it waits."""
+    for name, function in talk.functions.items():
+        if inspect.iscoroutinefunction(function):
+            raise TypeError(f"{name} is a coroutine function: arun_tools() and achat.run_tools() await it")
+
+    async def run(step: Callable[[], Any]) -> Any:
+        return step()
+
+    try:
+        _run_tools(talk, max_rounds, run).send(None)
+    except StopIteration as end:
+        return cast(Tuple[Any, List[Any]], end.value)
+    raise AssertionError("unreachable")
+
+
+async def _run_tools_aside(talk: _Talk, max_rounds: int, workers: _Workers) -> Tuple[Any, List[Any]]:
+    """Run the loop in the caller's event loop, which awaits coroutine functions; all else is done in workers."""
+
+    async def run(step: Callable[[], Any]) -> Any:
+        result = step() if inspect.iscoroutinefunction(step) else await _in_worker(workers, step, _Flight())
+        return await result if inspect.isawaitable(result) else result
+
+    return await _run_tools(talk, max_rounds, run)
+
+
+class _Talk:
+    """A conversation in the first version of chat: how calls come in it, and how their results go back."""
+
+    def __init__(self, ask: Callable[[Any], Any], payload: Any, functions: Sequence[Any]) -> None:
+        self.functions = {getattr(one, "__name__", ""): one for one in functions if callable(one)}
+        request = self.request(payload, functions)
+        self.ask = functools.partial(ask, request)
+        self.messages: List[Any] = request.messages
+
+    def request(self, payload: Any, functions: Sequence[Any]) -> Any:
+        """Make a request of its own with these functions in it."""
+        fields = _as_chat(payload).to_dict()
+        others = [one for one in fields.get("functions") or () if one["name"] not in self.functions]
+        return Chat.from_dict({**fields, "functions": [*others, *functions]})
+
+    def take(self, completion: Any) -> List[Any]:
+        """Put an answer into the history; give the calls that it wants made."""
+        answers = [_as_message(choice.message) for choice in completion.choices[:1]]
+        self.messages += answers
+        return [answer.function_call for answer in answers if answer.function_call]
+
+    def answer(self, calls: List[Any], results: List[str]) -> None:
+        for call, result in zip(calls, results):
+            self.messages.append(Messages(role=MessagesRole.FUNCTION, name=call.name, content=result))
+
+
+class _TalkV2(_Talk):
+    """The same in the second version. All of the results have an id, or none; they are objects, not text."""
+
+    def request(self, payload: Any, functions: Sequence[Any]) -> Any:
+        fields = _as_request(payload).to_dict()
+        return ChatCompletionRequest.from_dict({**fields, "tools": [*(fields.get("tools") or ()), *functions]})
+
+    def take(self, completion: Any) -> List[Any]:
+        answers = [completion.message] if completion.message is not None else []
+        self.messages += answers
+        return [call for answer in answers for call in answer.function_calls]
+
+    def answer(self, calls: List[Any], results: List[str]) -> None:
+        ids = [call.id for call in calls] if all(call.id for call in calls) else [None] * len(calls)
+        told = [ChatFunctionResult(call.name, json.loads(text), own) for call, text, own in zip(calls, results, ids)]
+        content = [ChatContentPart(function_result=result) for result in told]
+        state = self.messages[-1].tools_state_id
+        self.messages.append(ChatMessage(role="tool", content=content, tools_state_id=state))
+
+
+def _as_tools(tools: Sequence[Any]) -> Sequence[Any]:
+    """Make one tool of all functions, where there are Python functions among the tools of a request."""
+    if not any(map(callable, tools)):
+        return tools
+    functions: List[Dict[str, Any]] = []
+    others = []
+    for tool in map(_plain, tools):
+        if callable(tool):
+            functions.append(_tool(tool)[0])
+        elif isinstance(tool, dict) and "functions" in tool:
+            functions += map(_plain, (tool["functions"] or {}).get("specifications") or ())
+        else:
+            others.append(tool)
+    known = {function["name"]: function for function in functions}  # what was described already, once
+    return [*others, {"functions": {"specifications": list(known.values())}}]
+
+
+def _text_of(chunk: Any) -> str:
+    """Give the text that a chunk of a stream brings, without the reasoning."""
+    if isinstance(chunk, PrimaryChatCompletionChunk):
+        return "".join(message.text for message in chunk.messages or () if message.role != "reasoning")
+    return "".join(choice.delta.content or "" for choice in chunk.choices if choice.index == 0)
+
+
+def _whole(chunks: Sequence[Any]) -> Any:
+    """Put the chunks of a stream together to the answer that would have come at once."""
+    if not chunks:
+        raise InvalidResponseError("the stream brought no part of an answer")
+    fields: Dict[str, Any] = {}
+    parts: Dict[Any, Dict[str, Any]] = {}  # choices by index; in the second version messages by role
+    for chunk in chunks:
+        fields.update(_sent_fields(chunk))
+        for choice in getattr(chunk, "choices", ()):
+            whole = parts.setdefault(choice.index, {"message": {"role": "assistant", "content": ""}})
+            whole.update({name: value for name, value in _sent_fields(choice).items() if name != "delta"})
+            _grow(whole["message"], _sent_fields(choice.delta))
+        for message in getattr(chunk, "messages", None) or ():
+            role = message.role or "assistant"
+            _grow(parts.setdefault(role, {"role": role, "content": []}), message.to_dict())
+    if isinstance(chunks[0], PrimaryChatCompletionChunk):
+        fields.pop("event", None)
+        completion: Any = ChatCompletionResponse.from_dict({**fields, "messages": list(parts.values())})
+    else:
+        choices = [parts[index] for index in sorted(parts)]
+        completion = ChatCompletion.from_dict({**fields, "choices": choices, "object": "chat.completion"})
+    completion.x_headers = chunks[-1].x_headers
+    return completion
+
+
+def _grow(message: Dict[str, Any], delta: Mapping[str, Any]) -> None:
+    """Add to a message what a chunk brings: text goes on, progress is replaced, anything else comes as a whole."""
+    for name, value in delta.items():
+        if name == "content" and isinstance(value, list):
+            for part in value:
+                last = message["content"][-1] if message["content"] else {}
+                if part.keys() == last.keys() == {"text"}:
+                    last["text"] += part["text"]
+                elif part.keys() == last.keys() == {"tool_execution"}:
+                    last.update(part)
+                else:
+                    message["content"].append(dict(part))
+        elif name in ("content", "reasoning_content"):
+            message[name] = (message.get(name) or "") + (value or "")
+        elif value:
+            message[name] = value
+
+
 # ---------- JSON objects
 
 if TYPE_CHECKING:
@@ -4041,6 +4613,11 @@ class Function(_Open):
     few_shot_examples: Optional[List[FewShotExample]] = None
     return_parameters: Optional[Dict[str, Any]] = None
 
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Function:
+        """Describe a Python function by its name, docstring and annotations; TypeError where that cannot be done."""
+        return cls.from_dict(_tool(function)[0])
+
     def _adopt(self, fields: Dict[str, Any]) -> None:
         if "title" in fields and "name" not in fields:
             fields["name"] = fields.pop("title")
@@ -4108,7 +4685,7 @@ class Chat(JSONObject):
     update_interval: Optional[float] = None
     profanity_check: Optional[bool] = None
     function_call: Union[str, ChatFunctionCall, None] = None
-    functions: Optional[List[Function]] = None
+    functions: Optional[List[Function]] = None  # Python functions, too: they are described as Function.of() does
     flags: Optional[List[str]] = None
     storage: Optional[Storage] = None
     additional_fields: Optional[Dict[str, Any]] = None
@@ -4122,6 +4699,8 @@ class Chat(JSONObject):
         messages = fields.get("messages")
         if not isinstance(messages, (list, tuple)):
             raise TypeError(f"messages must be a list, not {type(messages).__name__}")
+        if isinstance(fields.get("functions"), (list, tuple)):
+            fields["functions"] = [Function.of(one) if callable(one) else one for one in fields["functions"]]
         # A dict is a copy by now: it is adopted below and need not be copied again.
         fields["messages"] = [message if type(message) is dict else _as_message(message) for message in messages]
         super()._adopt(fields)
@@ -4624,6 +5203,8 @@ class ChatCompletionRequest(_Open):
     _spellings = ChatMessage._spellings
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
+        if isinstance(fields.get("tools"), (list, tuple)):
+            fields["tools"] = _as_tools(fields["tools"])
         if isinstance(fields.get("storage"), bool):
             fields["storage"] = {} if fields["storage"] else None
         options = {name: fields.pop(name) for name in ChatModelOptions._defaults if name in fields}

@@ -37,7 +37,8 @@ TELLING = {
         [r"poem about programming[^\n]*to the point\.\n\(\d+ tokens\)", r"one hundred.*\.\.\. enough\."],
     ),
     "async_chat.py": ("", [r'> What is a thread\?\nYou wrote: "What is a thread\?"', r"Tell me a joke.*to the point"]),
-    "functions.py": ("", [r"get_weather\(\{.*gives \{'city'", r'returned \{"city": .*the weather in Tokyo\?']),
+    "functions.py": ("", [r'called get_weather\(\{.*\nit gives \{"city"', r'returned \{"city": .*Tokyo\?']),
+    "typed_answer.py": ("", [r"How do I make pancakes\? \(easy\), \d+ minutes\n1\. "]),
     "context_variables.py": (
         "",
         [f"{user}: the server calls this request request-of-{user}" for user in ("ann", "vera")],
@@ -86,7 +87,7 @@ def test_example_is_short_and_needs_nothing(program):
     text = (EXAMPLES / program).read_text(encoding="utf-8")
     imported = re.findall(r"^\s*(?:import|from) (\w+)", text, re.MULTILINE)
     assert 10 <= len(text.splitlines()) <= 30
-    assert set(imported) <= {"gigachat_lite", "asyncio", "json", "pathlib", "sys", "tempfile"}
+    assert set(imported) <= {"gigachat_lite", "asyncio", "dataclasses", "json", "pathlib", "sys", "tempfile", "typing"}
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ A line that is wrong on purpose has a ``type: ignore``; one too many is an error
 
 import io
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from typing_extensions import assert_type
 
@@ -182,6 +183,48 @@ async def async_streams(client: GigaChat) -> None:
             assert_type(chunk, ChatCompletionChunk)
         await stream.aclose()
     assert_type([chunk async for chunk in client.astream("Hello")], List[ChatCompletionChunk])
+
+
+@dataclass
+class Plan:
+    title: str
+
+
+def get_weather(city: str) -> Dict[str, int]:
+    return {"temperature": len(city)}
+
+
+def typed_answers(client: GigaChat) -> None:
+    completion, plan = client.chat_parse("Hello", response_format=Plan)
+    assert_type(completion, ChatCompletion)
+    assert_type(plan, Plan)
+    assert_type(client.chat_parse("Hello", response_format=List[Plan], strict=False)[1], List[Plan])
+    assert_type(client.chat_parse("Hello", response_format={"type": "object"})[1], Any)
+    assert_type(gigachat_lite.schema_of(Plan), Dict[str, Any])
+    assert_type(Function.of(get_weather), Function)
+    assert_type(client.run_tools("Hello", [get_weather]), Tuple[ChatCompletion, List[Messages]])
+    assert_type(client.with_options(timeout=1, session_id="session"), GigaChat)
+    assert_type(client.stream("Hello").get_final_completion(), ChatCompletion)
+    assert_type(list(client.stream("Hello").text_stream), List[str])
+    assert_type(client.chat.parse("Hello", response_format=Plan), Tuple[ChatCompletionResponse, Plan])
+    assert_type(client.chat.parse("Hello", response_format={})[1], Any)
+    assert_type(client.chat.run_tools("Hello", [get_weather, "web_search"])[1], List[ChatMessage])
+    assert_type(client.chat.stream("Hello").get_final_completion(), ChatCompletionResponse)
+    client.with_options(base_url="")  # type: ignore[call-arg]
+    client.chat_parse("Hello")  # type: ignore[call-overload]
+
+
+async def async_typed_answers(client: GigaChat) -> None:
+    completion, plan = await client.achat_parse("Hello", response_format=Plan)
+    assert_type(completion, ChatCompletion)
+    assert_type(plan, Plan)
+    assert_type((await client.achat_parse("Hello", response_format={"type": "object"}))[1], Any)
+    assert_type(await client.arun_tools("Hello", [get_weather]), Tuple[ChatCompletion, List[Messages]])
+    assert_type(await client.astream("Hello").get_final_completion(), ChatCompletion)
+    assert_type(await client.achat.parse("Hello", response_format=Plan), Tuple[ChatCompletionResponse, Plan])
+    assert_type((await client.achat.run_tools("Hello", [get_weather]))[0], ChatCompletionResponse)
+    assert_type(await client.achat.stream("Hello").get_final_completion(), ChatCompletionResponse)
+    assert_type([text async for text in client.astream("Hello").text_stream], List[str])
 
 
 def answers(answer: ChatCompletion, model: Model, file: UploadedFile) -> None:
