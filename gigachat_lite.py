@@ -3247,47 +3247,68 @@ def _read_file(path: str) -> bytes:
 # ---------- payloads
 
 Message = Union["Messages", Dict[str, Any], str]
-Payload = Union[str, Dict[str, Any], Sequence[Message], "Chat"]
+Payload = Union[str, Dict[str, Any], Sequence[Message], Iterator[Message], "Messages", "Chat"]
 FileContent = Union[str, "os.PathLike[str]", bytes, BinaryIO]
-
-
 FileSource = Union[
     FileContent,
     Tuple[Optional[str], FileContent],
     Tuple[Optional[str], FileContent, Optional[str]],
     Tuple[Optional[str], FileContent, Optional[str], Mapping[str, str]],
 ]
-
-
 BatchSource = Union[Sequence[Payload], bytes, str, "os.PathLike[str]"]
 _STREAM_HEADERS = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
 
 
 def _as_chat(payload: Payload) -> Chat:
-    if isinstance(payload, Chat):
-        return payload
     if isinstance(payload, dict):
-        return Chat.from_dict(payload)
-    return Chat(messages=_as_messages(payload))
+        if "messages" not in payload:
+            raise TypeError('the dict has no "messages"; a single message goes into a list: [{"role": ...}]')
+        payload = Chat.from_dict(payload)
+    elif not isinstance(payload, Chat):
+        payload = Chat(messages=_as_messages(payload))
+    if not payload.messages and payload.storage is None:
+        raise ValueError("there is nothing to answer: the list of messages is empty")
+    return payload
 
 
-def _as_messages(messages: Union[str, Sequence[Message]]) -> List[Messages]:
-    if isinstance(messages, str):
+def _as_messages(messages: Union[Message, Sequence[Message], Iterator[Message]]) -> List[Messages]:
+    if isinstance(messages, (str, dict, Messages)):
         return [_as_message(messages)]
-    if not isinstance(messages, (list, tuple)):
-        raise TypeError(f"expected text, a dict, a list of messages or a Chat, not {type(messages).__name__}")
-    return [_as_message(message) for message in messages]
+    made: List[Messages] = []
+    for message in _listed(messages, "text, a dict, a list of messages or a Chat"):
+        try:
+            made.append(_as_message(message))
+        except (TypeError, ValueError) as error:
+            _add_place(error, f".messages[{len(made)}]")
+            raise
+    return made
 
 
 def _as_message(message: Message) -> Messages:
     if isinstance(message, str):
         return Messages(role=MessagesRole.USER, content=message)
     if not isinstance(message, (Messages, dict)):
-        raise TypeError(f"a message must be Messages, a dict or str, not {type(message).__name__}")
+        raise TypeError(f"$ must be Messages, a dict or str, not {type(message).__name__}")
     fields = message if isinstance(message, dict) else vars(message)
     if fields.get("content") is None:  # the API wants one, even next to a function call
         return Messages.from_dict({**fields, "content": ""})
     return Messages.from_dict(message) if isinstance(message, dict) else message
+
+
+def _listed(values: Any, expected: str) -> List[Any]:
+    """Make a list of what is as good as one: a tuple, a generator, a vector of numpy or pandas."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(values, (str, bytes, bytearray, dict, set, frozenset)) or not hasattr(values, "__iter__"):
+        raise TypeError(f"expected {expected}, not {type(values).__name__}")
+    return list(values)
+
+
+def _texts(texts: Union[str, Iterable[str]]) -> List[str]:
+    found = [texts] if isinstance(texts, str) else _listed(texts, "a text or a list of texts")
+    for at, text in enumerate(found):
+        if not isinstance(text, str):
+            raise TypeError(f"text {at} of the list must be str, not {type(text).__name__}")
+    return found
 
 
 def _chat_path() -> str:
@@ -3297,25 +3318,18 @@ def _chat_path() -> str:
     return path
 
 
-def _quote(argument: str) -> str:
+def _quote(argument: Union[str, UploadedFile]) -> str:
     """Make one segment of a path of an id, whatever it holds."""
-    if not isinstance(argument, str) or not argument:
-        raise ValueError(f"an id or name must be text that is not empty, not {argument!r}")
+    name = argument.id if isinstance(argument, UploadedFile) else argument
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"an id or name must be text that is not empty, not {argument!r:.80}")
     # Dots are no special characters, but a segment of nothing but dots would be followed upwards.
-    quoted = urllib.parse.quote(argument, safe="", errors="strict")
-    return quoted.replace(".", "%2E") if argument in (".", "..") else quoted
+    quoted = urllib.parse.quote(name, safe="", errors="strict")
+    return quoted.replace(".", "%2E") if name in (".", "..") else quoted
 
 
-def _content_path(file_id: str) -> str:
+def _content_path(file_id: Union[str, UploadedFile]) -> str:
     return f"/files/{_quote(file_id)}/content"
-
-
-def _texts(texts: Union[str, Sequence[str]]) -> List[str]:
-    if isinstance(texts, str):
-        return [texts]
-    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-        raise TypeError("expected a text or a list of texts")
-    return list(texts)
 
 
 def _without_nulls(body: Dict[str, Any]) -> Dict[str, Any]:
@@ -3348,7 +3362,7 @@ def _thread_body(
 def _run_options(options: Union[ThreadRunOptions, Dict[str, Any], None]) -> Dict[str, Any]:
     if isinstance(options, dict):
         options = ThreadRunOptions.from_dict(options)
-    return _sent_fields(options) if options is not None else {}
+    return dict(_sent_fields(options)) if options is not None else {}
 
 
 def _run_body(
@@ -3370,22 +3384,23 @@ def _batch_lines(requests: BatchSource, write: Callable[[Payload], Dict[str, Any
         return requests
     if isinstance(requests, (str, os.PathLike)):
         return _read_file(os.fspath(requests))
-    if not isinstance(requests, (list, tuple)) or not requests:
-        raise TypeError("a batch is a list of requests, or JSON Lines as bytes or the path of a file")
-    bodies = requests if method == "embedder" else [write(request) for request in requests]
+    listed = _listed(requests, "a list of requests, or JSON Lines as bytes or the path of a file")
+    if not listed:
+        raise TypeError("a batch has at least one request")
+    bodies = listed if method == "embedder" else map(write, listed)
     return b"\n".join(_encode({"id": str(number), "request": body}) for number, body in enumerate(bodies)) + b"\n"
 
 
 def _read_all(reply: _Reply) -> bytes:
-    try:
-        return b"".join(iter(reply.receive, b""))
-    finally:
-        reply.close()
+    return reply.begun(lambda reply: b"".join(iter(reply.receive, b"")))
 
 
 def _copy(open_reply: Callable[[], _Reply], file: BinaryIO) -> None:
     """Write a file's content to a file object."""
-    if not hasattr(file, "write") or isinstance(file, io.TextIOBase):
+    import inspect
+
+    write = getattr(file, "write", None)
+    if write is None or isinstance(file, io.TextIOBase) or inspect.iscoroutinefunction(write):
         raise TypeError(f"to is a path or a file open in binary mode, not {type(file).__name__}")
     reply = open_reply()
     try:
@@ -3399,6 +3414,8 @@ def _write(file: BinaryIO, block: bytes) -> None:
     """Write all of a block, also to what takes a part of it at a time (io.RawIOBase.write)."""
     while block:
         written = file.write(block)
+        if not written and isinstance(file, io.RawIOBase):
+            raise BlockingIOError("the file that is written to takes no more: it does not block")
         block = block[written:] if isinstance(written, int) and 0 < written < len(block) else b""
 
 
@@ -3407,60 +3424,64 @@ def _save(open_reply: Callable[[], _Reply], to: Union[str, os.PathLike[str]]) ->
 
     What is no plain file, and what stands in a directory that takes no other name, is written in place.
     """
-    path = os.path.realpath(os.fsdecode(to))
-    directory, partial = os.path.dirname(path), ""
+    name = os.fsdecode(to)
+    path = os.path.realpath(name)
+    partial = os.path.join(os.path.dirname(path), f".{os.urandom(4).hex()}.part")
     try:
-        mode = os.stat(path).st_mode if os.path.exists(path) else None
-        if mode is None or (stat.S_ISREG(mode) and os.access(directory, os.W_OK)):
-            partial = os.path.join(directory, f".{os.urandom(4).hex()}.part")
-        with open(partial or path, "xb" if partial else "wb") as file:
+        with _beside(name, partial) or open(name, "wb", opener=_open_as_it_is) as file:
             _copy(open_reply, file)
-        if partial:
-            if mode is not None:
-                os.chmod(partial, stat.S_IMODE(mode))
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                file.truncate()
+        if os.path.exists(partial):
             os.replace(partial, path)
     except OSError as error:
-        if error.filename == partial:
-            error.filename, error.filename2 = os.fsdecode(to), None  # the name that the caller knows
+        if not isinstance(error, GigaChatException) and error.filename in (None, partial, path):
+            error.filename, error.filename2 = name, None  # the name that the caller knows
         raise
     finally:
-        if partial and os.path.exists(partial):
+        if os.path.exists(partial):
             os.unlink(partial)
 
 
+def _beside(name: str, partial: str) -> Optional[BinaryIO]:
+    """Open a new file that may take the place of another, with its mode; None where it cannot."""
+    try:
+        mode = os.stat(name).st_mode
+    except FileNotFoundError:
+        return open(partial, "xb")
+    if not stat.S_ISREG(mode):
+        return None
+    try:
+        file = open(partial, "xb")  # noqa: SIM115  # the caller closes it
+    except OSError:  # a directory in which nobody may make files, or no room for a name
+        return None
+    os.chmod(partial, stat.S_IMODE(mode))
+    return file
+
+
+def _open_as_it_is(path: str, flags: int) -> int:
+    """Open for writing and keep the content: it is not lost where no other arrives."""
+    return os.open(path, flags & ~os.O_TRUNC)
+
+
+# fmt: off
 # What the API takes, by the ending of the name; mimetypes lacks several or says otherwise.
 _FILE_TYPES = {
-    ".txt": "text/plain",
-    ".doc": "application/msword",
+    ".txt": "text/plain", ".doc": "application/msword", ".pdf": "application/pdf", ".epub": "application/epub",
     ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
-    ".pdf": "application/pdf",
-    ".epub": "application/epub",
-    ".ppt": "application/ppt",
-    ".pptx": "application/pptx",
-    ".xlsx": "application/vnd.ms-excel",
-    ".jpeg": "image/jpeg",
-    ".jpg": "image/jpeg",
-    ".png": "image/png",
-    ".tiff": "image/tiff",
-    ".tif": "image/tiff",
-    ".bmp": "image/bmp",
-    ".mp4": "audio/mp4",
-    ".mp3": "audio/mp3",
-    ".m4a": "audio/x-m4a",
-    ".wav": "audio/wav",
-    ".weba": "audio/webm",
-    ".ogg": "audio/x-ogg",
-    ".opus": "audio/opus",
+    ".ppt": "application/ppt", ".pptx": "application/pptx", ".xlsx": "application/vnd.ms-excel",
+    ".jpeg": "image/jpeg", ".jpg": "image/jpeg", ".png": "image/png", ".tiff": "image/tiff", ".tif": "image/tiff",
+    ".bmp": "image/bmp", ".mp4": "audio/mp4", ".mp3": "audio/mp3", ".m4a": "audio/x-m4a", ".wav": "audio/wav",
+    ".weba": "audio/webm", ".ogg": "audio/x-ogg", ".opus": "audio/opus",
 }
+# fmt: on
 
 
 def _file_type(name: str) -> str:
-    ending = os.path.splitext(name)[1].lower()
-    if ending in _FILE_TYPES:
-        return _FILE_TYPES[ending]
     import mimetypes
 
-    return mimetypes.guess_type(name)[0] or "application/octet-stream"
+    ending = os.path.splitext(name)[1].lower()
+    return _FILE_TYPES.get(ending) or mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 
 class _Upload:
@@ -3470,26 +3491,20 @@ class _Upload:
     """
 
     def __init__(self, source: FileSource, purpose: Optional[str] = None) -> None:
-        name, content, kind, headers = _file_parts(source)
-        self._content = content
+        name, self._content, kind, headers = _file_parts(source)
         self.failed = False  # whether the file could not be read
-        self._start = 0
         self.rewindable = True
-        size = self._measure()
+        self._size = self._measure()
         boundary = os.urandom(16).hex()
         self.content_type = f"multipart/form-data; boundary={boundary}"
         lines = [f"--{boundary}", 'Content-Disposition: form-data; name="purpose"', "", purpose] if purpose else []
-        lines += [
-            f"--{boundary}",
-            f'Content-Disposition: form-data; name="file"; filename="{_escaped(name)}"',
-            *(f"{header}: {_checked_header(header, value)}" for header, value in headers.items()),
-        ]
+        lines += [f"--{boundary}", f'Content-Disposition: form-data; name="file"; filename="{_escaped(name)}"']
+        lines += [f"{header}: {_checked_header(header, value)}" for header, value in headers.items()]
         if not any(header.lower() == "content-type" for header in headers):
             lines.append(f"Content-Type: {_checked_header('Content-Type', kind or _file_type(name))}")
         self._head = _utf8("\r\n".join([*lines, "", ""]))
         self._tail = f"\r\n--{boundary}--\r\n".encode("ascii")
-        self._size = size
-        self.length = None if size is None else len(self._head) + size + len(self._tail)
+        self.length = None if self._size is None else len(self._head) + self._size + len(self._tail)
 
     def _measure(self) -> Optional[int]:
         content = self._content
@@ -3503,19 +3518,21 @@ class _Upload:
                 size = os.fstat(file.fileno()).st_size
                 return None if size == 0 and file.read(1) else size  # what is in /proc has no size
         try:
-            self._start = content.tell()
+            content.tell()
             content.seek(0, os.SEEK_END)  # which returns nothing in mmap before 3.13
-            end = content.tell()
-            content.seek(self._start)
-        except (AttributeError, OSError):  # OSError includes io.UnsupportedOperation
+        except (AttributeError, OSError, NotImplementedError, TypeError):  # OSError includes io.UnsupportedOperation
             self.rewindable = False
             return None
-        return max(0, end - self._start)
+        size = content.tell()
+        if not isinstance(size, int):
+            raise TypeError(f"tell() of the file gives {type(size).__name__}, not a number of bytes")
+        content.seek(0)
+        return size
 
     def rewind(self) -> bool:
-        """Go back to where the file stood; False where that cannot be."""
+        """Go back to the beginning; False where that cannot be."""
         if self.rewindable and not isinstance(self._content, (bytes, str)):
-            self._content.seek(self._start)
+            self._content.seek(0)
         return self.rewindable
 
     def __iter__(self) -> Iterator[bytes]:
@@ -3534,36 +3551,32 @@ class _Upload:
     def _blocks(self, file: BinaryIO) -> Iterator[bytes]:
         """Read as many bytes as the Content-Length promises, even if the file grows meanwhile."""
         left = self._size
-        while left is None or left > 0:
-            try:
-                block = file.read(_SEND_BYTES if left is None else min(_SEND_BYTES, left))
-            except BaseException:
-                self.failed = True
-                raise
+        while left != 0:
+            wanted = _SEND_BYTES if left is None else min(_SEND_BYTES, left)
+            self.failed = True  # unless it can be read
+            block = file.read(wanted)
+            self.failed = False
+            if not isinstance(block, (bytes, bytearray)) or len(block) > wanted:
+                what = f"{len(block)} bytes" if isinstance(block, (bytes, bytearray)) else type(block).__name__
+                raise GigaChatException(f"the file gave {what} where {wanted} bytes were to be read")
             if not block:
                 if left:
                     raise GigaChatException("the file became shorter while it was sent")
                 return
-            yield block
+            yield bytes(block)
             left = None if left is None else left - len(block)
 
 
 def _file_parts(source: FileSource) -> Tuple[str, Union[bytes, BinaryIO, str], Optional[str], Mapping[str, str]]:
     """Tell name, content (a str is a path), type and headers of what is to be uploaded."""
-    name: Optional[str] = None
-    kind: Optional[str] = None
-    headers: Mapping[str, str] = {}
-    content: Any = source
-    if isinstance(source, tuple):
-        if not 2 <= len(source) <= 4:
-            raise TypeError("a file is (name, content), (name, content, type) or (name, content, type, headers)")
-        rest: Tuple[Any, ...] = source[2:]
-        name, content = source[:2]
-        kind = rest[0] if rest else None
-        headers = rest[1] if len(rest) > 1 else {}
-        if isinstance(content, str):
-            content = content.encode("utf-8")
-    if isinstance(content, (str, os.PathLike)):
+    content: Any
+    parts: Tuple[Any, ...] = source if isinstance(source, tuple) else (None, source)
+    if not 2 <= len(parts) <= 4:
+        raise TypeError("a file is (name, content), (name, content, type) or (name, content, type, headers)")
+    name, content, kind, headers = (*parts, None, None)[:4]
+    if isinstance(content, str) and isinstance(source, tuple):
+        content = _utf8(content)
+    elif isinstance(content, (str, os.PathLike)):
         content = os.fsdecode(content)
     elif isinstance(content, (bytearray, memoryview)):
         content = bytes(content)
@@ -3573,14 +3586,23 @@ def _file_parts(source: FileSource) -> Tuple[str, Union[bytes, BinaryIO, str], O
         own = content if isinstance(content, str) else getattr(content, "name", None)
         name = os.path.basename(own) if isinstance(own, str) and own else "upload"
         name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # a name on disk may be no UTF-8
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a file is text, not {type(name).__name__}")
     return name, content, kind, headers or {}
 
 
 def _require_binary(file: Any) -> None:
+    """Refuse what is no binary file as far as reading nothing of it shows."""
     if not hasattr(file, "read"):
         raise TypeError(f"a file is a path, bytes or a file open in binary mode, not {type(file).__name__}")
-    if isinstance(file, io.TextIOBase) or isinstance(file.read(0), str):
+    nothing = b"" if isinstance(file, io.TextIOBase) else file.read(0)
+    if hasattr(nothing, "__await__"):
+        getattr(nothing, "close", bool)()  # a coroutine that nobody awaits would complain
+        raise TypeError(f"{type(file).__name__} is asynchronous: give its .file, or what its read() gave")
+    if isinstance(file, io.TextIOBase) or isinstance(nothing, str):
         raise TypeError('the file is open in text mode: open it with "rb"')
+    if not isinstance(nothing, (bytes, bytearray)) or nothing:
+        raise TypeError(f"read(0) of the file gave {nothing!r:.40}, not b''")
 
 
 def _escaped(name: str) -> str:
@@ -3589,7 +3611,8 @@ def _escaped(name: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f]", lambda match: f"%{ord(match.group()):02X}", name)
 
 
-_IMAGE_ID = re.compile(r"<(?:img|video|audio)\b[^>]*?\bsrc=[\"']([^\"'>]+)[\"']", re.IGNORECASE)
+# Each match goes on to the source, or past the tag: no character is looked at for two of them.
+_IMAGE_ID = re.compile(r"<(?:img|video|audio)\b[^>]*?(?:\bsrc=[\"']([^\"'>]+)[\"']|>|\Z)", re.IGNORECASE)
 
 
 def file_ids(answer: Union[str, ChatCompletion, Messages]) -> List[str]:
@@ -3597,7 +3620,7 @@ def file_ids(answer: Union[str, ChatCompletion, Messages]) -> List[str]:
     if isinstance(answer, ChatCompletion):
         return [found for choice in answer.choices for found in file_ids(choice.message)]
     text = answer if isinstance(answer, str) else answer.content
-    return _IMAGE_ID.findall(text or "")
+    return [found for found in _IMAGE_ID.findall(text or "") if found]
 
 
 # ---------- JSON objects
