@@ -3383,68 +3383,82 @@ def _blocked_in(stop: Callable[[], None]) -> Optional[_Flight]:
 # ---------- payloads
 
 Message = Union["Messages", Dict[str, Any], str]
-Payload = Union[str, Dict[str, Any], Sequence[Message], "Chat"]
+Payload = Union[str, Dict[str, Any], Sequence[Message], Iterator[Message], "Messages", "Chat"]
 FileContent = Union[str, "os.PathLike[str]", bytes, BinaryIO]
-
-
 FileSource = Union[
     FileContent,
     Tuple[Optional[str], FileContent],
     Tuple[Optional[str], FileContent, Optional[str]],
     Tuple[Optional[str], FileContent, Optional[str], Mapping[str, str]],
 ]
-
-
 BatchSource = Union[Sequence[Payload], bytes, str, "os.PathLike[str]"]
 _STREAM_HEADERS = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
 
 
 def _as_chat(payload: Payload) -> Chat:
-    if isinstance(payload, Chat):
-        return payload
     if isinstance(payload, dict):
-        return Chat.from_dict(payload)
-    return Chat(messages=_as_messages(payload))
+        if "messages" not in payload:
+            raise TypeError('the dict has no "messages"; a single message goes into a list: [{"role": ...}]')
+        payload = Chat.from_dict(payload)
+    elif not isinstance(payload, Chat):
+        payload = Chat(messages=_as_messages(payload))
+    if not payload.messages and payload.storage is None:
+        raise ValueError("there is nothing to answer: the list of messages is empty")
+    return payload
 
 
-def _as_messages(messages: Union[str, Sequence[Message]]) -> List[Messages]:
-    if isinstance(messages, str):
+def _as_messages(messages: Union[Message, Sequence[Message], Iterator[Message]]) -> List[Messages]:
+    if isinstance(messages, (str, dict, Messages)):
         return [_as_message(messages)]
-    if not isinstance(messages, (list, tuple)):
-        raise TypeError(f"expected text, a dict, a list of messages or a Chat, not {type(messages).__name__}")
-    return [_as_message(message) for message in messages]
+    made: List[Messages] = []
+    for message in _listed(messages, "text, a dict, a list of messages or a Chat"):
+        try:
+            made.append(_as_message(message))
+        except (TypeError, ValueError) as error:
+            _add_place(error, f".messages[{len(made)}]")
+            raise
+    return made
 
 
 def _as_message(message: Message) -> Messages:
     if isinstance(message, str):
         return Messages(role=MessagesRole.USER, content=message)
     if not isinstance(message, (Messages, dict)):
-        raise TypeError(f"a message must be Messages, a dict or str, not {type(message).__name__}")
+        raise TypeError(f"$ must be Messages, a dict or str, not {type(message).__name__}")
     fields = message if isinstance(message, dict) else vars(message)
     if fields.get("content") is None:  # the API wants one, even next to a function call
         return Messages.from_dict({**fields, "content": ""})
     return Messages.from_dict(message) if isinstance(message, dict) else message
 
 
-def _quote(argument: str) -> str:
+def _listed(values: Any, expected: str) -> List[Any]:
+    """Make a list of what is as good as one: a tuple, a generator, a vector of numpy or pandas."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(values, (str, bytes, bytearray, dict, set, frozenset)) or not hasattr(values, "__iter__"):
+        raise TypeError(f"expected {expected}, not {type(values).__name__}")
+    return list(values)
+
+
+def _texts(texts: Union[str, Iterable[str]]) -> List[str]:
+    found = [texts] if isinstance(texts, str) else _listed(texts, "a text or a list of texts")
+    for at, text in enumerate(found):
+        if not isinstance(text, str):
+            raise TypeError(f"text {at} of the list must be str, not {type(text).__name__}")
+    return found
+
+
+def _quote(argument: Union[str, UploadedFile]) -> str:
     """Make one segment of a path of an id, whatever it holds."""
-    if not isinstance(argument, str) or not argument:
-        raise ValueError(f"an id or name must be text that is not empty, not {argument!r}")
+    name = argument.id if isinstance(argument, UploadedFile) else argument
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"an id or name must be text that is not empty, not {argument!r:.80}")
     # Dots are no special characters, but a segment of nothing but dots would be followed upwards.
-    quoted = urllib.parse.quote(argument, safe="", errors="strict")
-    return quoted.replace(".", "%2E") if argument in (".", "..") else quoted
+    quoted = urllib.parse.quote(name, safe="", errors="strict")
+    return quoted.replace(".", "%2E") if name in (".", "..") else quoted
 
 
-def _content_path(file_id: str) -> str:
+def _content_path(file_id: Union[str, UploadedFile]) -> str:
     return f"/files/{_quote(file_id)}/content"
-
-
-def _texts(texts: Union[str, Sequence[str]]) -> List[str]:
-    if isinstance(texts, str):
-        return [texts]
-    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-        raise TypeError("expected a text or a list of texts")
-    return list(texts)
 
 
 def _without_nulls(body: Dict[str, Any]) -> Dict[str, Any]:
@@ -3478,7 +3492,7 @@ def _thread_body(
 def _run_options(options: Union[ThreadRunOptions, Dict[str, Any], None]) -> Dict[str, Any]:
     if isinstance(options, dict):
         options = ThreadRunOptions.from_dict(options)
-    return _sent_fields(options) if options is not None else {}
+    return dict(_sent_fields(options)) if options is not None else {}
 
 
 def _run_body(
@@ -3500,22 +3514,23 @@ def _batch_lines(requests: BatchSource, write: Callable[[Chat], Dict[str, Any]],
         return requests
     if isinstance(requests, (str, os.PathLike)):
         return _read_file(os.fspath(requests))
-    if not isinstance(requests, (list, tuple)) or not requests:
-        raise TypeError("a batch is a list of requests, or JSON Lines as bytes or the path of a file")
-    bodies = requests if method == "embedder" else [write(_as_chat(request)) for request in requests]
+    listed = _listed(requests, "a list of requests, or JSON Lines as bytes or the path of a file")
+    if not listed:
+        raise TypeError("a batch has at least one request")
+    bodies = listed if method == "embedder" else [write(_as_chat(request)) for request in listed]
     return b"\n".join(_encode({"id": str(number), "request": body}) for number, body in enumerate(bodies)) + b"\n"
 
 
 def _read_all(reply: _Reply) -> bytes:
-    try:
-        return b"".join(iter(reply.receive, b""))
-    finally:
-        reply.close()
+    return reply.begun(lambda reply: b"".join(iter(reply.receive, b"")))
 
 
 def _copy(open_reply: Callable[[], _Reply], file: BinaryIO) -> None:
     """Write a file's content to a file object."""
-    if not hasattr(file, "write") or isinstance(file, io.TextIOBase):
+    import inspect
+
+    write = getattr(file, "write", None)
+    if write is None or isinstance(file, io.TextIOBase) or inspect.iscoroutinefunction(write):
         raise TypeError(f"to is a path or a file open in binary mode, not {type(file).__name__}")
     reply = open_reply()
     try:
@@ -3529,6 +3544,8 @@ def _write(file: BinaryIO, block: bytes) -> None:
     """Write all of a block, also to what takes a part of it at a time (io.RawIOBase.write)."""
     while block:
         written = file.write(block)
+        if not written and isinstance(file, io.RawIOBase):
+            raise BlockingIOError("the file that is written to takes no more: it does not block")
         block = block[written:] if isinstance(written, int) and 0 < written < len(block) else b""
 
 
@@ -3537,60 +3554,64 @@ def _save(open_reply: Callable[[], _Reply], to: Union[str, os.PathLike[str]]) ->
 
     What is no plain file, and what stands in a directory that takes no other name, is written in place.
     """
-    path = os.path.realpath(os.fsdecode(to))
-    directory, partial = os.path.dirname(path), ""
+    name = os.fsdecode(to)
+    path = os.path.realpath(name)
+    partial = os.path.join(os.path.dirname(path), f".{os.urandom(4).hex()}.part")
     try:
-        mode = os.stat(path).st_mode if os.path.exists(path) else None
-        if mode is None or (stat.S_ISREG(mode) and os.access(directory, os.W_OK)):
-            partial = os.path.join(directory, f".{os.urandom(4).hex()}.part")
-        with open(partial or path, "xb" if partial else "wb") as file:
+        with _beside(name, partial) or open(name, "wb", opener=_open_as_it_is) as file:
             _copy(open_reply, file)
-        if partial:
-            if mode is not None:
-                os.chmod(partial, stat.S_IMODE(mode))
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                file.truncate()
+        if os.path.exists(partial):
             os.replace(partial, path)
     except OSError as error:
-        if error.filename == partial:
-            error.filename, error.filename2 = os.fsdecode(to), None  # the name that the caller knows
+        if not isinstance(error, GigaChatException) and error.filename in (None, partial, path):
+            error.filename, error.filename2 = name, None  # the name that the caller knows
         raise
     finally:
-        if partial and os.path.exists(partial):
+        if os.path.exists(partial):
             os.unlink(partial)
 
 
+def _beside(name: str, partial: str) -> Optional[BinaryIO]:
+    """Open a new file that may take the place of another, with its mode; None where it cannot."""
+    try:
+        mode = os.stat(name).st_mode
+    except FileNotFoundError:
+        return open(partial, "xb")
+    if not stat.S_ISREG(mode):
+        return None
+    try:
+        file = open(partial, "xb")  # noqa: SIM115  # the caller closes it
+    except OSError:  # a directory in which nobody may make files, or no room for a name
+        return None
+    os.chmod(partial, stat.S_IMODE(mode))
+    return file
+
+
+def _open_as_it_is(path: str, flags: int) -> int:
+    """Open for writing and keep the content: it is not lost where no other arrives."""
+    return os.open(path, flags & ~os.O_TRUNC)
+
+
+# fmt: off
 # What the API takes, by the ending of the name; mimetypes lacks several or says otherwise.
 _FILE_TYPES = {
-    ".txt": "text/plain",
-    ".doc": "application/msword",
+    ".txt": "text/plain", ".doc": "application/msword", ".pdf": "application/pdf", ".epub": "application/epub",
     ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
-    ".pdf": "application/pdf",
-    ".epub": "application/epub",
-    ".ppt": "application/ppt",
-    ".pptx": "application/pptx",
-    ".xlsx": "application/vnd.ms-excel",
-    ".jpeg": "image/jpeg",
-    ".jpg": "image/jpeg",
-    ".png": "image/png",
-    ".tiff": "image/tiff",
-    ".tif": "image/tiff",
-    ".bmp": "image/bmp",
-    ".mp4": "audio/mp4",
-    ".mp3": "audio/mp3",
-    ".m4a": "audio/x-m4a",
-    ".wav": "audio/wav",
-    ".weba": "audio/webm",
-    ".ogg": "audio/x-ogg",
-    ".opus": "audio/opus",
+    ".ppt": "application/ppt", ".pptx": "application/pptx", ".xlsx": "application/vnd.ms-excel",
+    ".jpeg": "image/jpeg", ".jpg": "image/jpeg", ".png": "image/png", ".tiff": "image/tiff", ".tif": "image/tiff",
+    ".bmp": "image/bmp", ".mp4": "audio/mp4", ".mp3": "audio/mp3", ".m4a": "audio/x-m4a", ".wav": "audio/wav",
+    ".weba": "audio/webm", ".ogg": "audio/x-ogg", ".opus": "audio/opus",
 }
+# fmt: on
 
 
 def _file_type(name: str) -> str:
-    ending = os.path.splitext(name)[1].lower()
-    if ending in _FILE_TYPES:
-        return _FILE_TYPES[ending]
     import mimetypes
 
-    return mimetypes.guess_type(name)[0] or "application/octet-stream"
+    ending = os.path.splitext(name)[1].lower()
+    return _FILE_TYPES.get(ending) or mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 
 class _Upload:
@@ -3600,26 +3621,20 @@ class _Upload:
     """
 
     def __init__(self, source: FileSource, purpose: Optional[str] = None) -> None:
-        name, content, kind, headers = _file_parts(source)
-        self._content = content
+        name, self._content, kind, headers = _file_parts(source)
         self.failed = False  # whether the file could not be read
-        self._start = 0
         self.rewindable = True
-        size = self._measure()
+        self._size = self._measure()
         boundary = os.urandom(16).hex()
         self.content_type = f"multipart/form-data; boundary={boundary}"
         lines = [f"--{boundary}", 'Content-Disposition: form-data; name="purpose"', "", purpose] if purpose else []
-        lines += [
-            f"--{boundary}",
-            f'Content-Disposition: form-data; name="file"; filename="{_escaped(name)}"',
-            *(f"{header}: {_checked_header(header, value)}" for header, value in headers.items()),
-        ]
+        lines += [f"--{boundary}", f'Content-Disposition: form-data; name="file"; filename="{_escaped(name)}"']
+        lines += [f"{header}: {_checked_header(header, value)}" for header, value in headers.items()]
         if not any(header.lower() == "content-type" for header in headers):
             lines.append(f"Content-Type: {_checked_header('Content-Type', kind or _file_type(name))}")
         self._head = _utf8("\r\n".join([*lines, "", ""]))
         self._tail = f"\r\n--{boundary}--\r\n".encode("ascii")
-        self._size = size
-        self.length = None if size is None else len(self._head) + size + len(self._tail)
+        self.length = None if self._size is None else len(self._head) + self._size + len(self._tail)
 
     def _measure(self) -> Optional[int]:
         content = self._content
@@ -3633,19 +3648,21 @@ class _Upload:
                 size = os.fstat(file.fileno()).st_size
                 return None if size == 0 and file.read(1) else size  # what is in /proc has no size
         try:
-            self._start = content.tell()
+            content.tell()
             content.seek(0, os.SEEK_END)  # which returns nothing in mmap before 3.13
-            end = content.tell()
-            content.seek(self._start)
-        except (AttributeError, OSError):  # OSError includes io.UnsupportedOperation
+        except (AttributeError, OSError, NotImplementedError, TypeError):  # OSError includes io.UnsupportedOperation
             self.rewindable = False
             return None
-        return max(0, end - self._start)
+        size = content.tell()
+        if not isinstance(size, int):
+            raise TypeError(f"tell() of the file gives {type(size).__name__}, not a number of bytes")
+        content.seek(0)
+        return size
 
     def rewind(self) -> bool:
-        """Go back to where the file stood; False where that cannot be."""
+        """Go back to the beginning; False where that cannot be."""
         if self.rewindable and not isinstance(self._content, (bytes, str)):
-            self._content.seek(self._start)
+            self._content.seek(0)
         return self.rewindable
 
     def __iter__(self) -> Iterator[bytes]:
@@ -3664,36 +3681,32 @@ class _Upload:
     def _blocks(self, file: BinaryIO) -> Iterator[bytes]:
         """Read as many bytes as the Content-Length promises, even if the file grows meanwhile."""
         left = self._size
-        while left is None or left > 0:
-            try:
-                block = file.read(_SEND_BYTES if left is None else min(_SEND_BYTES, left))
-            except BaseException:
-                self.failed = True
-                raise
+        while left != 0:
+            wanted = _SEND_BYTES if left is None else min(_SEND_BYTES, left)
+            self.failed = True  # unless it can be read
+            block = file.read(wanted)
+            self.failed = False
+            if not isinstance(block, (bytes, bytearray)) or len(block) > wanted:
+                what = f"{len(block)} bytes" if isinstance(block, (bytes, bytearray)) else type(block).__name__
+                raise GigaChatException(f"the file gave {what} where {wanted} bytes were to be read")
             if not block:
                 if left:
                     raise GigaChatException("the file became shorter while it was sent")
                 return
-            yield block
+            yield bytes(block)
             left = None if left is None else left - len(block)
 
 
 def _file_parts(source: FileSource) -> Tuple[str, Union[bytes, BinaryIO, str], Optional[str], Mapping[str, str]]:
     """Tell name, content (a str is a path), type and headers of what is to be uploaded."""
-    name: Optional[str] = None
-    kind: Optional[str] = None
-    headers: Mapping[str, str] = {}
-    content: Any = source
-    if isinstance(source, tuple):
-        if not 2 <= len(source) <= 4:
-            raise TypeError("a file is (name, content), (name, content, type) or (name, content, type, headers)")
-        rest: Tuple[Any, ...] = source[2:]
-        name, content = source[:2]
-        kind = rest[0] if rest else None
-        headers = rest[1] if len(rest) > 1 else {}
-        if isinstance(content, str):
-            content = content.encode("utf-8")
-    if isinstance(content, (str, os.PathLike)):
+    content: Any
+    parts: Tuple[Any, ...] = source if isinstance(source, tuple) else (None, source)
+    if not 2 <= len(parts) <= 4:
+        raise TypeError("a file is (name, content), (name, content, type) or (name, content, type, headers)")
+    name, content, kind, headers = (*parts, None, None)[:4]
+    if isinstance(content, str) and isinstance(source, tuple):
+        content = _utf8(content)
+    elif isinstance(content, (str, os.PathLike)):
         content = os.fsdecode(content)
     elif isinstance(content, (bytearray, memoryview)):
         content = bytes(content)
@@ -3703,14 +3716,23 @@ def _file_parts(source: FileSource) -> Tuple[str, Union[bytes, BinaryIO, str], O
         own = content if isinstance(content, str) else getattr(content, "name", None)
         name = os.path.basename(own) if isinstance(own, str) and own else "upload"
         name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # a name on disk may be no UTF-8
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a file is text, not {type(name).__name__}")
     return name, content, kind, headers or {}
 
 
 def _require_binary(file: Any) -> None:
+    """Refuse what is no binary file as far as reading nothing of it shows."""
     if not hasattr(file, "read"):
         raise TypeError(f"a file is a path, bytes or a file open in binary mode, not {type(file).__name__}")
-    if isinstance(file, io.TextIOBase) or isinstance(file.read(0), str):
+    nothing = b"" if isinstance(file, io.TextIOBase) else file.read(0)
+    if hasattr(nothing, "__await__"):
+        getattr(nothing, "close", bool)()  # a coroutine that nobody awaits would complain
+        raise TypeError(f"{type(file).__name__} is asynchronous: give its .file, or what its read() gave")
+    if isinstance(file, io.TextIOBase) or isinstance(nothing, str):
         raise TypeError('the file is open in text mode: open it with "rb"')
+    if not isinstance(nothing, (bytes, bytearray)) or nothing:
+        raise TypeError(f"read(0) of the file gave {nothing!r:.40}, not b''")
 
 
 def _escaped(name: str) -> str:
@@ -3719,7 +3741,8 @@ def _escaped(name: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f]", lambda match: f"%{ord(match.group()):02X}", name)
 
 
-_IMAGE_ID = re.compile(r"<(?:img|video|audio)\b[^>]*?\bsrc=[\"']([^\"'>]+)[\"']", re.IGNORECASE)
+# Each match goes on to the source, or past the tag: no character is looked at for two of them.
+_IMAGE_ID = re.compile(r"<(?:img|video|audio)\b[^>]*?(?:\bsrc=[\"']([^\"'>]+)[\"']|>|\Z)", re.IGNORECASE)
 
 
 def file_ids(answer: Union[str, ChatCompletion, Messages, ChatCompletionResponse, ChatMessage]) -> List[str]:
@@ -3731,7 +3754,7 @@ def file_ids(answer: Union[str, ChatCompletion, Messages, ChatCompletionResponse
     if isinstance(answer, ChatMessage):
         return [file.id for part in answer.content or () for file in part.files or ()]
     text = answer if isinstance(answer, str) else answer.content
-    return _IMAGE_ID.findall(text or "")
+    return [found for found in _IMAGE_ID.findall(text or "") if found]
 
 
 CompletionMessage = Union["ChatMessage", Dict[str, Any], str]
@@ -3743,7 +3766,11 @@ def _as_request(payload: CompletionPayload) -> ChatCompletionRequest:
         payload = {"messages": payload}
     # A request is made anew too: what was set since it was made may be anything that is right in a dict.
     fields = payload.to_dict() if isinstance(payload, ChatCompletionRequest) else payload
-    return ChatCompletionRequest.from_dict(fields)  # type: ignore[arg-type]  # which refuses what is neither
+    try:
+        return ChatCompletionRequest.from_dict(fields)  # type: ignore[arg-type]  # which refuses what is neither
+    except ValueError as error:
+        error.args = (re.sub(r"\A\$\.(\S+) ", r"\1: ", str(error)),)
+        raise
 
 
 def _chat_path(client: _Client, variable: contextvars.ContextVar[Any]) -> str:
@@ -4224,26 +4251,58 @@ def _grow(message: Dict[str, Any], delta: Mapping[str, Any]) -> None:
 
 # ---------- JSON objects
 
+# fmt: off
 if TYPE_CHECKING:
-
     class _HasId(Protocol[T_co]):
         @property
         def id(self) -> T_co: ...
-
     class _HasObject(Protocol[T_co]):
         @property
         def object(self) -> T_co: ...
-
     class _HasType(Protocol[T_co]):
         @property
         def type(self) -> T_co: ...
-
     class _HasBytes(Protocol[T_co]):
         @property
         def bytes(self) -> T_co: ...
+    class _HasSchema(Protocol[T_co]):
+        @property
+        def schema(self) -> T_co: ...
+# fmt: on
 
 
-_Nest = Callable[[Any], Any]
+class _Method:
+    """A method that no key of an answer hides: what can be set is looked up before the object's own attributes."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self._function.__get__(instance, owner)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        raise AttributeError(f"{self._function.__name__} is a method")
+
+
+def _method(function: T) -> T:
+    return cast(T, _Method(function))
+
+
+class _Signature:
+    """What a model's constructor takes, for help() and notebooks; made when somebody looks."""
+
+    def __get__(self, instance: object, owner: Any) -> Any:
+        parameters = []
+        for field in getattr(owner, "__dataclass_fields__", {}).values():
+            default = inspect.Parameter.empty if field.name in owner._required else owner._defaults.get(field.name)
+            kind = inspect.Parameter.KEYWORD_ONLY if owner._takes_more else inspect.Parameter.POSITIONAL_OR_KEYWORD
+            parameters.append(inspect.Parameter(field.name, kind, default=default, annotation=field.type))
+        if owner._takes_more:
+            parameters.append(inspect.Parameter("more", inspect.Parameter.VAR_KEYWORD))
+        return inspect.Signature(parameters)
+
+
+_Rule = Tuple[Optional[type], Callable[[Any], Any]]  # the type that a value should have; what to make of any other
 
 
 @dataclass_transform(eq_default=False)
@@ -4257,16 +4316,18 @@ class JSONObject:
     x_headers: Optional[Dict[str, Optional[str]]] = None
 
     _array_field: ClassVar[Optional[str]] = None  # which field takes the items where the API answers with a bare array
-    _sends_nulls: ClassVar[bool] = False  # whether a None that was given is meant, as in the "default" of a JSON schema
+    _sends_nulls: ClassVar[bool] = False  # a JSON schema: a None that was given is meant, and any type may be right
     _lenient: ClassVar[bool] = False  # whether it may lack fields that have no default, once it is made
+    _takes_more: ClassVar[bool] = False  # whether the constructor takes names that it does not know
     _spellings: ClassVar[Sequence[Tuple[str, str]]] = ()  # other names of fields, and the fields
     # Makes the fields of what may be written as a text, and without a list around it where it is the only one.
     _of_text: ClassVar[Any] = None
     # What __init_subclass__() works out for each class: what its constructor takes, and what it must be given.
     _defaults: ClassVar[Dict[str, Any]] = {}
     _required: ClassVar[FrozenSet[str]] = frozenset()
-    # What _nests_of() works out when it is first needed: the fields that hold models, and how to make these.
-    _nests: ClassVar[Optional[List[Tuple[str, _Nest]]]] = []
+    _needed: ClassVar[Tuple[str, ...]] = ()  # of these, what an answer must have
+    _rules: ClassVar[Optional[Dict[str, _Rule]]] = {}  # by the name of the field; None until they are needed
+    __signature__ = _Signature()
 
     def __init_subclass__(cls) -> None:
         # Where annotations are text, dataclass() looks into sys.modules[cls.__module__], which not every loader fills.
@@ -4278,7 +4339,8 @@ class JSONObject:
         fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # a dataclass since three lines
         cls._defaults = {field.name: None if field.default is missing else field.default for field in fields}
         cls._required = frozenset(field.name for field in fields if field.default is field.default_factory is missing)
-        cls._nests = None
+        cls._needed = () if cls._lenient else tuple(cls._required)
+        cls._rules = None
 
     if not TYPE_CHECKING:  # which gets each class's own __init__ from dataclass_transform()
 
@@ -4295,10 +4357,20 @@ class JSONObject:
 
     @classmethod
     def from_dict(cls: Type[J], fields: Mapping[str, Any]) -> J:
-        """Make an object of a JSON object; unknown keys are kept. ValueError where it lacks what it must have."""
+        """Make an object of a JSON object; unknown keys are kept. ValueError where it is not what *cls* should be."""
         if not isinstance(fields, Mapping):
             raise TypeError(f"{cls.__name__} needs a dict, not {type(fields).__name__}")
         return cls._of(_copied(dict(fields)))
+
+    @classmethod
+    def model_validate(cls: Type[J], value: Any) -> J:
+        """Do as :meth:`from_dict`; give what is a *cls* already as it is. ValueError for anything else."""
+        if isinstance(value, cls):
+            return value
+        try:
+            return cls.from_dict(value)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
 
     @classmethod
     def _of(cls: Type[J], fields: Dict[str, Any]) -> J:
@@ -4308,45 +4380,66 @@ class JSONObject:
         return self
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
-        """Become *fields*: no copy and no work per field but for the nested models."""
+        """Become *fields*: no copy, and work only for those that are not what they should be, or not yet models."""
         kind = type(self)
         for other, name in kind._spellings:
             if other in fields:
                 value = fields.pop(other)
                 fields[name] = value if fields.get(name) is None else fields[name]
-        if not kind._lenient:
-            for name in kind._required:
-                if fields.get(name) is None:
-                    raise ValueError(f"{kind.__name__} lacks {name!r}")
-        nests = kind._nests
-        for name, nest in nests if nests is not None else _nests_of(kind):
-            value = fields.get(name)
-            if value is not None:
-                try:
-                    fields[name] = nest(value)
-                except ValueError as error:
-                    raise _placed(error, name) from None
+        rules = kind._rules or _rules_of(kind)
+        for name, value in fields.items():
+            if name in rules:
+                expected, make = rules[name]
+                if type(value) is not expected and value is not None:
+                    try:
+                        fields[name] = make(value)
+                    except (TypeError, ValueError) as error:
+                        _add_place(error, "." + name)
+                        raise
+        for name in kind._needed:
+            if fields.get(name) is None:
+                raise ValueError(f"$ lacks {name!r}")
         self.__dict__ = fields
 
+    @_method
     def to_dict(self) -> Dict[str, Any]:
         """Give the JSON object back, without ``x_headers``; plain values inside it are shared, not copied."""
         return {name: _plain(value) for name, value in vars(self).items() if name != "x_headers"}
 
+    @_method
+    def model_dump(self, *, mode: str = "python", by_alias: bool = False, exclude_none: bool = False) -> Dict[str, Any]:
+        """Give all fields, known ones first, as pydantic does: those that are absent too; "id_" for "id" and the like
+        unless *by_alias*. With ``mode="json"`` enums become their values.
+        """
+        dump: Dict[str, Any] = _dump(self, by_alias, exclude_none)
+        return cast(Dict[str, Any], json.loads(_ENCODER.encode(dump))) if mode == "json" else dump
+
+    @_method
+    def model_dump_json(
+        self, *, indent: Optional[int] = None, by_alias: bool = False, exclude_none: bool = False
+    ) -> str:
+        """Write what :meth:`model_dump` gives as JSON."""
+        separators = (",", ":") if indent is None else None
+        dump = _dump(self, by_alias, exclude_none)
+        return json.dumps(dump, ensure_ascii=False, indent=indent, separators=separators, default=_sent_fields)
+
+    # fmt: off
     @property
     def id_(self: _HasId[T]) -> T:
         return self.id
-
     @property
     def object_(self: _HasObject[T]) -> T:
         return self.object
-
     @property
     def type_(self: _HasType[T]) -> T:
         return self.type
-
     @property
     def bytes_(self: _HasBytes[T]) -> T:
         return self.bytes
+    @property
+    def schema_(self: _HasSchema[T]) -> T:
+        return self.schema
+    # fmt: on
 
     if not TYPE_CHECKING:  # or type checkers would take any misspelt attribute
 
@@ -4363,13 +4456,25 @@ class JSONObject:
     __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+        import reprlib
 
-    def __getstate__(self) -> Dict[str, Any]:
-        return vars(self)
+        short = reprlib.Repr()
+        short.maxlist, short.maxdict, short.maxstring, short.maxother = 6, 30, 300, 10_000
+        return (
+            f"{type(self).__name__}({', '.join(f'{name}={short.repr(value)}' for name, value in vars(self).items())})"
+        )
 
-    def __setstate__(self, state: Dict[str, Any]) -> None:
-        self.__dict__ = dict(state)
+    @_method
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        import copyreg
+
+        return copyreg.__newobj__, (type(self),), vars(self)  # type: ignore[attr-defined]
+
+    @_method
+    def __deepcopy__(self: J, memo: Dict[int, Any]) -> J:
+        other = copy.copy(self)
+        other.__dict__ = copy.deepcopy(vars(self), memo)
+        return other
 
 
 APIResponse = JSONObject  # the official SDK's name for the base of all answers
@@ -4377,72 +4482,107 @@ APIResponse = JSONObject  # the official SDK's name for the base of all answers
 
 def _wrong_arguments(kind: Type[JSONObject], values: Sequence[Any], named: Mapping[str, Any]) -> str:
     """Say what is wrong with the arguments of a model's constructor."""
+    import difflib
+
     names = list(kind._defaults)
-    odd = [name for name in named if name not in names or name in names[: len(values)]]
-    missing = [name for name in names if name in kind._required and name not in [*named, *names[: len(values)]]]
-    problem = f"not {odd}" if odd else f"and lacks {missing}" if missing else "no more"
-    return f"{kind.__name__} takes {', '.join(names)}: {problem}"
+    given = names[: len(values)]
+    for name in named:
+        if name not in names:
+            nearest = difflib.get_close_matches(name, names, 1)
+            return f"{kind.__name__} takes no {name!r}: {nearest[0] if nearest else ', '.join(names)}?"
+        if name in given:
+            return f"{kind.__name__} got {name!r} twice"
+    missing = [name for name in names if name in kind._required and name not in given and name not in named]
+    return f"{kind.__name__} lacks {', '.join(missing)}" if missing else f"{kind.__name__} takes {', '.join(names)}"
 
 
-def _nests_of(kind: Type[JSONObject]) -> List[Tuple[str, _Nest]]:
-    """Work out, once for a class, which fields hold models and how these are made of JSON."""
-    nests: List[Tuple[str, _Nest]] = []
+_Plain = Union[type, Tuple[type, ...]]
+_PLAIN: Dict[Any, Tuple[_Plain, str]] = {
+    str: (str, "text"),
+    list: (list, "a list"),
+    int: ((int, float), "a number"),
+    float: ((int, float), "a number"),
+    bool: (int, "true or false"),
+}
+
+
+def _rules_of(kind: Type[JSONObject]) -> Dict[str, _Rule]:
+    """Work out, once for a class, of which type each field should be, and how models are made of JSON."""
+    rules: Dict[str, _Rule] = {}
     # Before 3.10 get_type_hints() fails for a module that its loader did not put into sys.modules.
     registered = all(base.__module__ in sys.modules for base in kind.__mro__)
     for name, hint in get_type_hints(kind, None if registered else globals()).items():
         choices = hint.__args__ if getattr(hint, "__origin__", None) is Union else (hint,)
-        for choice in reversed(choices):
-            container = getattr(choice, "__origin__", None)
+        origins = {getattr(choice, "__origin__", choice): choice for choice in choices}
+        optional = origins.pop(type(None), None) is not None
+        only = next(iter(origins)) if len(origins) == 1 and not kind._sends_nulls else None
+        # Numbers that may be None are mostly a request's, of types that the server may know: numpy's, "0.5".
+        if only in _PLAIN and (only in (str, list) or not optional):
+            rules[name] = (only, functools.partial(_as_plain, *_PLAIN[only]))
+        for container, choice in reversed(list(origins.items())):
             inner = choice.__args__[-1] if container in (list, dict) else choice
             if inner is Any:
                 break  # a dict will do, and is left as it is
             if isinstance(inner, type) and issubclass(inner, JSONObject):
-                single = _nest_text_or_one if str in choices else _nest_one
-                nest = _nest_list if container is list else _nest_values if container is dict else single
-                nests.append((name, functools.partial(nest, inner)))
-    kind._nests = nests
-    return nests
+                make = functools.partial({list: _as_list, dict: _as_values}.get(container, _as_one), inner)
+                alone = None if container in (list, dict) else inner
+                rules[name] = (str, functools.partial(_unless_text, make)) if str in origins else (alone, make)
+    kind._rules = rules
+    return rules
 
 
-def _placed(error: ValueError, place: str) -> ValueError:
-    """Say where something does not fit: messages[2].content[0].function_result: ChatFunctionResult lacks 'name'."""
-    text = str(error)
-    return ValueError(place + (": " if ": " not in text else "" if text[0] == "[" else ".") + text)
+def _misfit(words: str, value: Any) -> ValueError:
+    return ValueError(f"$ must be {words}, not {type(value).__name__}")
 
 
-def _nest_one(kind: Type[J], value: Any) -> J:
+def _as_plain(kinds: _Plain, words: str, value: T) -> T:
+    if not isinstance(value, kinds):
+        raise _misfit(words, value)
+    return value
+
+
+def _as_one(kind: Type[J], value: Any) -> J:
     if type(value) is dict:
-        return kind._of(value)
+        self = kind.__new__(kind)
+        self._adopt(value)
+        return self
     if isinstance(value, JSONObject):
         return value  # type: ignore[return-value]  # whatever model it is
     if isinstance(value, str) and kind._of_text is not None:
         return kind._of(kind._of_text(value))
-    raise ValueError(f"{kind.__name__} must be an object, not {type(value).__name__}")
+    raise _misfit("an object", value)
 
 
-def _nest_text_or_one(kind: Type[J], value: Any) -> Union[str, J]:
-    return value if isinstance(value, str) else _nest_one(kind, value)
-
-
-def _nest_list(kind: Type[J], value: Any) -> List[J]:
+def _as_list(kind: Type[J], value: Any) -> List[J]:
     if not isinstance(value, (list, tuple)):
         if kind._of_text is None or not isinstance(value, (str, dict, kind)):
-            raise ValueError(f"expected a list of {kind.__name__}, not {type(value).__name__}")
+            raise _misfit("a list", value)
         value = [value]
     made: List[J] = []
-    try:
-        for item in value:
-            made.append(kind._of(item) if type(item) is dict else _nest_one(kind, item))  # noqa: PERF401
-    except ValueError as error:
-        raise _placed(error, f"[{len(made)}]") from None
+    for item in value:
+        try:
+            made.append(kind._of(item) if type(item) is dict else _as_one(kind, item))
+        except (TypeError, ValueError) as error:
+            _add_place(error, f"[{len(made)}]")
+            raise
     return made
 
 
-def _nest_values(kind: Type[J], value: Any) -> Any:
+def _as_values(kind: Type[J], value: Any) -> Any:
     """Make models of those values that are objects: a JSON schema may be true or false as well."""
     if isinstance(value, dict):
         return {name: kind._of(item) if type(item) is dict else item for name, item in value.items()}
     return value
+
+
+def _unless_text(make: Callable[[Any], Any], value: Any) -> Any:
+    return value if isinstance(value, str) else make(value)
+
+
+def _add_place(error: Exception, step: str) -> None:
+    """Say where the part is that an error is about: "$", which its text begins with, stands for the whole."""
+    text = str(error)
+    error.args = (f"${step}{text[1:]}" if text.startswith("$") else text,)
 
 
 _TOO_DEEP = "the request is nested too deeply, or inside itself"
@@ -4463,7 +4603,7 @@ def _copied(value: Any) -> Any:
 def _plain(value: Any) -> Any:
     """Turn models back into JSON objects, also inside lists and dicts of models."""
     if isinstance(value, JSONObject):
-        return JSONObject.to_dict(value)  # the object may have a key of that name
+        return value.to_dict()
     if isinstance(value, list) and value and isinstance(value[0], JSONObject):
         return [_plain(item) for item in value]
     if isinstance(value, dict) and any(isinstance(item, JSONObject) for item in value.values()):
@@ -4471,15 +4611,45 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _sent_fields(model: Any) -> Dict[str, Any]:
-    """What of a model goes out: not the fields that are None. The encoder calls it for each model that it meets."""
-    if not isinstance(model, JSONObject):
-        raise TypeError(f"a request cannot hold {type(model).__name__}: it has no form in JSON")
-    fields = vars(model)
-    nulls = type(model)._sends_nulls
-    if "x_headers" not in fields and (nulls or None not in fields.values()):
-        return fields  # as it is for most
-    return {name: value for name, value in fields.items() if (nulls or value is not None) and name != "x_headers"}
+def _dump(value: Any, by_alias: bool, exclude_none: bool) -> Any:
+    if isinstance(value, list):
+        return [_dump(item, by_alias, exclude_none) for item in value]
+    if isinstance(value, dict):
+        return {name: _dump(item, by_alias, exclude_none) for name, item in value.items()}
+    if not isinstance(value, JSONObject):
+        return value
+    known = type(value)._defaults
+    dump = {}
+    for name, item in {**{name: getattr(value, name) for name in known}, **vars(value)}.items():
+        alias = f"{name}_" if name in known and not by_alias and hasattr(JSONObject, f"{name}_") else name
+        if item is not None or not exclude_none:
+            dump[alias] = _dump(item, by_alias, exclude_none)
+    return dump
+
+
+# What a value that JSON has no form for can be turned into, by what it has.
+_INSTEAD = {
+    "tolist": "value.tolist()",
+    "isoformat": "value.isoformat()",
+    "decode": "value.decode()",
+    "__float__": "float(value)",
+    "__iter__": "list(value)",
+}
+
+
+def _sent_fields(value: Any) -> Any:
+    """What goes out of a value that the encoder does not know; of a model, not the fields that are None."""
+    if isinstance(value, JSONObject):
+        fields, nulls = vars(value), type(value)._sends_nulls
+        if "x_headers" not in fields and (nulls or None not in fields.values()):
+            return fields  # as it is for most
+        return {name: item for name, item in fields.items() if (nulls or item is not None) and name != "x_headers"}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    advice = next((f": write {way}" for name, way in _INSTEAD.items() if hasattr(value, name)), "")
+    raise TypeError(f"$ is {type(value).__name__}, which has no form in JSON{advice}")
 
 
 # A value inside itself ends in a RecursionError: keeping track of what we are in would take a tenth of the time.
@@ -4487,23 +4657,51 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=
 
 
 def _encode(value: Any) -> bytes:
-    """Write JSON in UTF-8; ValueError or TypeError for what JSON cannot say."""
+    """Write JSON in UTF-8; ValueError or TypeError, with the place, for what JSON cannot say."""
     try:
-        text = _ENCODER.encode(value)
+        try:
+            return _utf8(_ENCODER.encode(value))
+        except (TypeError, ValueError):
+            _refuse(value)
+            raise  # for a key
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-    except ValueError:
-        raise ValueError("the request holds NaN or an infinite number, which JSON has no form for") from None
-    return _utf8(text)
+
+
+def _refuse(value: Any) -> None:
+    """Raise for the first value inside a request that JSON cannot say."""
+    if isinstance(value, (dict, list, tuple)):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            try:
+                _refuse(item)
+            except (TypeError, ValueError) as error:
+                _add_place(error, f".{name}" if isinstance(value, dict) else f"[{name}]")
+                raise
+    elif isinstance(value, str):
+        try:
+            _utf8(value)
+        except ValueError as error:
+            raise ValueError(f"$: {error}") from None
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"$ is {value}, which has no form in JSON")
+    elif value is not None and not isinstance(value, (int, float)):
+        _refuse(_sent_fields(value))
 
 
 def _utf8(text: str) -> bytes:
+    """Write text in UTF-8; join the halves of a surrogate pair that stand side by side, as pieces of answers leave
+    them.
+    """
     if not isinstance(text, str):
         raise TypeError(f"expected text, not {type(text).__name__}")
     try:
         return text.encode("utf-8")
+    except UnicodeEncodeError:
+        joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    try:
+        return joined.encode("utf-8")
     except UnicodeEncodeError as error:
-        half = error.object[error.start : error.end]
+        half = error.object[error.start : error.start + 1]
         raise ValueError(f"the text holds {half!r}, half of a surrogate pair, which is no character") from None
 
 
@@ -4512,19 +4710,22 @@ def _no_constant(name: str) -> NoReturn:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_scan: Callable[[str, int], Tuple[Any, int]] = _DECODER.scan_once  # type: ignore[attr-defined]  # what decode() calls
 
 
 def _decode(text: bytes) -> Any:
-    """Read JSON in UTF-8; ValueError for anything else, without the text: it may hold a secret."""
+    """Read JSON, with U+FFFD for what is not UTF-8; ValueError, without the text: it may hold a secret."""
+    decoded = text.decode("utf-8", "replace").strip(" \t\r\n\ufeff")
     try:
-        # As decode() does, which takes 0.5 µs to look for the white space with regular expressions.
-        decoded = text.decode("utf-8").strip(" \t\r\n")
-        value, end = _DECODER.raw_decode(decoded)
+        # As decode() does, which takes 0.6 µs to look for the white space with regular expressions.
+        value, end = _scan(decoded, 0)
         return value if end == len(decoded) else _DECODER.decode(decoded)
     except RecursionError:
         problem = "nested too deeply"
+    except StopIteration as error:
+        problem = f"not JSON: Expecting value at character {error}"
     except ValueError as error:
-        problem = str(error)
+        problem = f"not JSON: {error}"
     raise ValueError(problem)
 
 
@@ -4555,6 +4756,8 @@ class ThreadStatus(str, enum.Enum):
 
 class _Open(JSONObject):
     """A model whose constructor takes names that it does not know, and id_ for id, as those of the official SDK do."""
+    _takes_more = True
+
     if not TYPE_CHECKING:
 
         def __init__(self, *values: Any, **named: Any) -> None:
@@ -4633,6 +4836,14 @@ class Messages(JSONObject):
     inline_data: Optional[Dict[str, Any]] = None; logprobs: Optional[List[Dict[str, Any]]] = None
     _lenient = True
 
+    def _adopt(self, fields: Dict[str, Any]) -> None:
+        content, attachments = fields.get("content"), fields.get("attachments")
+        if fields.get("role") == "function" and content is not None and not isinstance(content, str):
+            fields["content"] = _encode(content).decode("utf-8")
+        if isinstance(attachments, list):
+            fields["attachments"] = [getattr(file, "id", file) for file in attachments]
+        super()._adopt(fields)
+
 class Storage(JSONObject):
     """Where the server keeps the history of a conversation."""
     is_stateful: bool; limit: Optional[int] = None; assistant_id: Optional[str] = None; thread_id: Optional[str] = None
@@ -4661,12 +4872,11 @@ class Chat(JSONObject):
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
         messages = fields.get("messages")
-        if not isinstance(messages, (list, tuple)):
+        if messages is None or isinstance(messages, (str, dict, Messages)):
             raise TypeError(f"messages must be a list, not {type(messages).__name__}")
         if isinstance(fields.get("functions"), (list, tuple)):
             fields["functions"] = [Function.of(one) if callable(one) else one for one in fields["functions"]]
-        # A dict is a copy by now: it is adopted below and need not be copied again.
-        fields["messages"] = [message if type(message) is dict else _as_message(message) for message in messages]
+        fields["messages"] = _as_messages(messages)
         super()._adopt(fields)
 
 class Usage(JSONObject):
@@ -4805,6 +5015,7 @@ class _Batches(JSONObject):
     def _adopt(self, fields: Dict[str, Any]) -> None:
         super()._adopt({"batches": [fields]} if "id" in fields and "batches" not in fields else fields)
 
+    @_method
     def only(self, batch_id: str) -> Batch:
         for batch in self.batches:
             if batch.id == batch_id:

@@ -534,7 +534,9 @@ def test_text_is_the_answer(messages, text):
 )
 def test_what_must_be_there(kind, fields):
     """Only these fields have no default."""
-    whole = {name: [] if name == "messages" else {} for name in fields}
+    samples = {"str": "x", "int": 1, "float": 0.5, "List": []}
+    types = {name: str(kind.__dataclass_fields__[name].type).partition("[")[0] for name in fields}
+    whole = {name: samples.get(written, {}) for name, written in types.items()}
     kind.from_dict(whole)
     kind(**whole)
     for name in fields:

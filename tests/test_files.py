@@ -22,11 +22,13 @@ from gigachat_lite import (
     ForbiddenError,
     GigaChat,
     GigaChatException,
+    Messages,
     NotFoundError,
     ServerError,
     UploadedFile,
     client_id_cvar,
     custom_headers_cvar,
+    file_ids,
 )
 
 pytestmark = pytest.mark.usefixtures("no_jitter")
@@ -145,15 +147,15 @@ FORMS = {
     "BytesIO": (lambda path: io.BytesIO(PDF), "upload", "application/octet-stream", PDF),
     "object with a name": (lambda path: named(PDF, "/tmp/ph.o.to.PNG"), "ph.o.to.PNG", "image/png", PDF),
     "object with a number for a name": (lambda path: named(PDF, 7), "upload", "application/octet-stream", PDF),
-    "object at an offset": (lambda path: advanced(b"0123456789", 4), "tail.txt", "text/plain", b"456789"),
-    "object at its end": (lambda path: advanced(b"0123", 4), "tail.txt", "text/plain", b""),
-    "object behind its end": (lambda path: advanced(b"0123", 9), "tail.txt", "text/plain", b""),
-    "spooled file": (lambda path: spooled(b"0123456789", 4), "upload", "application/octet-stream", b"456789"),
+    "object at an offset": (lambda path: advanced(b"0123456789", 4), "tail.txt", "text/plain", b"0123456789"),
+    "object at its end": (lambda path: advanced(b"0123", 4), "tail.txt", "text/plain", b"0123"),
+    "object behind its end": (lambda path: advanced(b"0123", 9), "tail.txt", "text/plain", b"0123"),
+    "spooled file": (lambda path: spooled(b"0123456789", 4), "upload", "application/octet-stream", b"0123456789"),
     "mmap": (lambda path: mapped(path), "upload", "application/octet-stream", PDF),
     "pair": (lambda path: ("a.jpg", PDF), "a.jpg", "image/jpeg", PDF),
     "pair with a path": (lambda path: ("b.txt", path), "b.txt", "text/plain", PDF),
     "pair with text": (lambda path: ("c.txt", "привет"), "c.txt", "text/plain", "привет".encode()),
-    "pair with an object": (lambda path: ("d.md", advanced(b"0123", 1)), "d.md", "text/markdown", b"123"),
+    "pair with an object": (lambda path: ("d.md", advanced(b"0123", 1)), "d.md", "text/markdown", b"0123"),
     "pair without a name": (lambda path: (None, PDF), "upload", "application/octet-stream", PDF),
     "three": (lambda path: ("a.txt", PDF, "image/png"), "a.txt", "image/png", PDF),
     "three without a type": (lambda path: ("a.txt", PDF, None), "a.txt", "text/plain", PDF),
@@ -193,7 +195,7 @@ def test_upload_headers_of_a_part(plain, call):
 
 
 def test_upload_real_file(client, call, tmp_path):
-    """An open file goes out under its own name and stays open, where it was read to."""
+    """An open file goes out under its own name, from its beginning, and stays open."""
     path = tmp_path / "notes.txt"
     path.write_bytes(b"0123456789")
     with open(path, "rb") as file:
@@ -201,8 +203,8 @@ def test_upload_real_file(client, call, tmp_path):
         stored = call(client, "upload_file", file)
         assert not file.closed
         assert file.tell() == 10
-    assert (stored.filename, stored.bytes) == ("notes.txt", 7)
-    assert call(client, "download_file", stored.id) == b"3456789"
+    assert (stored.filename, stored.bytes) == ("notes.txt", 10)
+    assert call(client, "download_file", stored.id) == b"0123456789"
 
 
 @pytest.mark.parametrize("source", [Unseekable, Duck])
@@ -372,9 +374,7 @@ def test_what_is_no_regular_file(plain, call):
 
 
 @pytest.mark.parametrize(
-    "odd",
-    [None, 7, object(), [], {}, (), ("a",), ("a", b"", None, {}, 1), ("a", None), ("a", 7), (b"a", 7)],
-    ids=repr,
+    "odd", [None, 7, object(), [], {}, (), ("a",), ("a", b"", None, {}, 1), ("a", None), ("a", 7), (b"a", 7)], ids=repr
 )
 def test_odd_arguments(plain, call, odd):
     """What is no file is a TypeError that says so; nothing is sent."""
@@ -416,18 +416,13 @@ def test_file_that_fails(plain, call):
 
 
 def test_sent_again_with_a_new_token(plain, call, tmp_path):
-    """A token that the server no longer takes costs a second request with the same body, from where the file stood."""
+    """A token that the server no longer takes costs a second request with the same body, from the beginning of the file."""
     server, client = plain
     call(client, "get_token")
     path = tmp_path / "a.txt"
     path.write_bytes(b"0123456789" * 60_000)
     whole = path.read_bytes()
-    sources = [
-        (whole, whole),
-        (advanced(whole, 7), whole[7:]),
-        (path, whole),
-        (("b.txt", advanced(whole, 7)), whole[7:]),
-    ]
+    sources = [(whole, whole), (advanced(whole, 7), whole), (path, whole), (("b.txt", advanced(whole, 7)), whole)]
     for source, content in sources:
         server.requests.clear()
         server.revoke_tokens()
@@ -440,7 +435,7 @@ def test_sent_again_with_a_new_token(plain, call, tmp_path):
 
 
 def test_sent_again_after_a_failure(settings, server, call):
-    """A retry sends the whole body, from where the file stood."""
+    """A retry sends the whole body, from the beginning of the file."""
     options = {**settings, "max_retries": 2, "retry_backoff_factor": 0}
     with GigaChat(**options) as client:
         call(client, "get_token")
@@ -450,8 +445,8 @@ def test_sent_again_after_a_failure(settings, server, call):
         bodies = [request.body for request in server.requests]
         assert len(bodies) == 3
         assert bodies[0] == bodies[1] == bodies[2]
-        assert stored.bytes == 599_998
-        assert call(client, "download_file", stored.id) == b"x" * 599_995 + b"end"
+        assert stored.bytes == 600_003
+        assert call(client, "download_file", stored.id) == b"x" * 600_000 + b"end"
 
 
 @pytest.mark.parametrize("source", [Unseekable, Duck])
@@ -833,7 +828,7 @@ def as_file(directory):
 def as_file_in_the_middle(directory):
     file = io.BytesIO(b"skipped" + CONTENT)
     file.seek(7)
-    return ("name.bin", file), CONTENT
+    return ("name.bin", file), b"skipped" + CONTENT
 
 
 def as_empty_file(directory):
@@ -1052,13 +1047,13 @@ def test_no_such_file(call, tmp_path):
 
 
 def test_uploads_are_rewound(settings, server, call, tmp_path):
-    """An upload is sent again from where it started."""
+    """An upload is sent again from the beginning."""
     (tmp_path / "a.txt").write_bytes(b"0123456789")
     server.answer_next("/files", 503, b"{}")
     with GigaChat(**settings, max_retries=1, retry_backoff_factor=0) as client, open(tmp_path / "a.txt", "rb") as file:
         file.seek(5)
-        assert call(client, "upload_file", file).bytes == 5
-    assert all(b"\r\n\r\n56789\r\n" in request.body for request in server.requests[1:])
+        assert call(client, "upload_file", file).bytes == 10
+    assert all(b"\r\n\r\n0123456789\r\n" in request.body for request in server.requests[1:])
     assert len(server.requests) == 3
 
 
@@ -1109,3 +1104,329 @@ def test_names_and_ids(call, text):
             if request.path.endswith("/files"):
                 head = request.body.partition(b"\r\n\r\nx\r\n--")[0]
                 assert b"\nX-Evil" not in head.partition(b'name="file"')[2]
+
+
+# ---------- file objects that lie
+
+
+class Bad:
+    """A file object of which one method does what *how* says; a size that no read shows to be wrong is believed."""
+
+    def __init__(self, data, read):
+        self._file = io.BytesIO(data)
+        self._read = read
+
+    def read(self, size=-1):
+        return self._read(self._file, size)
+
+
+async def later(file, size):
+    return file.read(size)
+
+
+class UploadFile:
+    """What web frameworks give for an uploaded file."""
+
+    def __init__(self, data):
+        self.file = io.BytesIO(data)
+
+    async def read(self, size=-1):
+        return self.file.read(size)
+
+    async def seek(self, offset, whence=0):
+        return self.file.seek(offset, whence)
+
+    async def tell(self):
+        return self.file.tell()
+
+
+FOUND_BEFORE = {
+    "asynchronous": (UploadFile(b"x"), r"\.file"),
+    "asynchronous, in a tuple": (("a.txt", UploadFile(b"x")), r"\.file"),
+    "asynchronous, without seek": (Bad(b"x", later), r"\.file"),
+    "takes no size": (Bad(b"abc", lambda file, size: file.getvalue()), r"read\(0\)"),
+    "has nothing yet": (Bad(b"abc", lambda file, size: None), r"read\(0\)"),
+    "text": (Bad(b"abc", lambda file, size: file.read(size).decode()), '"rb"'),
+    "a number": (Bad(b"abc", lambda file, size: size), r"read\(0\)"),
+    "a name that is no text": ((b"a.txt", b"x"), "name of a file"),
+}
+
+
+@pytest.mark.parametrize("case", FOUND_BEFORE)
+def test_bad_file_objects(call, case):
+    """A file object that cannot be read as a file is a TypeError that says why, before anything is sent."""
+    source, said = FOUND_BEFORE[case]
+    with RawServer(always(answer(STORED))) as server, raw_client(server) as client:
+        with pytest.raises(TypeError, match=said):
+            call(client, "upload_file", source)
+        assert server.connections == 0
+
+
+def test_tell_of_another_type(call):
+    """A size that is no number is found before anything is sent, too."""
+
+    class Odd(io.BytesIO):
+        def tell(self):
+            return "3"
+
+    with RawServer(always(answer(STORED))) as server, raw_client(server) as client:
+        with pytest.raises(TypeError, match=r"tell\(\)"):
+            call(client, "upload_file", Odd(b"abc"))
+        assert server.connections == 0
+
+
+MIDWAY = {
+    "more than asked": lambda file, size: file.read(size) + b"POST /evil HTTP/1.1" if size else b"",
+    "nothing yet": lambda file, size: None if size else b"",
+    "text": lambda file, size: "text" if size else b"",
+    "an object": lambda file, size: object() if size else b"",
+}
+
+
+@pytest.mark.parametrize("seekable", [True, False])
+@pytest.mark.parametrize("read", MIDWAY.values(), ids=list(MIDWAY))
+def test_reads_that_lie(call, read, seekable):
+    """What a read gives that it should not is an error; nothing of it is sent, and no request is completed."""
+    heads = []
+
+    def handler(wire):
+        try:
+            heads.append(wire.receive())
+        except ConnectionError:
+            heads.append(None)
+
+    source = Bad(b"x" * 400_000, read)
+    if seekable:
+        source.seek, source.tell = source._file.seek, source._file.tell
+    with RawServer(handler) as server, raw_client(server) as client:
+        with pytest.raises(GigaChatException, match="the file gave"):
+            call(client, "upload_file", ("a.bin", source))
+        server.wait(lambda: server.closed == 1)
+        assert heads == [None]
+
+
+@pytest.mark.parametrize("claimed", [5, 20])
+def test_size_that_lies(call, claimed):
+    """An object that is shorter than it says ends the call; of a longer one what it said is sent."""
+
+    class Lying(io.BytesIO):
+        def tell(self):
+            return claimed
+
+    def handler(wire):
+        try:
+            wire.receive()
+            wire.send(answer(STORED))
+        except ConnectionError:
+            pass
+
+    with RawServer(handler) as server, raw_client(server) as client:
+        if claimed == 20:
+            with pytest.raises(GigaChatException, match="shorter"):
+                call(client, "upload_file", Lying(b"0123456789"))
+        else:
+            call(client, "upload_file", Lying(b"0123456789"))
+            assert content_of(server.requests[0]) == b"01234"
+
+
+def test_file_that_was_just_written(client, call):
+    """What was written into a BytesIO goes out whole, though it stands at its end."""
+    file = io.BytesIO()
+    file.write(b"just written")
+    assert call(client, "upload_file", ("a.txt", file)).bytes == 12
+
+
+def test_name_with_halves_of_a_character(plain, call):
+    """Halves of a character that stand side by side are joined in names; a lone one is refused."""
+    server, client = plain
+    server.answer_next("/files", 200, STORED)
+    call(client, "upload_file", ("\ud83d\ude00.txt", "\ud83d\ude00"))
+    assert file_part(server.requests[-1]) == ([disposition("😀.txt"), "Content-Type: text/plain"], "😀".encode())
+    with pytest.raises(ValueError, match="half of a surrogate pair"):
+        call(client, "upload_file", ("\ud83d.txt", b"x"))
+
+
+# ---------- where downloads go
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="devices and modes of Linux")
+
+
+def test_download_to_a_long_name(client, call, tmp_path):
+    """A name as long as the file system takes is no reason to fail."""
+    stored = call(client, "upload_file", ("a.txt", b"x"))
+    path = tmp_path / ("a" * 255)
+    call(client, "download_file", stored.id, path)
+    assert path.read_bytes() == b"x"
+
+
+def test_download_to_a_name_that_is_too_long(client, server, call, tmp_path):
+    """One that is longer is an error before anything is sent."""
+    with pytest.raises(OSError, match="a" * 256):
+        call(client, "download_file", "f", tmp_path / ("a" * 256))
+    assert not server.requests
+
+
+@linux
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755])
+def test_download_keeps_the_mode(client, call, tmp_path, mode):
+    """A file that is replaced keeps its mode."""
+    stored = call(client, "upload_file", ("a.txt", b"new"))
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    call(client, "download_file", stored.id, path)
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", mode)
+
+
+@linux
+def test_download_to_devices(client, call, tmp_path):
+    """A device stays one; a full one is an error that names it."""
+    stored = call(client, "upload_file", ("a.txt", b"x"))
+    call(client, "download_file", stored.id, "/dev/null")
+    assert not os.path.isfile("/dev/null")
+    (tmp_path / "link").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=re.escape(str(tmp_path / "link"))):
+        call(client, "download_file", stored.id, tmp_path / "link")
+    assert os.listdir(tmp_path) == ["link"]
+
+
+@linux
+def test_download_into_a_pipe_by_its_name(client, call):
+    """A path that stands for an open pipe, as /dev/stdout does, is written to."""
+    stored = call(client, "upload_file", ("a.txt", b"through"))
+    reading, writing = os.pipe()
+    call(client, "download_file", stored.id, f"/dev/fd/{writing}")
+    os.close(writing)
+    with open(reading, "rb") as file:
+        assert file.read() == b"through"
+
+
+FULL = """
+import os, resource, sys
+from gigachat_lite import GigaChat
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+path = sys.argv[2]
+with GigaChat(base_url=sys.argv[1], access_token="token", timeout=20) as client:
+    try:
+        client.download_file("f", path)
+    except OSError as error:
+        print(type(error).__name__, error.filename == path, sorted(os.listdir(os.path.dirname(path))))
+"""
+
+
+@linux
+@pytest.mark.parametrize("old", [[], ["a.bin"]], ids=["new", "replaced"])
+def test_disk_full(tmp_path, old):
+    """A disk without room is an error that names the file; nothing of the new is left, and all of the old."""
+    for name in old:
+        (tmp_path / name).write_bytes(b"old")
+    with RawServer(always(answer(b"x" * 5000))) as server:
+        printed = output_of("-c", FULL, server.base_url, tmp_path / "a.bin")
+    assert printed.split(maxsplit=2) == ["OSError", "True", f"{old}\n"]
+    assert all((tmp_path / name).read_bytes() == b"old" for name in old)
+
+
+IN_PLACE = """
+import html, os, sys
+from gigachat_lite import GigaChat, ServerError
+
+directory = sys.argv[2]
+path = os.path.join(directory, "a.bin")
+with GigaChat(base_url=sys.argv[1], access_token="token", timeout=20) as client:
+    client.download_file("f")  # imports what it needs, which may lie where only root can read
+    if os.getuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+    client.download_file("f", path)
+    try:
+        client.download_file("f", os.path.join(directory, "new.bin"))
+    except PermissionError as error:
+        print(error.filename == os.path.join(directory, "new.bin"), os.listdir(directory))
+    try:
+        client.download_file("failing", path)
+    except ServerError:
+        with open(path, "rb") as file:
+            print(file.read())
+"""
+
+
+@linux
+def test_download_into_a_directory_that_takes_no_names(tmp_path):
+    """A file that may be written, in a directory that may not, is written in place; what fails leaves it alone."""
+    directory = tmp_path / "closed"
+    directory.mkdir()
+    (directory / "a.bin").write_bytes(b"old, and longer")
+    (directory / "a.bin").chmod(0o666)
+    directory.chmod(0o555)
+    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+
+    def reply(request):
+        return answer(b"", "500 No") if "failing" in request.path else answer(b"new")
+
+    with RawServer(always(reply)) as server:
+        printed = output_of("-c", IN_PLACE, server.base_url, directory)
+    assert printed.splitlines() == ["True ['a.bin']", "b'new'"]
+
+
+def test_object_with_an_asynchronous_write(client, server, call):
+    """An asynchronous file object is refused, before anything is sent."""
+
+    class Sink:
+        async def write(self, data):
+            raise AssertionError("nobody awaits this")
+
+    with pytest.raises(TypeError, match="binary"):
+        call(client, "download_file", "f", Sink())
+    assert not server.requests
+
+
+def test_object_that_does_not_block(client, call):
+    """A raw object that takes nothing is an error: no part of the file is dropped."""
+
+    class Full(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, data):
+            return None
+
+    stored = call(client, "upload_file", ("a.txt", b"x"))
+    with pytest.raises(BlockingIOError):
+        call(client, "download_file", stored.id, Full())
+
+
+@pytest.mark.parametrize("method", ["get_file", "get_image", "download_file"])
+def test_uploaded_files_for_their_ids(client, call, method):
+    """What upload_file() gave may stand for its id."""
+    stored = call(client, "upload_file", ("a.txt", b"x"))
+    assert call(client, method, stored)
+
+
+# ---------- files that an answer shows
+
+SHOWN = [
+    ('<img src="a" fuse="true"/> and <video src=\'b\' ...> <audio x src="c">', ["a", "b", "c"]),
+    ('<IMG\nalt="1 < 2" SRC="a">', ["a"]),
+    ('<img <img src="a"> <img src="b" src="c">', ["a", "b"]),
+    ('<img> src="a" <img alt=">" src="b"> <image src="c"> <img data-src="d"> <img src="">', ["d"]),
+    ('<img src="a', []),
+    ("", []),
+]
+
+
+@pytest.mark.parametrize(("text", "found"), SHOWN)
+def test_file_ids(text, found):
+    """The ids stand in the sources of tags, whatever is around them."""
+    assert file_ids(text) == file_ids(Messages(role="assistant", content=text)) == found
+
+
+@pytest.mark.parametrize(
+    "piece", ["<img ", "<img src=", '<img src="', "<img src='a", " src=", "<img\n", "<", 'src="a"']
+)
+def test_file_ids_of_a_long_text(piece):
+    """1 MB of beginnings of tags takes no time."""
+    started = time.process_time()
+    file_ids(piece * (MEGABYTE // len(piece)))
+    assert time.process_time() - started < 5

@@ -1,9 +1,13 @@
 """Models: JSON objects in, JSON objects out, with nothing lost on the way."""
 
 import copy
+import dataclasses
+import inspect
 import json
 import pickle
+import pydoc
 import threading
+import time
 
 import pytest
 from conftest import raw_client
@@ -373,8 +377,7 @@ def test_constructors_take_dicts():
         ],
         functions=[
             Function(
-                name="f",
-                parameters=FunctionParameters(properties={"a": FunctionParametersProperty(type="string")}),
+                name="f", parameters=FunctionParameters(properties={"a": FunctionParametersProperty(type="string")})
             )
         ],
         function_call=ChatFunctionCall(name="f", partial_arguments={"a": 1}),
@@ -611,3 +614,263 @@ def test_answers_travel(call):
     with RawServer(always(answer(X_Request_Id="id"))) as server, raw_client(server) as client:
         completion = call(client, "chat", "x")
     assert pickle.loads(pickle.dumps(completion)).x_headers == completion.x_headers
+
+
+# ---------- text from the server
+
+
+def test_bytes_that_are_not_utf8(call):
+    """A byte that is no UTF-8 becomes U+FFFD, in a whole answer and in a piece of one; the rest is not lost."""
+    whole = b'{"choices":[{"message":{"role":"assistant","content":"\xd0 text"}}]}'
+    events = (
+        b'data: {"choices":[{"delta":{"content":"\xd0"},"index":0}]}\n\n'
+        b'data: {"choices":[{"delta":{"content":" text"},"index":0,"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    )
+
+    def reply(request):
+        return answer(events, Content_Type="text/event-stream") if b"stream" in request.body else answer(whole)
+
+    with RawServer(always(reply)) as server, raw_client(server) as client:
+        assert call(client, "chat", "x").choices[0].message.content == "\ufffd text"
+        assert "".join(piece.choices[0].delta.content for piece in call(client, "stream", "x")) == "\ufffd text"
+
+
+def test_byte_order_mark(client, server, call):
+    """A byte order mark before JSON is skipped."""
+    server.answer_next("/models", 200, b'\xef\xbb\xbf {"id":"GigaChat"}')
+    assert call(client, "get_model", "GigaChat").id == "GigaChat"
+
+
+MISFITS = [
+    ({"choices": {}}, r"\$\.choices must be a list, not dict"),
+    ({"choices": [3]}, r"\$\.choices\[0\] must be an object, not int"),
+    ({"choices": [{"message": "x"}]}, r"\$\.choices\[0\]\.message must be an object, not str"),
+    ({"choices": [{"message": {"content": 5}}]}, r"\$\.choices\[0\]\.message\.content must be text, not int"),
+    ({"choices": [{"message": {"role": []}}]}, r"message\.role must be text, not list"),
+    ({"choices": [{"message": {"function_call": 5}}]}, r"message\.function_call must be an object, not int"),
+    ({"choices": [{"message": {"function_call": {"name": 5}}}]}, r"function_call\.name must be text, not int"),
+    ({"choices": [{"message": {"attachments": "x"}}]}, r"message\.attachments must be a list, not str"),
+    ({"choices": [{"message": {}, "finish_reason": []}]}, r"finish_reason must be text, not list"),
+    ({"choices": [{"message": {}, "index": []}]}, r"index must be a number, not list"),
+    ({"choices": [{}]}, r"\$\.choices\[0\] lacks 'message'"),
+    ({"choices": [], "usage": 5}, r"\$\.usage must be an object, not int"),
+    ({"choices": [], "usage": {"total_tokens": "x"}}, r"\$\.usage\.total_tokens must be a number, not str"),
+    ({"choices": [], "model": {}}, r"\$\.model must be text, not dict"),
+]
+CHUNK_MISFITS = [
+    ({"choices": [{"delta": 3}]}, r"delta must be an object, not int"),
+    ({"choices": [{"delta": {"content": 5}}]}, r"\$\.choices\[0\]\.delta\.content must be text, not int"),
+    ({"choices": [{"delta": {"reasoning_content": {}}}]}, r"delta\.reasoning_content must be text, not dict"),
+    ({"choices": [{"delta": {}, "finish_reason": {}}]}, r"finish_reason must be text, not dict"),
+    ({"choices": [{"delta": {}, "index": "0"}]}, r"index must be a number, not str"),
+    ({"choices": "x"}, r"\$\.choices must be a list, not str"),
+    ({"choices": [], "usage": []}, r"\$\.usage must be an object, not list"),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "said"),
+    [("chat", *misfit) for misfit in MISFITS] + [("stream", *misfit) for misfit in CHUNK_MISFITS],
+)
+def test_wrong_types_inside_an_answer(call, method, body, said):
+    """A field of another type than its own is an InvalidResponseError that says where, and no surprise later."""
+    event = b"data: " + json.dumps(body).encode() + b"\n\n"
+    reply = answer(body) if method == "chat" else answer(event, Content_Type="text/event-stream")
+    with RawServer(always(reply)) as server, raw_client(server) as client:
+        with pytest.raises(InvalidResponseError, match=said):
+            call(client, method, "x")
+
+
+def test_null_fits_everywhere():
+    """A null counts as absent, whatever the type of the field."""
+    message = {"role": None, "content": None, "function_call": None, "attachments": None}
+    fields = {"choices": [{"message": message, "index": None, "finish_reason": None}], "usage": None, "model": None}
+    assert ChatCompletion.from_dict(fields).to_dict() == fields
+
+
+def test_requests_stay_lenient():
+    """What a server may take is not refused: numbers of other types, choices that are text, any JSON schema."""
+    chat = Chat(
+        messages=["x"], temperature="0.5", function_call="auto", functions=[{"name": "f", "parameters": SCHEMA}]
+    )
+    assert (chat.temperature, chat.function_call) == ("0.5", "auto")
+    assert Function(name="f", parameters={"type": ["object", "null"]}).parameters.type == ["object", "null"]
+    assert Messages.from_dict({"role": "usr", "content": None}).role == "usr"
+
+
+# ---------- keys that are names of methods
+
+HIDING = {
+    name: "from the server"
+    for name in (
+        "to_dict",
+        "model_dump",
+        "model_dump_json",
+        "from_dict",
+        "_of",
+        "_adopt",
+        "_rules",
+        "_defaults",
+        "__getstate__",
+        "__setstate__",
+        "__reduce__",
+        "__reduce_ex__",
+        "__deepcopy__",
+        "__copy__",
+        "__getnewargs_ex__",
+        "__getattr__",
+        "__repr__",
+        "__eq__",
+        "__class__",
+        "__dict__",
+        "__signature__",
+        "id_",
+    )
+}
+
+
+def test_keys_that_are_names_of_methods(call):
+    """Data never hides behaviour: an answer with such keys is copied, pickled, shown and turned back like any other."""
+    message = {"role": "assistant", "content": "x", **HIDING}
+    fields = {"choices": [{"message": message, "index": 0, **HIDING}], **HIDING}
+    with RawServer(always(answer(fields))) as server, raw_client(server) as client:
+        completion = call(client, "chat", "x")
+    assert completion.to_dict() == fields
+    assert completion.model_dump(by_alias=True)["to_dict"] == "from the server"
+    assert json.loads(completion.model_dump_json())["choices"][0]["message"]["model_dump"] == "from the server"
+    for other in (
+        copy.copy(completion),
+        copy.deepcopy(completion),
+        *(pickle.loads(pickle.dumps(completion, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)),
+    ):
+        assert type(other) is ChatCompletion
+        assert other == completion and repr(other) == repr(completion)
+        assert other.to_dict() == fields
+        assert other.x_headers == completion.x_headers
+
+
+def test_key_that_is_the_name_of_our_own_method(client, server, call):
+    """Nor does it hide a method of one class alone."""
+    server.answer_next("/batches", 200, {"batches": [{"id": "b", "only": 1}], "only": 5})
+    assert call(client, "get_batch", "b").id == "b"
+
+
+# ---------- in pydantic's way
+
+
+def test_model_dump():
+    """model_dump() gives every declared field, None where it is absent, then unknown keys; aliases unless told not to."""
+    message = Messages.from_dict({"role": MessagesRole.USER, "content": "Привет", "new": {"a": None}})
+    names = ["role", "content", "function_call", "name", "attachments", "data_for_context", "functions_state_id"]
+    dump = message.model_dump()
+    assert list(dump) == [*names, "reasoning_content", "id_", "inline_data", "logprobs", "new"]
+    assert dump == {**dict.fromkeys(dump), "role": "user", "content": "Привет", "new": {"a": None}}
+    assert list(message.model_dump(by_alias=True)) == [*names, "reasoning_content", "id", "inline_data", "logprobs", "new"]
+    assert message.model_dump(exclude_none=True) == {"role": "user", "content": "Привет", "new": {"a": None}}
+    assert type(dump["role"]) is MessagesRole
+    assert type(message.model_dump(mode="json")["role"]) is str
+
+
+def test_model_dump_of_nested_models():
+    """Models inside become dicts in the same manner; only fields of a class have aliases."""
+    dump = ChatCompletion.from_dict({**COMPLETION, "type": 1}).model_dump()
+    assert (dump["object_"], dump["type"], dump["thread_id"]) == ("chat.completion", 1, None)
+    assert dump["choices"][0]["message"]["id_"] is None
+    assert dump["choices"][0]["message"]["function_call"]["arguments"] == {"city": "Москва", "days": [1, None]}
+    assert ChatCompletion.from_dict(COMPLETION).model_dump(by_alias=True, exclude_none=True) == COMPLETION
+    parameters = Function(name="f", parameters={"properties": {"a": {"type": "string"}}}).model_dump()["parameters"]
+    assert parameters["properties"]["a"]["type_"] == "string"
+
+
+def test_model_dump_json():
+    """model_dump_json() writes the same, compact unless indented, Cyrillic as it is."""
+    usage = Usage(1, 2, 3)
+    assert usage.model_dump_json(exclude_none=True) == '{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}'
+    assert usage.model_dump_json(indent=2).splitlines()[1] == '  "prompt_tokens": 1,'
+    message = Messages(role=MessagesRole.USER, content="Привет")
+    assert json.loads(message.model_dump_json()) == message.model_dump()
+    assert "Привет" in message.model_dump_json() and '"id":null' in message.model_dump_json(by_alias=True)
+
+
+def test_model_validate():
+    """model_validate() makes a model of a dict and gives a model back; a ValueError says what does not fit."""
+    completion = ChatCompletion.model_validate(COMPLETION)
+    assert completion == ChatCompletion.from_dict(COMPLETION)
+    assert ChatCompletion.model_validate(completion) is completion
+    for wrong in (None, 5, "x", [], Usage(), {}, {"choices": 5}):
+        with pytest.raises(ValueError):
+            ChatCompletion.model_validate(wrong)
+
+
+# ---------- for people
+
+
+def test_repr_is_short():
+    """repr() shows the beginning of long lists and texts."""
+    data = [{"embedding": [0.123456789] * 1024, "index": index} for index in range(50)]
+    assert len(repr(Embeddings.from_dict({"data": data}))) < 2000
+    assert len(repr(Messages(role="user", content="да" * 100_000))) < 500
+    assert len(repr(JSONObject.from_dict({"a": [[list(range(100))] * 50] * 50}))) < 5000
+    few = [{"id": str(number)} for number in range(3)]
+    assert repr(Models.from_dict({"data": few})) == "Models(data=[Model(id='0'), Model(id='1'), Model(id='2')])"
+
+
+@pytest.mark.parametrize("kind", MODELS, ids=lambda kind: kind.__name__)
+def test_signature(kind):
+    """The signature of a model has its fields, for help(), editors and notebooks."""
+    parameters = dict(inspect.signature(kind).parameters)
+    parameters.pop("more", None)  # of those that take any name
+    assert list(parameters) == list(kind.__dataclass_fields__)
+    required = [name for name, field in parameters.items() if field.default is inspect.Parameter.empty]
+    fields = kind.__dataclass_fields__.values()
+    assert required == [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+
+
+def test_signature_in_words():
+    """Names, types and defaults are there; a constructor that takes more says so."""
+    assert str(inspect.signature(Usage)).startswith("(prompt_tokens: 'int' = 0, completion_tokens: 'int' = 0")
+    assert "messages: 'List[Messages]'" in pydoc.render_doc(Chat, renderer=pydoc.plaintext)
+    assert list(inspect.signature(Function).parameters)[-1] == "more"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Chat(temprature=1), r"\AChat takes no 'temprature': temperature\?"),
+        (lambda: Chat(messages=["x"], zzz=1), r"\AChat takes no 'zzz': messages, model, "),
+        (lambda: Chat(), r"\AChat lacks messages"),
+        (lambda: Messages("user", role="user"), r"'role' twice"),
+        (lambda: Usage(1, 2, 3, 4, 5), r"\AUsage takes prompt_tokens, "),
+    ],
+)
+def test_wrong_arguments_in_words(make, said):
+    """The wrong name comes first, and the nearest right one behind it."""
+    with pytest.raises(TypeError, match=said):
+        make()
+
+
+# ---------- bounds
+
+LONG = 8 << 20
+WORST = {
+    "texts": b'{"data":[' + b'{"id":"x"},' * (LONG // 11) + b'{"id":"x"}]}',
+    "keys": b'{"data":[],' + b",".join(b'"%d":1' % number for number in range(LONG // 12)) + b"}",
+    "half of a text": b'{"data":[],"a":"' + b"\\\\" * (LONG // 2),
+    "brackets": b"[" * LONG,
+    "digits": b'{"data":[],"a":' + b"1" * LONG + b"}",
+    "fraction": b'{"data":[],"a":0.' + b"1" * LONG + b"}",
+    "lines": b"\n" * LONG + b'{"data":[]',
+    "no utf-8": b'{"data":[],"a":"' + b"\xff" * LONG + b'"}',
+}
+
+
+@pytest.mark.parametrize("body", WORST.values(), ids=list(WORST))
+def test_no_body_takes_long(body):
+    """8 MB of anything are read, or refused, in a time that grows with their length only."""
+    with RawServer(always(answer(body))) as server, raw_client(server) as client:
+        started = time.process_time()
+        try:
+            client.get_models()
+        except InvalidResponseError:
+            pass
+        assert time.process_time() - started < 20

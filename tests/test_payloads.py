@@ -1,7 +1,10 @@
 """Payloads of chats and batches: each form becomes its JSON; what cannot be sent is a clear error, before sending."""
 
 import copy
+import dataclasses
+import datetime
 import decimal
+import enum
 import io
 import json
 import math
@@ -9,18 +12,7 @@ import threading
 
 import pytest
 from conftest import raw_client
-from faults import (
-    LAST_CHUNK,
-    STREAM_HEAD,
-    RawServer,
-    always,
-    answer,
-    chunk,
-    closing,
-    echo,
-    resetting,
-    well_behaved,
-)
+from faults import LAST_CHUNK, STREAM_HEAD, RawServer, always, answer, chunk, closing, echo, resetting, well_behaved
 
 from gigachat_lite import (
     APIConnectionError,
@@ -36,6 +28,7 @@ from gigachat_lite import (
     MessagesRole,
     Storage,
     StreamInterruptedError,
+    UploadedFile,
     chat_url_cvar,
 )
 
@@ -120,11 +113,7 @@ PAYLOADS = [
     ),
     (
         Chat(messages=[USER], functions=[WEATHER], function_call=ChatFunctionCall("weather", {"city": None})),
-        {
-            **ASKED,
-            "functions": [WEATHER],
-            "function_call": {"name": "weather", "partial_arguments": {"city": None}},
-        },
+        {**ASKED, "functions": [WEATHER], "function_call": {"name": "weather", "partial_arguments": {"city": None}}},
     ),
     (
         {"messages": [USER], "functions": [Function(**WEATHER)], "function_call": {"name": "weather"}},
@@ -421,11 +410,8 @@ REFUSED = {
     "bytes in content": message(content=b"hello"),
     "bytes in a key": message(a={b"x": 1}),
     "bytearray": bytearray(b"x"),
-    "generator": (text for text in ("a", "b")),
-    "generator of messages": {"messages": (text for text in ("a", "b"))},
     "set": {"a", "b"},
     "set inside": message(a={1, 2}),
-    "iterator": iter(["a"]),
     "none": None,
     "number": 5,
     "list of numbers": [5],
@@ -615,6 +601,160 @@ def test_answer_that_is_no_model_of_ours(call):
             with pytest.raises(AttributeError, match="no attribute"):
                 completion.unknown  # noqa: B018
     assert not isinstance(completion, GigaChatException)
+
+
+# ---------- what is as good as a list
+
+
+class Vector:
+    """What numpy and pandas have in common."""
+
+    def __init__(self, *values):
+        self._values = values
+
+    def tolist(self):
+        return list(self._values)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Messages(role="user", content="Привет"),
+        lambda: (text for text in ["Привет"]),
+        lambda: iter([Messages(role="user", content="Привет")]),
+        lambda: Vector("Привет"),
+        lambda: {"messages": (message for message in [USER])},
+        lambda: Chat(messages=(message for message in [USER])),
+    ],
+)
+def test_as_good_as_a_list(raw_server, ask, make):
+    """A single message, generators and vectors of numpy and pandas are taken for lists of messages."""
+    with raw_client(raw_server) as client:
+        assert ask(client, make())
+    assert received(raw_server) == ASKED
+
+
+@pytest.mark.parametrize("make", [lambda: (text for text in "ab"), lambda: ("a", "b"), lambda: Vector("a", "b")])
+def test_texts_as_good_as_a_list(client, server, call, make):
+    """So are they for lists of texts."""
+    assert [one.index for one in call(client, "embeddings", make()).data] == [0, 1]
+    assert json.loads(server.requests[-1].body)["input"] == ["a", "b"]
+    assert len(call(client, "tokens_count", make())) == 2
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+@dataclasses.dataclass
+class Plan:
+    steps: list
+    color: Color = Color.RED
+
+
+WRONG = [
+    ({}, r'no "messages"'),
+    (USER, r'no "messages"; a single message goes into a list'),
+    ([], "empty"),
+    ({"messages": []}, "empty"),
+    (["a", 5], r"\$\.messages\[1\] must be Messages, a dict or str, not int"),
+    ([{"role": "user", "content": 5}], r"\$\.messages\[0\]\.content must be text, not int"),
+    ({"messages": ["a", {"role": 7, "content": "x"}]}, r"\$\.messages\[1\]\.role must be text, not int"),
+    ({"messages": ["a"], "model": 5}, r"\$\.model must be text, not int"),
+    ({"messages": ["a"], "functions": {}}, r"\$\.functions must be a list, not dict"),
+    ({"messages": ["a"], "functions": [{"name": "f"}, 5]}, r"\$\.functions\[1\] must be an object, not int"),
+    ({"messages": ["a"], "flags": "x"}, r"\$\.flags must be a list, not str"),
+    ({"messages": ["a"], "max_tokens": Vector(5)}, r"\$\.max_tokens is Vector, .*value\.tolist\(\)"),
+    ({"messages": ["a"], "top_p": decimal.Decimal(1)}, r"\$\.top_p is Decimal, .*float\(value\)"),
+    ({"messages": ["a"], "x": [{"at": datetime.date(2026, 1, 1)}]}, r"\$\.x\[0\]\.at is date, .*value\.isoformat\(\)"),
+    ({"messages": ["a"], "x": {1}}, r"\$\.x is set, .*list\(value\)"),
+    ({"messages": ["a"], "x": b"x"}, r"\$\.x is bytes, .*value\.decode\(\)"),
+    ({"messages": ["a"], "x": Plan([Odd()])}, r"\$\.x\.steps\[0\] is Odd, which has no form in JSON"),
+    ({"messages": ["a"], "x": [1.0, math.nan]}, r"\$\.x\[1\] is nan"),
+    ({"messages": ["a", "\ud83d"]}, r"\$\.messages\[1\]\.content: .*half of a surrogate pair"),
+]
+
+
+@pytest.mark.parametrize(("payload", "said"), WRONG, ids=range(len(WRONG)))
+def test_mistakes_and_their_places(raw_server, ask, payload, said):
+    """What is wrong with a payload is said with its place, and what to write instead, before anything is sent."""
+    with raw_client(raw_server) as client, pytest.raises((TypeError, ValueError), match=said):
+        ask(client, payload)
+    assert raw_server.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"), [(["a", None], "text 1 of the list must be str, not NoneType"), (Vector("a", 5), "text 1")]
+)
+def test_wrong_text_of_a_list(raw_server, call, texts, said):
+    """The same of texts."""
+    with raw_client(raw_server) as client:
+        for method in ("embeddings", "tokens_count"):
+            with pytest.raises(TypeError, match=said):
+                call(client, method, texts)
+    assert raw_server.connections == 0
+
+
+def test_enums_and_dataclasses(raw_server, ask):
+    """Enums go out by value, dataclasses as objects."""
+    with raw_client(raw_server) as client:
+        ask(client, {"messages": ["Привет"], "color": Color.RED, "plan": Plan([1])})
+    assert received(raw_server) == {**ASKED, "color": "red", "plan": {"steps": [1], "color": "red"}}
+
+
+@pytest.mark.parametrize("content", [{"t": None}, [1, "два"], Plan([1]), 5, Color.RED], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize("make", [dict, Messages])
+def test_results_of_functions(raw_server, ask, make, content):
+    """What a function gave is sent as JSON text."""
+    with raw_client(raw_server) as client:
+        ask(client, ["Привет", make(role=MessagesRole.FUNCTION, name="f", content=content)])
+    sent = received(raw_server)["messages"][1]
+    known = {Plan: {"steps": [1], "color": "red"}, Color: "red"}
+    assert (sent["role"], sent["name"]) == ("function", "f")
+    assert json.loads(sent["content"]) == known.get(type(content), content)
+    assert "\\u" not in sent["content"]
+
+
+def test_attachments_of_uploaded_files(raw_server, ask):
+    """What upload_file() gave may stand for its id."""
+    message = Messages(role="user", content="x", attachments=[UploadedFile(id="f-1"), "f-2"])
+    with raw_client(raw_server) as client:
+        ask(client, [message])
+    assert received(raw_server)["messages"][0]["attachments"] == ["f-1", "f-2"]
+
+
+# ---------- halves of characters
+
+
+@pytest.mark.parametrize("place", ["text", "key", "other"])
+def test_halves_are_joined(raw_server, ask, place):
+    """The halves of a character that two pieces of an answer brought are joined when they are sent back."""
+    halves, whole = "a\ud83d\ude00b", "a😀b"
+    with raw_client(raw_server) as client:
+        if place == "text":
+            ask(client, [halves])
+            assert received(raw_server)["messages"][0]["content"] == whole
+        else:
+            field = {halves: 1} if place == "key" else [halves]
+            ask(client, {"messages": ["x"], "x": field})
+            assert received(raw_server)["x"] == ({whole: 1} if place == "key" else [whole])
+
+
+@pytest.mark.parametrize("text", ["\ude00\ud83d", "\ud83d", "\ud83d\ud83d\ude00", "\ud83d \ude00"])
+def test_lone_halves_are_refused(raw_server, call, text):
+    """A half without the other is refused, in bodies of text too."""
+    with raw_client(raw_server) as client:
+        for name in ("chat", "openapi_function_convert"):
+            with pytest.raises(ValueError, match="half of a surrogate pair"):
+                call(client, name, text)
+    assert raw_server.connections == 0
+
+
+def test_halves_in_a_document(call):
+    """An OpenAPI document is text like any other."""
+    with RawServer(always(answer({"functions": []}))) as server, raw_client(server) as client:
+        call(client, "openapi_function_convert", "\ud83d\ude00")
+        assert server.requests[0].body == "😀".encode()
 
 
 # ---------- JSON Lines

@@ -874,10 +874,10 @@ def test_typed_answers(parse):
             Plan,
             r"the answer does not fit: \$.inner.x must be number, not 'q'",
         ),
-        (saying("Sorry."), Plan, "does not fit: Expecting value"),
-        (saying(""), Plan, "does not fit: Expecting value"),
+        (saying("Sorry."), Plan, "does not fit: .*Expecting value"),
+        (saying(""), Plan, "does not fit: .*Expecting value"),
         (saying('{"deep": "a"}'), Schemed, r"\$: 1 validation error deep: no integer"),
-        (answer({**COMPLETION, "choices": []}), Plan, "does not fit: Expecting value"),
+        (answer({**COMPLETION, "choices": []}), Plan, "does not fit: .*Expecting value"),
     ],
 )
 def test_answers_that_do_not_fit(parse, reply, kind, problem):
