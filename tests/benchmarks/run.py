@@ -114,6 +114,11 @@ CASES = (
     Case("10,000 messages in a request, models", "messages-models@10000", 9, "ms", targets=ratio(1.0)),
 )
 SIZES = (10, 100, 1_000, 10_000)
+WORST = (
+    *("short lines", "blank lines", "lines that end with CR", "one long line"),
+    *("chunks of a byte", "long chunk extensions", "a long trailer", "provisional answers", "a head that does not end"),
+    *("short JSON lines", "one long JSON line", "images without an end", "escapes to look for secrets in"),
+)
 GROWTH = (
     *(Case(f"growth: an event of {n:,}", f"events@{n}", 7, "µs", measure="value") for n in SIZES),
     *(Case(f"growth: a message of {n:,}", f"messages@{n}", 7, "µs", n) for n in SIZES),
@@ -122,12 +127,19 @@ GROWTH = (
         Case(f"growth: memory of a stream of {n:,}", f"stream-memory@{n}", 3, "MB", measure="memory")
         for n in (1_000, 10_000, 100_000)
     ),
+    # How many times the time for a megabyte each of 8 takes, at most; the floor is what is linear.
+    *(
+        Case(
+            f"worst input: {name}", f"worst@{name}", 3, "x", measure="value", targets=(Target("floor", 2),), alone=True
+        )
+        for name in WORST
+    ),
     *(
         Case(f"growth: a call beside {n:,} idle connections", f"idle@{n}", 7, "µs", 100, alone=n > 50)
         for n in (1, 10, 100, 500)
     ),
 )
-SCALE = {"s": 1, "ms": 1e3, "µs": 1e6, "MB": 1}
+SCALE = {"x": 1, "s": 1, "ms": 1e3, "µs": 1e6, "MB": 1}
 
 
 class Bench:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 QUESTION = "Привет! Чем ты можешь помочь?"
@@ -315,6 +316,85 @@ def idle_connections(count: int) -> Round:
     return round_
 
 
+# The worst inputs: what a hostile server sends, to the parser that takes it.
+
+
+def worst(name: str) -> Round:
+    """Compare the time for each megabyte of 2, 4 and 8 with that for a single one."""
+    if CLIENT == "floor":
+        return lambda: {"value": 1.0}
+    parse, unit = _worst_inputs(importlib.import_module(CLIENT))[name]
+
+    def seconds(megabytes: int) -> float:
+        data = (unit * (megabytes * 1_000_000 // len(unit) + 1))[: megabytes * 1_000_000]
+        started = time.process_time()
+        parse(data)
+        return time.process_time() - started
+
+    def round_() -> Dict[str, float]:
+        one = max(min(seconds(1) for _ in range(3)), 0.01)  # what takes less is not worth a look
+        return {"value": max(seconds(megabytes) / megabytes for megabytes in (2, 4, 8)) / one}
+
+    return round_
+
+
+def _worst_inputs(module: Any) -> Dict[str, Any]:
+    """Give what parses and what it gets again and again, by the names in run.py."""
+
+    def pieces(data: bytes, size: int) -> Iterator[bytes]:
+        return (data[at : at + size] for at in range(0, len(data), size))
+
+    def events(data: bytes, size: int = 65_536) -> None:
+        parser = module._EventParser()
+        for piece in pieces(data, size):
+            parser.feed(piece)
+        parser.end()
+
+    def chunks(data: bytes, size: int = 65_536) -> None:
+        payload = module._Payload(module._parse_head(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked"))
+        for piece in pieces(data, size):
+            payload.feed(piece)
+
+    def head(data: bytes) -> None:
+        connection = module._Connection(("http", "localhost", None))
+        blocks = pieces(data, 65_536)
+        connection.receive = lambda: next(blocks, b"")
+        try:
+            connection.read_head("reading")
+        except (ConnectionError, module._NotHTTP):
+            pass
+
+    def lines(data: bytes, size: int = 65_536) -> None:
+        blocks = pieces(data, size)
+        reply = types.SimpleNamespace(
+            as_it_comes=lambda: None,
+            receive=lambda: next(blocks, b""),
+            parse=lambda line: line,
+            as_model=lambda _, line: line,
+        )
+        reader = module._LineReader(dict, reply)
+        while reader.next() is not None:
+            pass
+
+    settings = module._read_settings({"credentials": "Y2xpZW50OnNlY3JldA=="}, {})
+    hide_in = module._Secrets(settings, {"Authorization": "Bearer to-ken+1"}).hide_in
+    return {
+        "short lines": (events, b"data:\n"),
+        "blank lines": (events, b"\n"),
+        "lines that end with CR": (events, b"data: x\r"),
+        "one long line": (lambda data: events(data, 1_000), b"x"),
+        "chunks of a byte": (chunks, b"1\r\nx\r\n"),
+        "long chunk extensions": (lambda data: chunks(data, 1_000), b"1;" + b"x" * 60_000 + b"\r\nx\r\n"),
+        "a long trailer": (lambda data: chunks(b"0\r\n" + data, 1_000), b"a: b\r\n"),
+        "provisional answers": (head, b"HTTP/1.1 100 Continue\r\n\r\n"),
+        "a head that does not end": (head, b"HTTP/1.1 200 OK\r\n"),
+        "short JSON lines": (lines, b"{}\n"),
+        "one long JSON line": (lambda data: lines(data, 1_000), b"x"),
+        "images without an end": (lambda data: module.file_ids(data.decode()), b"<img "),
+        "escapes to look for secrets in": (hide_in, b"to-ken%2B1 %2525 &amp;amp; \\\\u0074 &#116 \\"),
+    }
+
+
 def main() -> None:
     case, _, size = CASE.partition("@")
     prepare = {
@@ -333,6 +413,7 @@ def main() -> None:
         "download": download,
         "events": lambda: events(int(size)),
         "stream-memory": lambda: stream_memory(int(size)),
+        "worst": lambda: worst(size),
         "idle": lambda: idle_connections(int(size)),
     }[case]
     one_round = prepare()
