@@ -152,7 +152,6 @@ MANNERS = [
     ("sorted(CHAT.messages[0].model_fields_set)", "['content', 'role']"),
     ("ChatMessage(role='user', content='x', foo=1).model_extra", "{'foo': 1}"),
     ("CHAT.messages[0].model_extra", "{}"),
-    ("Messages.model_construct(content='x').role", "None"),
     ("setattr(MODEL, 'id_', 'z'), MODEL.id", "(None, 'z')"),
     ("Chat(messages=(m for m in CHAT.messages)) == CHAT", "True"),
     ("LengthFinishReasonError(CHAT).completion is CHAT", "True"),
@@ -226,7 +225,7 @@ RICH = {
     }],
     "function_call": {"name": "f", "partial_arguments": {"id": "z"}, "type": "function"},
     "function_ranker": {"enabled": True, "top_n": 3, "junk": 1},
-    "response_format": {"type": "json_schema", "schema": {"type": "object", "junk": 1}, "strict": True},
+    "response_format": {"type": "json_schema", "schema": {"type": "object", "junk": 1}, "strict": True, "junk": 1},
     "storage": {"is_stateful": True, "limit": 3, "metadata": {"k": None}, "junk": 1},
     "additional_fields": {"extra": {"a": None}},
     "temperature": 0.1, "profanity_check": False, "flags": ["x"], "stream": True, "junk": 1,
@@ -269,6 +268,14 @@ BODIES = [
     ("stream(RICH).__next__()", {**RICH_SENT, "stream": True}),
     ("chat('x')", {"messages": USER}),
     (
+        "chat({'messages': USER, 'response_format': {'type': 'json_object'}})",
+        {"messages": USER, "response_format": {"type": "json_object"}},
+    ),
+    (
+        "chat({'messages': [dict(CALL)]})",
+        {"messages": [{"role": "assistant", "content": "", "function_call": {"name": "f", "arguments": {}}}]},
+    ),
+    (
         "chat(Chat(messages=[Messages(role=MessagesRole.USER, content='x', id_='1', junk=1)], junk=1))",
         {"messages": USER},
     ),
@@ -300,6 +307,7 @@ from gigachat import GigaChat
 from gigachat.exceptions import GigaChatException
 from gigachat.models import *
 RICH, USER, V2 = {RICH!r}, {USER!r}, {V2!r}
+CALL = Messages(role="assistant", function_call={{"name": "f", "arguments": {{}}, "id": "c", "type": "function"}})
 with GigaChat(base_url={plain_server.base_url!r}, access_token="t") as client:
     for call in {[call for call, _ in BODIES]!r}:
         try: eval("client." + call)

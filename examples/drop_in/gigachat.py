@@ -76,8 +76,11 @@ def _adopt(self: Any, fields: Dict[str, Any]) -> None:
         _close(kind, fields)
     if isinstance(fields.get("role"), enum.Enum):
         fields["role"] = fields["role"].value
-    if kind is lite.Messages and isinstance(fields.get("data_for_context"), list):
-        fields["data_for_context"] = [lite.Messages.model_validate(one) for one in fields["data_for_context"]]
+    context, form = fields.get("data_for_context"), fields.get("response_format")
+    if kind is lite.Messages and isinstance(context, list):
+        fields["data_for_context"] = [lite.Messages.model_validate(one) for one in context]
+    if kind is lite.Chat and isinstance(form, dict) and form.keys() & {"schema", "schema_"}:
+        fields["response_format"] = lite.JsonSchemaResponseFormat.model_validate(form)
     _core_adopt(self, fields)
     if kind is lite.Function:
         for example in self.few_shot_examples or ():
@@ -94,16 +97,6 @@ def _validate(kind: Any, value: Any, **_: Any) -> Any:
         return _core_validate(kind, value)
     except TypeError as error:
         raise ValueError(str(error)) from error
-
-
-def _validate_json(kind: Any, text: Any, **_: Any) -> Any:
-    return _validate(kind, json.loads(text))
-
-
-def _construct(kind: Any, _fields_set: Any = None, **fields: Any) -> Any:
-    made = kind.__new__(kind)
-    vars(made).update((_key(kind, name), value) for name, value in fields.items())
-    return made
 
 
 def _copy(self: Any, *, update: Optional[Dict[str, Any]] = None, deep: bool = False) -> Any:
@@ -184,26 +177,33 @@ def _core_schema(kind: Any, source: Any, handler: Any) -> Any:
     return core_schema.no_info_plain_validator_function(validate, serialization=serialization)
 
 
-def _json_schema(kind: Any, schema: Any, handler: Any) -> Dict[str, Any]:
-    return {"type": "object", "title": kind.__name__}
-
-
 def _settable(key: str) -> property:
     return property(lambda self: getattr(self, key), lambda self, value: setattr(self, key, value))
 
 
+# Fields that SDK 0.2.3 does not have: only where they are set may dumps and dict(function_call) show them.
+_NEWER = {
+    "id": "FunctionCall PrimaryChatFunctionCall ChatFunctionResult ChatToolExecution", "type": "Model",
+    "logprobs": "Messages MessagesChunk ChatContentPart", "inline_data": "Messages MessagesChunk",
+    "additional_data": "ChatCompletion ChatCompletionChunk", "thread_id": "ChatCompletionChunk",
+    "error_details": "ChatCompletion ChatCompletionChunk ChatCompletionResponse PrimaryChatCompletionChunk",
+    "message_id": "ChatCompletionChunk",
+}  # fmt: skip
+
+
 def _teach_manners() -> None:
-    lite.FunctionCall._defaults.pop("id", None)  # the SDK's has none, and some write dict(function_call)
-    validate, validate_json = classmethod(_validate), classmethod(_validate_json)
+    for field, kinds in _NEWER.items():
+        for kind in kinds.split():
+            getattr(lite, kind)._defaults.pop(field, None)
     manners = {
         "__init__": _init, "_adopt": _adopt, "__eq__": _equal, "__iter__": _pairs,
         "model_dump": _dump, "dict": _dump, "model_dump_json": _dump_json, "json": _dump_json,
-        "model_validate": validate, "parse_obj": validate, "model_validate_json": validate_json,
-        "parse_raw": validate_json, "model_construct": classmethod(_construct), "construct": classmethod(_construct),
+        "model_validate": classmethod(_validate), "parse_obj": classmethod(_validate),
+        "model_validate_json": classmethod(lambda kind, text, **_: _validate(kind, json.loads(text))),
         "model_copy": _copy, "copy": _copy, "model_fields": _Fields(), "model_extra": property(_extra),
         "model_fields_set": property(lambda self: {_spelling(self, key) for key in vars(self)}),
         "__get_pydantic_core_schema__": classmethod(_core_schema),
-        "__get_pydantic_json_schema__": classmethod(_json_schema),
+        "__get_pydantic_json_schema__": classmethod(lambda kind, *_: {"type": "object", "title": kind.__name__}),
         **{spelling: _settable(key) for key, spelling in _SPELLINGS.items()},
     }  # fmt: skip
     for name, manner in manners.items():
