@@ -111,6 +111,25 @@ def test_what_is_not_here(program, statement, error):
     )
 
 
+def test_threads(program):
+    """Threads that import it at the same time get all of it."""
+    program("""
+import threading
+import gigachat_lite
+def load():
+    barrier.wait()
+    import gigachat
+    from gigachat import GigaChat
+    from gigachat.models import Chat
+    done.append(gigachat.exceptions.RateLimitError)
+barrier, done = threading.Barrier(8), []
+threads = [threading.Thread(target=load) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert len(done) == 8
+""")
+
+
 def test_imports_nothing_foreign(program):
     """Beside gigachat_lite it needs nothing that is not loaded by then."""
     assert "[]" in program("""
@@ -157,7 +176,7 @@ MANNERS = [
     ("LengthFinishReasonError(CHAT).completion is CHAT", "True"),
     ("'no' in str(ResponseError('http://a/b', 400, 'no', None))", "True"),
     ("pickle.loads(pickle.dumps(CHAT)) == CHAT", "True"),
-    ("failure(lambda: Messages.model_validate({'content': 'x'}).role)", "'ValueError'"),
+    ("failure(lambda: Model.model_validate({'object': 'model'}))", "'ValueError'"),
     ("failure(lambda: Chat.model_validate({'messages': 'x'}))", "'ValueError'"),
     ("failure(lambda: Messages(content='x'))", "'ValueError'"),
     ("failure(lambda: CHAT.model_dump(include={'messages': {0}}))", "'TypeError'"),
@@ -204,6 +223,21 @@ for bad in ({"messages": 5}, {}, 5):
     raise AssertionError(bad)
 """
     output_of("-c", code, *paths, cwd=tmp_path)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pydantic_settings") is None, reason="pydantic-settings is not installed")
+def test_settings(tmp_path):
+    """gigachat.settings.Settings is a class of pydantic-settings: variables, defaults, types."""
+    code = """
+import sys
+sys.path[:0] = sys.argv[1:]
+from gigachat.settings import BASE_URL, Settings
+class Own(Settings):
+    more: int = 1
+own = Own(scope="S")
+assert (own.timeout, own.scope, own.base_url, own.model, own.more) == (5.0, "S", BASE_URL, None, 1)
+"""
+    output_of("-c", code, str(DROP_IN), str(MODULE.parent), cwd=tmp_path, GIGACHAT_TIMEOUT="5")
 
 
 # ---------- requests

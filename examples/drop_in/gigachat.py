@@ -301,8 +301,9 @@ def _stand_in() -> None:
     top = modules.pop("gigachat")
     sys.modules.update(modules)
     sys.meta_path.append(_Absent)
-    # The last, since other threads that import gigachat wait for it; and under the name that this file was imported by.
     sys.modules["gigachat"] = sys.modules[__name__] = top
+    # A thread that has waited for this import is given this very module.
+    globals().update({name: value for name, value in vars(top).items() if name[:2] != "__"}, __path__=[])
 
 
 _stand_in()
