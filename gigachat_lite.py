@@ -55,9 +55,9 @@ from dataclasses import dataclass
 
 # fmt: off
 from typing import (  # isort: skip
-    TYPE_CHECKING, Any, BinaryIO, Callable, ClassVar, Coroutine, Deque, Dict, FrozenSet, Generic, Iterable,
-    Iterator, List, Mapping, NamedTuple, NoReturn, Optional, Protocol, Sequence, Set, Tuple, Type, TypeVar, Union,
-    cast, get_type_hints,
+    TYPE_CHECKING, Any, AsyncIterator, BinaryIO, Callable, ClassVar, Coroutine, Deque, Dict, FrozenSet, Generic,
+    Iterable, Iterator, List, Mapping, NamedTuple, NoReturn, Optional, Protocol, Sequence, Set, Tuple, Type, TypeVar,
+    Union, cast, get_type_hints, overload,
 )
 # fmt: on
 
@@ -78,20 +78,28 @@ __version__ = "0.1.0"
 __all__ = [
     "AICheckResult", "APIConnectionError", "APIResponse", "APITimeoutError", "AccessToken", "Assistant",
     "AssistantAttachment", "AssistantDelete", "AssistantFileDelete", "Assistants", "AssistantsAsyncClient",
-    "AssistantsSyncClient", "AsyncStream", "AuthenticationError", "BadRequestError", "Balance", "BalanceValue",
-    "Batch", "BatchRequestCounts", "BatchResult", "Chat", "ChatCompletion", "ChatCompletionChunk", "ChatFunctionCall",
-    "Choices", "ChoicesChunk", "ConfigurationError", "CreateAssistant", "DeletedFile", "Embedding", "Embeddings",
+    "AssistantsSyncClient", "AsyncChatNamespace", "AsyncStream", "AuthenticationError", "BadRequestError", "Balance",
+    "BalanceValue", "Batch", "BatchRequestCounts", "BatchResult", "Chat", "ChatCompletion", "ChatCompletionChunk",
+    "ChatCompletionRequest", "ChatCompletionResponse", "ChatContentFile", "ChatContentPart", "ChatFilterConfig",
+    "ChatFilterContentConfig", "ChatFilterResponseContentConfig", "ChatFunctionCall", "ChatFunctionExample",
+    "ChatFunctionResult", "ChatFunctionSpecification", "ChatFunctionsTool", "ChatInlineData", "ChatLogprob",
+    "ChatLogprobToken", "ChatMessage", "ChatMessageChunk", "ChatModelOptions", "ChatNamespace", "ChatRankerOptions",
+    "ChatReasoning", "ChatResponseFormat", "ChatSource", "ChatStorage", "ChatTool", "ChatToolConfig",
+    "ChatToolExecution", "ChatUsage", "ChatUsageInputTokensDetails", "ChatUserInfo", "ChatWebSearchTool", "Choices",
+    "ChoicesChunk", "ConfigurationError", "CreateAssistant", "DeletedFile", "Embedding", "Embeddings",
     "EmbeddingsUsage", "FewShotExample", "FilterCheck", "FilterUsage", "ForbiddenError", "Function", "FunctionCall",
-    "FunctionParameters", "FunctionParametersProperty", "FunctionRemark", "FunctionValidation", "GigaChat",
-    "GigaChatAsyncClient", "GigaChatException", "GigaChatSyncClient", "Image", "InvalidResponseError", "JSONObject",
-    "Messages", "MessagesChunk", "MessagesRole", "Model", "Models", "NotFoundError", "OpenApiFunctions",
-    "PaymentRequiredError", "RateLimitError", "RequestEntityTooLargeError", "ResponseError", "ServerError", "Storage",
-    "Stream", "StreamInterruptedError", "Thread", "ThreadCompletion", "ThreadCompletionChunk", "ThreadMessage",
-    "ThreadMessageAttachment", "ThreadMessageResponse", "ThreadMessages", "ThreadMessagesResponse", "ThreadRunOptions",
-    "ThreadRunResponse", "ThreadRunResult", "ThreadStatus", "Threads", "ThreadsAsyncClient", "ThreadsSyncClient",
-    "Token", "TokensCount", "UnprocessableEntityError", "UploadedFile", "UploadedFiles", "Usage", "agent_id_cvar",
-    "authorization_cvar", "chat_url_cvar", "client_id_cvar", "custom_headers_cvar", "file_ids", "operation_id_cvar",
-    "request_id_cvar", "service_id_cvar", "session_id_cvar", "trace_id_cvar",
+    "FunctionParameters", "FunctionParametersProperty", "FunctionRanker", "FunctionRemark", "FunctionValidation",
+    "GigaChat", "GigaChatAsyncClient", "GigaChatException", "GigaChatSyncClient", "Image", "InvalidResponseError",
+    "JSONObject", "JsonSchemaResponseFormat", "LengthFinishReasonError", "Messages", "MessagesChunk", "MessagesRole",
+    "Model", "ModelNotSpecifiedError", "Models", "NotFoundError", "OpenApiFunctions", "PaymentRequiredError",
+    "PrimaryChatCompletionChunk", "PrimaryChatFunctionCall", "RateLimitError", "RequestEntityTooLargeError",
+    "ResponseError", "ResponseFormat", "ServerError", "Storage", "Stream", "StreamInterruptedError", "Thread",
+    "ThreadCompletion", "ThreadCompletionChunk", "ThreadMessage", "ThreadMessageAttachment", "ThreadMessageResponse",
+    "ThreadMessages", "ThreadMessagesResponse", "ThreadRunOptions", "ThreadRunResponse", "ThreadRunResult",
+    "ThreadStatus", "Threads", "ThreadsAsyncClient", "ThreadsSyncClient", "Token", "TokensCount",
+    "UnprocessableEntityError", "UploadedFile", "UploadedFiles", "Usage", "agent_id_cvar", "authorization_cvar",
+    "chat_completions_url_cvar", "chat_url_cvar", "client_id_cvar", "custom_headers_cvar", "file_ids",
+    "operation_id_cvar", "request_id_cvar", "schema_of", "service_id_cvar", "session_id_cvar", "trace_id_cvar",
 ]
 # fmt: on
 
@@ -99,7 +107,8 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 J = TypeVar("J", bound="JSONObject")
 R = TypeVar("R", bound="_Reader[Any]")
-C = TypeVar("C", bound="ChatCompletionChunk")
+K = TypeVar("K", bound="_Client")
+V = TypeVar("V", "ChatCompletionChunk", "ThreadCompletionChunk")
 
 logger = logging.getLogger("gigachat_lite")
 logger.addHandler(logging.NullHandler())
@@ -126,8 +135,21 @@ class APITimeoutError(APIConnectionError, TimeoutError):
 class StreamInterruptedError(APIConnectionError):
     """A stream that broke off before its end: what has been delivered is not the whole answer."""
 
+class ModelNotSpecifiedError(GigaChatException):
+    """What the official SDK raises where nothing names a model; here ``model`` has a default, and nothing does."""
+
 class InvalidResponseError(GigaChatException):
-    """A successful answer whose body is not what the API documents."""
+    """A successful answer whose body is not what the API documents, or whose text is not what parsing asked for."""
+
+    completion: Any = None  # the answer, where it is its text that does not fit
+
+
+class LengthFinishReasonError(GigaChatException):
+    """An answer that was cut off where a whole value was asked for; ``completion`` is what came of it."""
+
+    def __init__(self, completion: Any) -> None:
+        super().__init__("the answer was cut off at its greatest length: raise max_tokens, or ask for less")
+        self.completion = completion
 
 class ResponseError(GigaChatException):
     """An answer with an error status.
@@ -218,6 +240,7 @@ _RUSSIAN_ROOT = (
     "GigaChat's certificates are issued by the Russian Trusted Root CA: get it at https://www.gosuslugi.ru/crt and"
     " install it in the system, or name its file in ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE)"
 )
+_SWITCHED_OFF = "The model is switched off for the time being: choose another, get_models() lists them"
 _ADVICE = (
     ("certificate", "strict", "", "The certificate, or its CA's, breaks RFC 5280, which Python 3.13 and newer do not"
      " take: set strict_certs (GIGACHAT_STRICT_CERTS) to false, or take ssl.VERIFY_X509_STRICT out of the verify_flags"
@@ -260,6 +283,10 @@ _ADVICE = (
     (401, "", "", "The access token is wrong or has expired: it lives 30 minutes, and with credentials"
      " (GIGACHAT_CREDENTIALS) the client renews it by itself"),
     (402, "", "", "The tokens for this model are used up: get_balance() tells what is left"),
+    (403, "", "technical reasons", _SWITCHED_OFF),
+    (423, "", "", _SWITCHED_OFF),
+    (4, "/chat/completions", "json parse error|function json string", "The result of a function must be an object, or a"
+     " text that is JSON: json.dumps() writes one"),
     (403, "^/balance", "", "Pay-as-you-go accounts have no balance"),
     (403, "^/(ai/check|batches)", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
     (403, "^/files", "", "A file can be read only under the X-Client-ID that stored it: set client_id_cvar"),
@@ -305,7 +332,9 @@ def _response_error(
         headers.get("proxy-authenticate") or "credentials",
     )
     error.hint = _advice(status, place, error.message, asked=asked, **names)
-    if not error.hint and status == 404 and not call.url.partition("?")[0][: -len(call.path)].endswith("/v1"):
+    above = call.url.partition("?")[0][: -len(call.path)]
+    known = above.endswith("/v1") or re.match(r"/(.*/)?v\d+/chat/completions\Z", call.place)
+    if not error.hint and status == 404 and not known:
         error.hint = _advice("page", call.place)
     return error
 
@@ -485,7 +514,11 @@ agent_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("a
 custom_headers_cvar: contextvars.ContextVar[Optional[Dict[str, str]]] = contextvars.ContextVar(
     "custom_headers_cvar", default=None
 )
+# Addresses of chats, as _chat_path() reads them.
 chat_url_cvar: contextvars.ContextVar[str] = contextvars.ContextVar("chat_url_cvar", default="/chat/completions")
+chat_completions_url_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar(
+    "chat_completions_url_cvar", default=None
+)
 
 _HEADER_CVARS = {
     "Authorization": authorization_cvar, "X-Client-ID": client_id_cvar, "X-Session-ID": session_id_cvar,
@@ -697,9 +730,7 @@ class _Setting(NamedTuple):
     secret: bool = False
 
 
-def _setting(default: Any, read: Callable[[Any], Any], meaning: str, *, secret: bool = False) -> Any:
-    """Declare a setting, whose value each object of the class then has under its name."""
-    return _Setting(default, read, meaning, secret)
+_setting: Any = _Setting  # for type checkers: an object of the class below has the value itself under each name
 
 
 # fmt: off
@@ -736,6 +767,7 @@ class _Settings(types.SimpleNamespace):
     flags: Optional[List[str]] = _setting(
         None, functools.partial(_read_list, _read_text, list), "flags of chats, JSON or separated by commas"
     )
+    session_id: Optional[str] = _setting(None, _read_token, "session of all requests: its prompts are cached")
     # fmt: on
 
     proxies: Dict[str, str]  # by scheme, from proxy or the environment; under "no" what they are not for
@@ -780,10 +812,8 @@ def _check_together(settings: _Settings) -> None:
         raise ConfigurationError("key_file (GIGACHAT_KEY_FILE) needs cert_file (GIGACHAT_CERT_FILE), its certificate")
     for name in ("ca_bundle_file", "cert_file", "key_file", "key_file_password", "verify_ssl_certs", "strict_certs"):
         if settings.ssl_context is not None and getattr(settings, name) not in (None, True):
-            raise ConfigurationError(
-                f"ssl_context is used as it is: put into it what {name} (GIGACHAT_{name.upper()}) asks for, or leave"
-                " one of the two out"
-            )
+            variable = f"GIGACHAT_{name.upper()}"
+            raise ConfigurationError(f"ssl_context is used as it is: put {name} ({variable}) into it, or drop one")
 
 
 def _proxies(setting: Optional[str]) -> Dict[str, str]:
@@ -855,6 +885,8 @@ _JITTER = 0.5
 class _Client:
     """Settings, connections and token: what every endpoint goes through."""
 
+    _borrows = False  # whether connections and token are another client's
+
     # fmt: off
     def __init__(
         self, *,
@@ -867,7 +899,8 @@ class _Client:
         ssl_context: Optional[ssl.SSLContext] = None, flags: Optional[List[str]] = None,
         max_connections: Optional[int] = None, max_retries: Optional[int] = None,
         retry_backoff_factor: Optional[float] = None, retry_on_status_codes: Optional[Tuple[int, ...]] = None,
-        token_expiry_buffer_ms: Optional[int] = None, proxy: Optional[str] = None, **unknown: Any,
+        token_expiry_buffer_ms: Optional[int] = None, proxy: Optional[str] = None,
+        session_id: Optional[str] = None, **unknown: Any,
     ) -> None:
         """Make a client; nothing is opened before the first call.
 
@@ -879,10 +912,33 @@ class _Client:
             _warn_unknown(type(self).__name__, unknown)
         self._settings = _read_settings(arguments, os.environ)
         self._shared = _Shared(self._settings)
+
+    def with_options(
+        self: K, *,
+        timeout: Optional[float] = None, max_retries: Optional[int] = None,
+        retry_backoff_factor: Optional[float] = None, retry_on_status_codes: Optional[Tuple[int, ...]] = None,
+        model: Optional[str] = None, profanity_check: Optional[bool] = None, flags: Optional[List[str]] = None,
+        session_id: Optional[str] = None,
+    ) -> K:
+        """Make a client for some calls, with other settings, over the same connections and the same token.
+
+        Closing it closes nothing but itself. *session_id* is the X-Session-ID where the context variable is not set.
+        """
+        changed = {name: value for name, value in locals().items() if value is not None and name in _SETTINGS}
+        read = _read_settings(changed, {})
+        other = self.__class__.__new__(self.__class__)
+        vars(other).update(vars(self), _borrows=True)
+        other._settings = _Settings(**{**vars(self._settings), **{name: getattr(read, name) for name in changed}})
+        return other
     # fmt: on
 
+    def _close(self) -> None:
+        if self._borrows:  # the connections are another client's
+            self._shared = _Shared(self._settings)
+        self._shared.close()
+
     def __getstate__(self) -> Dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_shared"}
+        return {name: value for name, value in vars(self).items() if name not in ("_shared", "_borrows")}
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         vars(self).update(state)
@@ -908,10 +964,11 @@ class _Client:
         reply: _Reply = self._send(self._request(method, path, body, **options))
         return reply.decode(result)
 
-    def _stream(self, path: str, result: Type[C], body: Dict[str, Any], headers: Mapping[str, str]) -> Stream[C]:
+    def _stream(self, path: str, result: Type[J], body: Dict[str, Any], headers: Mapping[str, str]) -> Stream[J]:
         """Prepare a request whose answer comes as events; it is sent when the stream is iterated."""
         call = self._request("POST", path, body, headers=headers)
-        return Stream(functools.partial(self._send, call, functools.partial(_EventReader.begin, result)))
+        reader: Any = _NamedEventReader if result is PrimaryChatCompletionChunk else _EventReader
+        return Stream(functools.partial(self._send, call, functools.partial(reader.begin, result)))
 
     def _request(
         self,
@@ -924,6 +981,8 @@ class _Client:
     ) -> _Call:
         """Write a request: *body* is JSON unless it is bytes or an upload. Bad input raises here, before sending."""
         url = self._settings.base_url + path
+        if path[0] != "/":  # a whole address
+            url, path = path, urllib.parse.urlsplit(path).path
         for name, value in query:
             if value is None or value == "":
                 raise ValueError(f"{name} must not be empty")
@@ -1006,6 +1065,8 @@ class _Client:
         headers.update(call.headers)
         if token is not None:
             headers["Authorization"] = f"Bearer {token.access_token}"
+        if settings.session_id is not None and call.url != settings.auth_url:
+            headers["X-Session-ID"] = settings.session_id
         request.headers = _merged_headers(headers, context_headers) if context_headers else headers
         started = time.monotonic()
         answer = self._shared.here.open(request)
@@ -1015,10 +1076,11 @@ class _Client:
             raise reply.error()
         return reply
 
-    def _chat_body(self, payload: Payload, streamed: bool) -> Dict[str, Any]:
-        """Write the body of a chat request; the client's settings fill in what the payload leaves open."""
-        chat = _as_chat(payload)
+    def _chat_body(self, chat: Union[Chat, ChatCompletionRequest], streamed: bool = False) -> Dict[str, Any]:
+        """Write the body of a chat request; the client's settings fill in what it leaves open."""
         explicit = dict(_sent_fields(chat))
+        if callable(explicit.get("response_format")):
+            raise TypeError("response_format is a type: chat_parse() takes it, and gives a value of it")
         additional = {**(explicit.pop("additional_fields", None) or {})}
         additional.pop("stream", None)
         body = {"model": None, **additional, **explicit, "stream": streamed or None}
@@ -1026,9 +1088,14 @@ class _Client:
         for name, default in (("profanity_check", settings.profanity_check), ("flags", settings.flags)):
             if body.get(name) is None:
                 body[name] = default
-        storage = body.get("storage")
-        stored = storage.to_dict() if isinstance(storage, Storage) else storage if isinstance(storage, dict) else {}
-        if body["model"] is None and not stored.get("assistant_id") and not stored.get("thread_id"):
+        if isinstance(chat, ChatCompletionRequest):
+            wanted = body.pop("profanity_check")
+            if wanted is not None and body.get("disable_filter") is None:
+                body["disable_filter"] = not wanted
+        storage = _plain(body.get("storage"))
+        stored = storage if isinstance(storage, dict) else {}
+        owner = body.get("assistant_id") or stored.get("assistant_id") or stored.get("thread_id")
+        if body["model"] is None and not owner:  # an assistant and a thread have a model of their own
             body["model"] = settings.model
         return {name: value for name, value in body.items() if value is not None or name in additional}
 
@@ -1154,6 +1221,8 @@ def _as_access_token(reply: _Reply) -> AccessToken:
 class _Shared:
     """What the threads and tasks of a client share: the token, and in each process connections, logins and workers."""
 
+    _by_pid: Dict[int, _Process] = {}  # until __init__ is through
+
     def __init__(self, settings: _Settings) -> None:
         import urllib.request  # noqa: F401  # 9 ms that those who only import this module save
 
@@ -1230,6 +1299,53 @@ def _end() -> None:
 
 # ---------- endpoints
 
+class _Resource:
+    """A group of endpoints of a client: made at each access, and one may put something else there, as in a test."""
+
+    def __init__(self, client: Any = None) -> None:
+        self._client: _Client = client
+
+    def __get__(self: T, client: Any, owner: object = None) -> T:
+        return cast(Any, type(self))(client) if client is not None else self
+
+    @property
+    def _workers(self) -> _Workers:
+        return self._client._workers
+
+
+class ChatNamespace(_Resource):
+    """Chat: ``client.chat(...)`` is the first version, ``client.chat.create(...)`` and ``.stream(...)`` the second."""
+
+    def __call__(self, payload: Payload) -> ChatCompletion:
+        """Answer a conversation: a question, messages, a dict or a Chat. ``POST /chat/completions``."""
+        body = self._client._chat_body(_as_chat(payload))
+        return self._client._call("POST", _chat_path(self._client, chat_url_cvar), ChatCompletion, body)
+
+    def create(self, payload: CompletionPayload) -> ChatCompletionResponse:
+        """Answer: a question, messages, a dict or a ChatCompletionRequest. ``POST /v2/chat/completions``."""
+        body = self._client._chat_body(_as_request(payload))
+        path = _chat_path(self._client, chat_completions_url_cvar)
+        return self._client._call("POST", path, ChatCompletionResponse, body)
+
+    def stream(self, payload: CompletionPayload) -> Stream[PrimaryChatCompletionChunk]:
+        """Answer bit by bit. ``POST /v2/chat/completions``. Raises StreamInterruptedError when cut off."""
+        body = self._client._chat_body(_as_request(payload), True)
+        path = _chat_path(self._client, chat_completions_url_cvar)
+        return self._client._stream(path, PrimaryChatCompletionChunk, body, _STREAM_HEADERS)
+
+    @overload
+    def parse(self, payload: CompletionPayload, *, response_format: Type[T], strict: bool = ...) -> _ParsedV2[T]: ...
+    @overload
+    def parse(self, payload: CompletionPayload, *, response_format: Any, strict: bool = ...) -> _ParsedV2[Any]: ...
+    def parse(self, payload: CompletionPayload, *, response_format: Any, strict: bool = True) -> _ParsedV2[Any]:
+        """Answer with a value of a type, as ``chat_parse()`` does. ``POST /v2/chat/completions``."""
+        return _parse(ChatNamespace(self._client).create, _as_request(payload), response_format, strict)
+
+    def run_tools(self, payload: CompletionPayload, functions: _Tools, *, max_rounds: int = 10) -> _RanV2:
+        """Answer with the help of Python functions and of the server's tools. ``POST /v2/chat/completions``."""
+        return _run_tools_here(_TalkV2(ChatNamespace(self._client).create, payload, functions), max_rounds)
+
+
 class GigaChatSyncClient(_Client):
     """The blocking half of the client. Close it, or use it in a ``with`` block."""
 
@@ -1241,7 +1357,7 @@ class GigaChatSyncClient(_Client):
 
     def close(self) -> None:
         """Close all connections; calls under way in other threads end with an APIConnectionError."""
-        self._shared.close()
+        self._close()
 
     def get_token(self) -> Optional[AccessToken]:
         """Give the access token, asking for one if need be: OAuth, or ``POST /token`` for user and password.
@@ -1250,13 +1366,31 @@ class GigaChatSyncClient(_Client):
         """
         return self._shared.token if authorization_cvar.get() else self._retrying(self._current_token)
 
-    def chat(self, payload: Payload) -> ChatCompletion:
-        """Answer a conversation: a question, messages, a dict or a Chat. ``POST /chat/completions``."""
-        return self._call("POST", _chat_path(), ChatCompletion, self._chat_body(payload, streamed=False))
+    chat = ChatNamespace()
 
     def stream(self, payload: Payload) -> Stream[ChatCompletionChunk]:
         """Answer a conversation bit by bit. ``POST /chat/completions``. Raises StreamInterruptedError when cut off."""
-        return self._stream(_chat_path(), ChatCompletionChunk, self._chat_body(payload, streamed=True), _STREAM_HEADERS)
+        body = self._chat_body(_as_chat(payload), True)
+        return self._stream(_chat_path(self, chat_url_cvar), ChatCompletionChunk, body, _STREAM_HEADERS)
+
+    @overload
+    def chat_parse(self, payload: Payload, *, response_format: Type[T], strict: bool = ...) -> _Parsed[T]: ...
+    @overload
+    def chat_parse(self, payload: Payload, *, response_format: Any, strict: bool = ...) -> _Parsed[Any]: ...
+    def chat_parse(self, payload: Payload, *, response_format: Any, strict: bool = True) -> _Parsed[Any]:
+        """Answer with a value of a type that ``schema_of()`` knows. ``POST /chat/completions``.
+
+        Gives the completion and the value. Raises InvalidResponseError where the answer does not fit, and
+        LengthFinishReasonError where it was cut; both have it as ``completion``.
+        """
+        return _parse(ChatNamespace(self), copy.copy(_as_chat(payload)), response_format, strict)
+
+    def run_tools(self, payload: Payload, functions: _Functions, *, max_rounds: int = 10) -> _Ran:
+        """Answer with the help of Python functions, called as the model asks; give the answer and the whole history.
+
+        ``POST /chat/completions``, *max_rounds* times at most. What a function raises is told to the model and logged.
+        """
+        return _run_tools_here(_Talk(ChatNamespace(self), payload, functions), max_rounds)
 
     def get_models(self) -> Models:
         """List the models. ``GET /models``."""
@@ -1369,7 +1503,7 @@ class GigaChatSyncClient(_Client):
         *requests* is a list of payloads (for ``method="embedder"``, of bodies of /embeddings), whose ids become "0",
         "1" and so on; or JSON Lines, as bytes or the path of a file: ``{"id": ..., "request": {...}}`` a line.
         """
-        lines = _batch_lines(requests, functools.partial(self._chat_body, streamed=False), method)
+        lines = _batch_lines(requests, self._chat_body, method)
         headers = {"Content-Type": "application/octet-stream"}
         return self._call("POST", "/batches", Batch, lines, query=[("method", method)], headers=headers)
 
@@ -1398,17 +1532,6 @@ class GigaChatSyncClient(_Client):
     @property
     def threads(self) -> ThreadsSyncClient:
         return ThreadsSyncClient(self)
-
-
-class _Resource:
-    """A group of endpoints of a client."""
-
-    def __init__(self, client: _Client) -> None:
-        self._client = client
-
-    @property
-    def _workers(self) -> _Workers:
-        return self._client._workers
 
 
 class AssistantsSyncClient(_Resource):
@@ -1630,6 +1753,21 @@ def _named(kind: Type[T]) -> Type[T]:
 
 
 @_named
+class AsyncChatNamespace(_Resource):
+    """Async form of :class:`ChatNamespace`."""
+
+    achat = __call__ = _twin(ChatNamespace.__call__)  # "coroutine ... was never awaited" shows the first name
+    create = _twin(ChatNamespace.create)
+    stream = _stream_twin(ChatNamespace.stream)
+    parse = _twin(ChatNamespace.parse)
+
+    async def run_tools(self, payload: CompletionPayload, functions: _Tools, *, max_rounds: int = 10) -> _RanV2:
+        """Do as the blocking form does; coroutine functions are awaited in the caller's event loop."""
+        talk = _TalkV2(ChatNamespace(self._client).create, payload, functions)
+        return await _run_tools_aside(talk, max_rounds, self._workers)
+
+
+@_named
 class GigaChatAsyncClient(_Client):
     """The async half of the client: the same calls, in worker threads. Close it, or use it in ``async with``."""
 
@@ -1641,11 +1779,17 @@ class GigaChatAsyncClient(_Client):
 
     async def aclose(self) -> None:
         """Close all connections; calls under way end with an APIConnectionError."""
-        self._shared.close()
+        self._close()
 
     aget_token = _twin(GigaChatSyncClient.get_token)
-    achat = _twin(GigaChatSyncClient.chat)
+    achat = AsyncChatNamespace()
     astream = _stream_twin(GigaChatSyncClient.stream)
+    achat_parse = _twin(GigaChatSyncClient.chat_parse)
+
+    async def arun_tools(self, payload: Payload, functions: _Functions, *, max_rounds: int = 10) -> _Ran:
+        """Do as run_tools() does; coroutine functions are awaited in the caller's event loop, others run in workers."""
+        return await _run_tools_aside(_Talk(ChatNamespace(self), payload, functions), max_rounds, self._workers)
+
     aget_models = _twin(GigaChatSyncClient.get_models)
     aget_model = _twin(GigaChatSyncClient.get_model)
     aembeddings = _twin(GigaChatSyncClient.embeddings)
@@ -1742,6 +1886,21 @@ class AsyncStream(Generic[T]):
             raise StopAsyncIteration
         return chunk
 
+    @property
+    def text_stream(self) -> AsyncIterator[str]:
+        """The text alone, without reasoning and calls, as it arrives."""
+        return (text async for text in (_text_of(chunk) async for chunk in self) if text)
+
+    @overload
+    async def get_final_completion(self: AsyncStream[PrimaryChatCompletionChunk]) -> ChatCompletionResponse: ...
+    @overload
+    async def get_final_completion(self: AsyncStream[V]) -> ChatCompletion: ...
+    async def get_final_completion(self: Any) -> Any:
+        """Read the rest; give the whole answer, put together of all chunks."""
+        async for _ in self:
+            pass
+        return _whole(self._stream._chunks)
+
     async def __aenter__(self) -> AsyncStream[T]:
         return self
 
@@ -1765,7 +1924,7 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, u
     left = False  # whether nobody waits any more
 
     def settle(result: Optional[T], error: Optional[BaseException]) -> None:
-        if done.done() or left:
+        if left or done.done():
             return
         if error is not None:
             done.set_exception(error)
@@ -1787,14 +1946,16 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, u
             pass  # the loop is closed: nobody waits any more
         failure = None  # it holds this frame: no cycle is left behind
 
-    workers.submit(work, urgent)
     try:
+        workers.submit(work, urgent)
         return await done
     except BaseException:
         if not done.done() or done.cancelled():  # cancelled, or closed together with its loop
             left = True
             flight.cut()
         raise
+    finally:
+        del done  # it holds the error, whose traceback holds this frame: no cycle is left behind
 
 
 class _Workers:
@@ -1813,7 +1974,7 @@ class _Workers:
         self._urgent: Deque[Callable[[], None]] = collections.deque()
         self._calling = 0  # calls under way
         self._idle: List[_Turn] = []  # of threads without work
-        self._threads = 0
+        self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._stopped = False
 
     def stop(self) -> None:
@@ -1833,25 +1994,26 @@ class _Workers:
                 return
             if not urgent and self._calling + len(self._calls) > self._most:
                 return
-            self._threads += 1
+        thread = threading.Thread(target=self._work, name="gigachat_lite", daemon=True)
         try:
-            threading.Thread(target=self._work, name="gigachat_lite", daemon=True).start()
+            thread.start()
         except RuntimeError as error:
             with self._lock:
-                self._threads -= 1
-                if self._threads or job not in jobs:
+                if any(other.is_alive() for other in self._threads) or job not in jobs:
                     return
                 jobs.remove(job)
             raise GigaChatException(f"no thread can be started for an async call: {error}") from error
 
     def _work(self) -> None:
+        with self._lock:
+            self._threads.add(threading.current_thread())
         while True:
             with self._lock:
                 job, is_call = self._next()
                 turn = _Turn()
                 if job is None:
                     if self._stopped:
-                        self._threads -= 1
+                        self._threads.discard(threading.current_thread())
                         return
                     self._idle.append(turn)
             if job is not None:
@@ -1864,7 +2026,7 @@ class _Workers:
                 with self._lock:
                     if turn in self._idle:
                         self._idle.remove(turn)
-                        self._threads -= 1
+                        self._threads.discard(threading.current_thread())
                         return
 
     def _next(self) -> Tuple[Optional[Callable[[], None]], bool]:
@@ -1896,6 +2058,7 @@ class Stream(Generic[T]):
         self._reader: Optional[_Reader[T]] = None
         self._reading = False
         self._ended = False
+        self._chunks: List[Any] = []  # all that came, where they are parts of one answer
 
     def __iter__(self) -> Stream[T]:
         return self
@@ -1934,6 +2097,7 @@ class Stream(Generic[T]):
         context = contextvars.copy_context()
         context.run(_flight_cvar.set, self._flight)
         self._reader, chunk = context.run(self._begin)
+        self._chunks = self._reader.chunks
         return chunk
 
     def _arrived(self) -> Optional[T]:
@@ -1945,6 +2109,21 @@ class Stream(Generic[T]):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def text_stream(self) -> Iterator[str]:
+        """The text alone, without reasoning and calls, as it arrives."""
+        return filter(None, map(_text_of, self))
+
+    @overload
+    def get_final_completion(self: Stream[PrimaryChatCompletionChunk]) -> ChatCompletionResponse: ...
+    @overload
+    def get_final_completion(self: Stream[V]) -> ChatCompletion: ...
+    def get_final_completion(self: Any) -> Any:
+        """Read the rest; give the whole answer, put together of all chunks."""
+        for _ in self:
+            pass
+        return _whole(self._chunks)
 
     def __enter__(self) -> Stream[T]:
         return self
@@ -1972,6 +2151,7 @@ class _Reader(Generic[T]):
         self.reply = reply
         self._items: Deque[Any] = collections.deque()  # what has come and was not made into chunks yet
         self._over = False
+        self.chunks: List[T] = []  # for get_final_completion()
         reply.as_it_comes()
 
     @classmethod
@@ -2005,10 +2185,10 @@ class _Reader(Generic[T]):
         raise NotImplementedError
 
 
-class _EventReader(_Reader[C]):
+class _EventReader(_Reader[J]):
     """Reads events. Their end is "[DONE]", or that every choice which began has a finish reason and no more comes."""
 
-    def __init__(self, result: Type[C], reply: _Reply) -> None:
+    def __init__(self, result: Type[J], reply: _Reply) -> None:
         super().__init__(reply)
         if reply.content_type != "text/event-stream":
             kind = reply.quote(reply.content_type.encode("latin-1")) if reply.content_type else "no Content-Type"
@@ -2047,29 +2227,32 @@ class _EventReader(_Reader[C]):
                 "the stream ended before the answer did: neither [DONE] nor a finish reason came"
             )
 
-    def _make(self, event: _Event) -> Optional[C]:
+    def _make(self, event: _Event) -> Optional[J]:
         if event.data == b"[DONE]":
             self._over = True
             self._items.clear()
             self.reply.drain()
             return None
         try:
-            return self._chunk(event)
+            chunk = self._chunk(event)
         except InvalidResponseError as error:
             if not self._parser.at_end:
                 raise
             if self._complete:
                 return None
             raise StreamInterruptedError("the stream ended inside an event") from error
+        if chunk is not None:
+            self.chunks.append(chunk)
+        return chunk
 
-    def _chunk(self, event: _Event) -> Optional[C]:
+    def _chunk(self, event: _Event) -> Optional[J]:
         value = self.reply.parse(event.data)
         if not isinstance(value, dict) or "choices" not in value:
             self._raise_for_error(event, value)
             if event.name not in ("", "message"):
                 return None  # a kind of event that is none of ours, such as "ping"
         chunk = self.reply.as_model(self._result, value)
-        for choice in chunk.choices:
+        for choice in chunk.choices:  # type: ignore[attr-defined]  # chat v2 has another reader
             self._finished[choice.index] = bool(choice.finish_reason) or self._finished.get(choice.index, False)
         return chunk
 
@@ -2079,8 +2262,26 @@ class _EventReader(_Reader[C]):
         error = outer["error"] if isinstance(outer.get("error"), dict) else outer
         status = error.get("status", error.get("status_code"))
         known = isinstance(status, int) and 400 <= status <= 599
-        if known or event.name == "error" or "error" in outer or {"code", "message"} <= error.keys():
+        named = event.name in ("error", "response.error")
+        if known or named or "error" in outer or {"code", "message"} <= error.keys():
             raise self.reply.error(status if known else None, event.data)
+
+
+class _NamedEventReader(_EventReader[Any]):
+    """Reads the events of chat v2, most of which have names."""
+
+    def _chunk(self, event: _Event) -> Any:
+        value = self.reply.parse(event.data)
+        if not isinstance(value, dict) or ("messages" not in value and "finish_reason" not in value):
+            self._raise_for_error(event, value)
+            if not event.name.startswith("response.") and event.name not in ("", "message"):
+                return None
+        chunk = self.reply.as_model(self._result, value)
+        if event.name:
+            chunk.event = event.name
+        if chunk.finish_reason:
+            self._finished[0] = True
+        return chunk
 
 
 class _LineReader(_Reader[J]):
@@ -2569,12 +2770,14 @@ def _request_head(request: Request, headers: Dict[str, str]) -> bytes:
 class _Answer:
     """An answer on its connection: its head, and the body as it comes. Gives the connection back at the end."""
 
+    _give_back: Optional[Callable[[_Connection, bool], None]] = None
+
     def __init__(self, connection: _Connection, head: _Head, give_back: Callable[[_Connection, bool], None]) -> None:
         self.status = head.status
         self.fields = head.fields
         self.pairs = head.pairs
         self.connection = connection
-        self._give_back: Optional[Callable[[_Connection, bool], None]] = give_back
+        self._give_back = give_back
         self._payload = _Payload(head)
         wish = head.fields.get("connection", "").lower()
         keeps = "close" not in wish if head.minor else "keep-alive" in wish
@@ -2635,6 +2838,8 @@ _Origin = Tuple[str, str, Optional[str]]  # scheme, host:port to connect to, hos
 class _Connection:
     """One socket: connected, perhaps through a proxy's tunnel, perhaps under TLS; and what came on it unread."""
 
+    _sock: Optional[socket.socket] = None
+
     def __init__(self, origin: _Origin) -> None:
         self.origin = origin
         self.timeout = 0.0  # of the request that it serves
@@ -2648,7 +2853,6 @@ class _Connection:
         self.received = False  # whether any byte of its answer has come
         self._round_trip = 0.0  # seconds, to the server and back
         self._tunnelled = False
-        self._sock: Optional[socket.socket] = None
         self._pending = b""  # what has come and was not received yet
         self._failure: Optional[OSError] = None  # what came behind it
 
@@ -2985,11 +3189,11 @@ class _Payload:
                 self.complete = not data[at:end].strip(b"\r")
                 at = end + 1
             elif self.left is None:
+                if data.find(b"\n", at) < 0:
+                    break
                 size = self._SIZE.match(data, at)
                 if size is None:
-                    if b"\n" in data[at:]:
-                        raise _NotHTTP("the chunks are malformed")
-                    break
+                    raise _NotHTTP("the chunks are malformed")
                 at, self.left = size.end(), int(size.group(1), 16)
                 end = at + self.left
                 if self.left and data[end : end + 2] == b"\r\n":  # most chunks arrive whole
@@ -3222,13 +3426,6 @@ def _as_message(message: Message) -> Messages:
     return Messages.from_dict(message) if isinstance(message, dict) else message
 
 
-def _chat_path() -> str:
-    path = chat_url_cvar.get()
-    if not isinstance(path, str) or not re.match(r"/[\x21-\x7e]*\Z", path):
-        raise ValueError("chat_url_cvar must be a path below base_url, such as /chat/completions")
-    return path
-
-
 def _quote(argument: str) -> str:
     """Make one segment of a path of an id, whatever it holds."""
     if not isinstance(argument, str) or not argument:
@@ -3256,7 +3453,8 @@ def _without_nulls(body: Dict[str, Any]) -> Dict[str, Any]:
 
 def _with_nulls(message: Messages) -> Dict[str, Any]:
     """Write all fields of a message as /threads/messages gets them from the official SDK, which calls the id id_."""
-    fields = {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}
+    own = [field.name for field in dataclasses.fields(message) if field.name not in ("inline_data", "logprobs")]
+    fields = {name: getattr(message, name) for name in own}
     fields["id_"] = fields.pop("id")
     return {**fields, **{name: value for name, value in vars(message).items() if name not in ("id", "x_headers")}}
 
@@ -3296,7 +3494,7 @@ def _run_body(
     return {**_run_options(thread_options or options), "thread_id": thread_id, "assistant_id": assistant_id}
 
 
-def _batch_lines(requests: BatchSource, write: Callable[[Payload], Dict[str, Any]], method: str) -> bytes:
+def _batch_lines(requests: BatchSource, write: Callable[[Chat], Dict[str, Any]], method: str) -> bytes:
     """Write the JSON Lines of a batch."""
     if isinstance(requests, bytes):
         return requests
@@ -3304,7 +3502,7 @@ def _batch_lines(requests: BatchSource, write: Callable[[Payload], Dict[str, Any
         return _read_file(os.fspath(requests))
     if not isinstance(requests, (list, tuple)) or not requests:
         raise TypeError("a batch is a list of requests, or JSON Lines as bytes or the path of a file")
-    bodies = requests if method == "embedder" else [write(request) for request in requests]
+    bodies = requests if method == "embedder" else [write(_as_chat(request)) for request in requests]
     return b"\n".join(_encode({"id": str(number), "request": body}) for number, body in enumerate(bodies)) + b"\n"
 
 
@@ -3524,12 +3722,504 @@ def _escaped(name: str) -> str:
 _IMAGE_ID = re.compile(r"<(?:img|video|audio)\b[^>]*?\bsrc=[\"']([^\"'>]+)[\"']", re.IGNORECASE)
 
 
-def file_ids(answer: Union[str, ChatCompletion, Messages]) -> List[str]:
-    """List the ids of the files that an answer shows: ``<img src="...">``. ``download_file()`` takes them."""
+def file_ids(answer: Union[str, ChatCompletion, Messages, ChatCompletionResponse, ChatMessage]) -> List[str]:
+    """List the ids of the files that an answer shows; ``download_file()`` takes them."""
     if isinstance(answer, ChatCompletion):
         return [found for choice in answer.choices for found in file_ids(choice.message)]
+    if isinstance(answer, ChatCompletionResponse):
+        return [found for message in answer.messages or () for found in file_ids(message)]
+    if isinstance(answer, ChatMessage):
+        return [file.id for part in answer.content or () for file in part.files or ()]
     text = answer if isinstance(answer, str) else answer.content
     return _IMAGE_ID.findall(text or "")
+
+
+CompletionMessage = Union["ChatMessage", Dict[str, Any], str]
+CompletionPayload = Union[str, Dict[str, Any], Sequence[CompletionMessage], "ChatCompletionRequest"]
+
+
+def _as_request(payload: CompletionPayload) -> ChatCompletionRequest:
+    if isinstance(payload, (str, list, tuple)):
+        payload = {"messages": payload}
+    # A request is made anew too: what was set since it was made may be anything that is right in a dict.
+    fields = payload.to_dict() if isinstance(payload, ChatCompletionRequest) else payload
+    return ChatCompletionRequest.from_dict(fields)  # type: ignore[arg-type]  # which refuses what is neither
+
+
+def _chat_path(client: _Client, variable: contextvars.ContextVar[Any]) -> str:
+    """Say where a chat goes: a path below base_url, or a whole address, which is of the same server.
+
+    In *variable* may be a path, one from the root of the server (/v1/..., /api/v2/...), or a whole address.
+    """
+    base_url, address = client._settings.base_url, variable.get()
+    if address is None and variable is chat_completions_url_cvar:
+        address = re.sub(r"/v\d+\Z", "/v2", base_url) + "/chat/completions"
+    found = re.match(r"(https?://[\w.:\[\]-]+)?(/[\x21-\x7e]*)\Z", address if isinstance(address, str) else "")
+    if found is None:
+        raise ValueError(f"{variable.name} must be a path such as /chat/completions, or a whole address")
+    server, path = "{0.scheme}://{0.netloc}".format(urllib.parse.urlsplit(base_url)), found.group(2)
+    if found.group(1) and _origin(found.group(1)) != _origin(server):
+        raise ValueError(f"{variable.name} leads to {found.group(1)}, but the token belongs to {server}")
+    return server + path if found.group(1) or re.match(r"(/api)?/v\d+(/|\Z)", path) else path
+
+
+def _origin(url: str) -> Tuple[str, str, int]:
+    parts = _split_url(url)
+    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+# ---------- schemas and tools
+
+
+def schema_of(kind: Any) -> Dict[str, Any]:
+    """Write the JSON schema of a type; TypeError where it has none.
+
+    Dataclasses, TypedDicts, NamedTuples, enums (by value), Literal, Optional, Union, lists, tuples, dicts with text as
+    keys, str, int, float, bool, None and Any have one; ``Annotated[T, "..."]`` describes it. A class with
+    ``model_json_schema``, as pydantic's have, writes its own; a dict is a schema already.
+    """
+    return _shape_of(kind).schema
+
+
+_Functions = Sequence[Union[Callable[..., Any], "Function", Dict[str, Any]]]
+_Tools = Sequence[Union[Callable[..., Any], "ChatTool", Dict[str, Any], str]]
+_Parsed = Tuple["ChatCompletion", T]
+_ParsedV2 = Tuple["ChatCompletionResponse", T]
+_Ran = Tuple["ChatCompletion", List["Messages"]]
+_RanV2 = Tuple["ChatCompletionResponse", List["ChatMessage"]]
+
+
+class _Shape(NamedTuple):
+    """A type as JSON sees it."""
+
+    schema: Dict[str, Any]
+    parts: Any = None  # the shapes inside, by name or in a list; None where what is inside is not ours to check
+    build: Callable[[Any], Any] = lambda made: made  # gives the value; may be the user's own code
+
+    def value(self, value: Any, place: str = "$") -> Any:
+        """Make a value of decoded JSON; ValueError, with the place, where it does not fit."""
+        if self.parts is not None:
+            value = self._choose(value, place) if "anyOf" in self.schema else self._make_parts(value, place)
+        try:
+            return self.build(value)
+        except Exception as error:
+            raise ValueError(f"{place}: {' '.join(str(error).split())}") from error
+
+    def _make_parts(self, value: Any, place: str) -> Any:
+        schema, wanted, found, parts = self.schema, self.schema["type"], _JSON_NAMES[type(value)], self.parts
+        found = "integer" if wanted == "integer" and found == "number" and value.is_integer() else found
+        if wanted != found and (wanted, found) != ("number", "integer"):
+            raise ValueError(f"{place} must be {wanted}, not {value!r:.60}")
+        if wanted == "array":
+            if len(value) != schema.get("minItems", len(value)):
+                raise ValueError(f"{place} must have {len(parts)} items, not {len(value)}")
+            items = enumerate(zip(parts * len(value), value))
+            return [part.value(item, f"{place}[{i}]") for i, (part, item) in items]
+        if wanted != "object":
+            return value
+        missing = [repr(name) for name in schema["required"] if name not in value]
+        if missing:
+            raise ValueError(f"{place} lacks {', '.join(missing)}")
+        known: Any = parts if isinstance(parts, dict) else dict.fromkeys(value, parts[0])
+        return {name: part.value(value[name], f"{place}.{name}") for name, part in known.items() if name in value}
+
+    def _choose(self, value: Any, place: str) -> Any:
+        """Make a value of the first type that it fits; those that lose least of it come first."""
+
+        def fit(part: _Shape) -> Tuple[bool, int]:
+            keys = value.keys() & part.schema.get("properties", {}).keys() if isinstance(value, dict) else ()
+            return part.schema.get("type") == _JSON_NAMES[type(value)], len(keys)
+
+        problems = []
+        for part in sorted(self.parts, key=fit, reverse=True):
+            try:
+                return part.value(value, place)
+            except ValueError as error:
+                problems.append(str(error))
+        raise ValueError("; ".join(problems))
+
+
+_JSON_NAMES = {
+    str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null", list: "array", dict: "object"
+}  # fmt: skip
+
+
+def _shape_of(kind: Any) -> _Shape:
+    """Read a type that stands alone: a schema of its own making may refer to itself there."""
+    if hasattr(kind, "model_json_schema"):
+        return _Shape(kind.model_json_schema(), None, kind.model_validate)
+    try:
+        return _shape(kind)
+    except RecursionError:
+        raise TypeError(f"{kind!r} holds itself, which no schema without $ref can say") from None
+
+
+def _shape(kind: Any) -> _Shape:
+    """Read a type, which may stand inside another one."""
+    kind = getattr(kind, "__value__", getattr(kind, "__supertype__", kind))  # `type X = ...` of Python 3.12; NewType
+    kind = type(None) if kind is None else kind
+    origin, args, form = getattr(kind, "__origin__", kind), list(getattr(kind, "__args__", ())), _form(kind)
+    if isinstance(kind, dict) or kind is Any or isinstance(kind, TypeVar):
+        return _Shape(kind if isinstance(kind, dict) else {})
+    if hasattr(kind, "__metadata__"):  # Annotated
+        shape, notes = _shape(origin), [note for note in kind.__metadata__ if isinstance(note, str)]
+        return shape._replace(schema={**shape.schema, "description": notes[0]}) if notes else shape
+    if form in ("Required", "NotRequired", "ReadOnly"):
+        return _shape(args[0])
+    if form == "Literal" or isinstance(kind, enum.EnumMeta):
+        return _choice_shape(kind, args or list(kind))
+    if origin is Union or isinstance(kind, getattr(types, "UnionType", ())):
+        choices = [_shape(choice) for choice in args]
+        return _Shape({"anyOf": [choice.schema for choice in choices]}, choices)
+    if origin is tuple and args and args[-1] is not Ellipsis:
+        items, count = [_shape(item) for item in args], {"minItems": len(args), "maxItems": len(args)}
+        return _Shape({"type": "array", "prefixItems": [item.schema for item in items], **count}, items, tuple)
+    if origin in (list, tuple):
+        item = _shape(args[0] if args else Any)
+        return _Shape({"type": "array", "items": item.schema}, [item], origin)
+    if origin is dict and (not args or args[0] is str or isinstance(args[0], TypeVar)):
+        item = _shape(args[1] if args else Any)
+        schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": item.schema}
+        return _Shape(schema, [item])
+    if hasattr(kind, "model_json_schema"):
+        return _Shape(_without_refs(kind.model_json_schema(), {}), None, kind.model_validate)
+    if isinstance(kind, type) and kind in _JSON_NAMES:
+        shape = _Shape({"type": _JSON_NAMES[kind]}, ())
+        return shape._replace(build=kind) if kind in (int, float) else shape
+    return _object_shape(_fields(kind), dict if hasattr(kind, "__total__") else kind)
+
+
+def _form(kind: Any) -> Any:
+    """Name a form of typing: typing_extensions has other objects of the same names on older Pythons."""
+    return getattr(getattr(kind, "__origin__", None), "_name", None)
+
+
+def _choice_shape(kind: Any, members: List[Any]) -> _Shape:
+    """Read an enum, by value, or a Literal, which may name members of an enum."""
+    values = [member.value if isinstance(member, enum.Enum) else member for member in members]
+    names = {_JSON_NAMES.get(type(value), "") for value in values}
+    if "" in names:
+        raise TypeError(f"{kind!r} has values that JSON does not have")
+
+    def member_of(value: Any) -> Any:
+        for known, member in zip(values, members):
+            if known == value and isinstance(known, bool) is isinstance(value, bool):
+                return member
+        raise ValueError(f"must be one of {', '.join(map(repr, values))}, not {value!r:.60}")
+
+    return _Shape({**({"type": names.pop()} if len(names) == 1 else {}), "enum": values}, None, member_of)
+
+
+def _object_shape(fields: List[Tuple[str, Any, bool]], build: Callable[..., Any]) -> _Shape:
+    """Describe what *build* takes by name: name, type, and whether it must be there."""
+    parts = {name: _shape(kind) for name, kind, _ in fields}
+    properties = {name: part.schema for name, part in parts.items()}
+    schema = {"type": "object", "properties": properties, "required": [name for name, _, needed in fields if needed]}
+    return _Shape(schema, parts, lambda made: build(**made))
+
+
+def _fields(kind: Any) -> List[Tuple[str, Any, bool]]:
+    """List the fields of a class: name, type, and whether it must be there."""
+    signs = ("__dataclass_fields__", "__total__", "_field_defaults")  # of a dataclass, TypedDict, NamedTuple
+    if not hasattr(kind, "__mro__") or not any(hasattr(kind, sign) for sign in signs):
+        raise TypeError(f"{kind!r} has no JSON schema")
+    registered = all(base.__module__ in sys.modules for base in kind.__mro__)  # not by every loader
+    hints = _hints(kind, None if registered else globals())
+    if dataclasses.is_dataclass(kind):
+        # Both are MISSING where there is no default.
+        return [(f.name, hints[f.name], f.default is f.default_factory) for f in dataclasses.fields(kind) if f.init]
+    if hasattr(kind, "_field_defaults"):
+        return [(name, hints.get(name, Any), name not in kind._field_defaults) for name in kind._fields]
+    required = getattr(kind, "__required_keys__", hints if kind.__total__ else ())
+    forms = {name: _form(hint.__origin__ if hasattr(hint, "__metadata__") else hint) for name, hint in hints.items()}
+    # Where annotations are text, __required_keys__ knows nothing of these two.
+    needed = {"Required": True, "NotRequired": False}
+    return [(name, hint, needed.get(forms[name], name in required)) for name, hint in hints.items()]
+
+
+def _hints(owner: Any, names: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
+    """Give annotations as types; *names* are for those that are text."""
+    extras: Dict[str, Any] = {"include_extras": True} if sys.version_info >= (3, 9) else {}
+    try:
+        return get_type_hints(owner, names, **extras)
+    except (NameError, AttributeError, TypeError, SyntaxError) as error:
+        raise TypeError(f"the annotations of {owner.__name__} cannot be read: {error}") from error
+
+
+def _without_refs(schema: Any, known: Mapping[str, Any]) -> Any:
+    """Write out what a schema refers to: inside another one its ``$ref`` would point nowhere."""
+    if isinstance(schema, list):
+        return [_without_refs(item, known) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    known = schema.get("$defs", known)
+    meant = {**known[schema["$ref"].rpartition("/")[2]], **schema} if "$ref" in schema else schema
+    return {name: _without_refs(part, known) for name, part in meant.items() if name not in ("$defs", "$ref")}
+
+
+def _parse(ask: Callable[[Any], T], request: Any, kind: Any, strict: bool) -> Tuple[T, Any]:
+    """Ask for an answer that fits a type; give the completion and the value that it makes."""
+    shape = _shape_of(kind)
+    request.response_format = {"type": "json_schema", "schema": shape.schema, "strict": strict}
+    completion = ask(request)
+    text, finish_reason = _said(completion)
+    if finish_reason == "length":
+        raise LengthFinishReasonError(completion)
+    try:
+        return completion, shape.value(_json_in(text or ""))
+    except ValueError as problem:
+        error = InvalidResponseError(f"the answer does not fit: {problem}")
+        error.completion = completion
+        raise error from problem
+
+
+def _said(completion: Any) -> Tuple[Optional[str], Optional[str]]:
+    """Give the text of an answer and its finish reason."""
+    if isinstance(completion, ChatCompletionResponse):
+        nothing = ChatMessage(role="assistant")
+        said = next((one for one in completion.messages if one.role == "assistant" and one.text), nothing)
+        return said.text, "length" if completion.finish_reason == "length" else said.finish_reason
+    for choice in completion.choices:
+        return choice.message.content, choice.finish_reason
+    return "", None
+
+
+def _json_in(text: str) -> Any:
+    """Read the JSON of an answer: all of its text, or what a fence of three backticks in it holds."""
+    try:
+        return _decode(_utf8(text))
+    except ValueError:
+        fence = re.search(r"```json\s*", text, re.IGNORECASE) or re.search(r"```\w*\s*", text)
+        if fence is None:
+            raise
+    try:  # where the value ends, the fence does: a text inside the value may have one of its own
+        return _DECODER.raw_decode(text, fence.end())[0]
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _tool(function: Any) -> Tuple[Dict[str, Any], _Shape]:
+    """Describe a Python function to the model; give its arguments too. TypeError where that cannot be done."""
+    name, doc = getattr(function, "__name__", repr(function)), inspect.getdoc(function) or ""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+        odd = [str(p) for p in parameters if p.kind not in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        if odd or not name.isidentifier():
+            raise TypeError(f"{odd[0]} cannot be given by name" if odd else "it has no name")
+        hinted = {p.name: p.annotation for p in parameters if p.annotation is not p.empty}
+        names = getattr(inspect.unwrap(function), "__globals__", {})
+        hints = _hints(types.SimpleNamespace(__name__=name, __annotations__=hinted), names)
+        shape = _object_shape([(p.name, hints.get(p.name, Any), p.default is p.empty) for p in parameters], dict)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"{name} cannot be described to the model: {error}") from error
+    for argument, part in shape.parts.items():
+        said = _said_of(argument, doc)
+        shape.schema["properties"][argument] = {"description": said, **part.schema} if said else part.schema
+    summary = " ".join(re.split(r"\n\s*(?:\n|:\w|Arg(?:ument)?s:|Parameters\n)", "\n" + doc)[0].split())
+    return {"name": name, **({"description": summary} if summary else {}), "parameters": shape.schema}, shape
+
+
+def _said_of(argument: str, doc: str) -> str:
+    """Find what a docstring says of an argument, in the style of Sphinx, Google or NumPy; "" for nothing."""
+    more = r"((?:\n\1[ \t]+\S.*)*)"  # the lines that are indented deeper
+    for pattern in (
+        rf"^([ \t]*):param (?:.*[ *])?{argument}:(.*){more}",
+        rf"^Arg(?:ument)?s:\n(?:[ \t].*\n|\n)*?([ \t]+)\**{argument}(?: ?\(.*\))?:(.*){more}",
+        rf"^Parameters\n-+\n(?:(?!\w+\n-).*\n)*?([ \t]*)(?:.*, )?\**{argument}(?:,.*| ?:.*)?$(){more}",
+    ):
+        found = re.search(pattern, doc, re.MULTILINE)
+        if found:
+            return " ".join((found.group(2) + found.group(3)).split())
+    return ""
+
+
+def _result_text(value: Any) -> str:
+    """Write the result of a function as a JSON object, since not every model takes anything else."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_json_form)
+    text = text if text.startswith("{") else f'{{"result": {text}}}'
+    return text.encode("utf-8", "replace").decode("utf-8")  # half of a surrogate pair could not be sent
+
+
+def _json_form(value: Any) -> Any:
+    """Give what stands in JSON for an object that has no form of its own there."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, JSONObject):
+        return _sent_fields(value)
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
+
+
+# The loop of calls is written once, as a coroutine: *run* does its steps, which are requests and calls of functions.
+_Run = Callable[[Callable[[], Any]], Coroutine[Any, Any, Any]]
+
+
+async def _run_tools(talk: _Talk, max_rounds: int, run: _Run) -> Tuple[Any, List[Any]]:
+    """Ask, make the calls that the answer wants made, and ask again; give the last answer and the whole history.
+
+    It ends at an answer without calls or with one of a function that is not ours, and after *max_rounds* requests.
+    """
+    completion: Any = None
+    for _ in range(max_rounds):
+        completion = await run(talk.ask)
+        calls = talk.take(completion)
+        if not calls or any(call.name not in talk.functions for call in calls):
+            break
+        talk.answer(calls, [await _called(talk.functions[call.name], call.arguments, run) for call in calls])
+    return completion, talk.messages
+
+
+async def _called(function: Callable[..., Any], arguments: Any, run: _Run) -> str:
+    """Call a function as the model wants; the result, or what went wrong, is JSON for the model to read."""
+    try:
+        call = functools.partial(function, **_tool(function)[1].value(arguments or {}))
+    except ValueError as error:
+        return _result_text({"error": f"ValueError: {error}"})
+    try:
+        return _result_text(await run(call))
+    except Exception as error:
+        logger.warning("%s() failed, which the model is told", function.__name__, exc_info=True)
+        return _result_text({"error": f"{type(error).__name__}: {error}"})
+
+
+def _run_tools_here(talk: _Talk, max_rounds: int) -> Tuple[Any, List[Any]]:
+    """Run the loop without an event loop: no step of it waits."""
+    for name, function in talk.functions.items():
+        if inspect.iscoroutinefunction(function):
+            raise TypeError(f"{name} is a coroutine function: arun_tools() and achat.run_tools() await it")
+
+    async def run(step: Callable[[], Any]) -> Any:
+        return step()
+
+    try:
+        _run_tools(talk, max_rounds, run).send(None)
+    except StopIteration as end:
+        return cast(Tuple[Any, List[Any]], end.value)
+    raise AssertionError("unreachable")
+
+
+async def _run_tools_aside(talk: _Talk, max_rounds: int, workers: _Workers) -> Tuple[Any, List[Any]]:
+    """Run the loop in the caller's event loop, which awaits coroutine functions; all else is done in workers."""
+
+    async def run(step: Callable[[], Any]) -> Any:
+        result = step() if inspect.iscoroutinefunction(step) else await _in_worker(workers, step, _Flight())
+        return await result if inspect.isawaitable(result) else result
+
+    return await _run_tools(talk, max_rounds, run)
+
+
+class _Talk:
+    """A conversation in the first version of chat: how calls come in it, and how their results go back."""
+
+    def __init__(self, ask: Callable[[Any], Any], payload: Any, functions: Sequence[Any]) -> None:
+        self.functions = {getattr(one, "__name__", ""): one for one in functions if callable(one)}
+        request = self.request(payload, functions)
+        self.ask = functools.partial(ask, request)
+        self.messages: List[Any] = request.messages
+
+    def request(self, payload: Any, functions: Sequence[Any]) -> Any:
+        """Make a request of its own with these functions in it."""
+        fields = _as_chat(payload).to_dict()
+        others = [one for one in fields.get("functions") or () if one["name"] not in self.functions]
+        return Chat.from_dict({**fields, "functions": [*others, *functions]})
+
+    def take(self, completion: Any) -> List[Any]:
+        """Put an answer into the history; give the calls that it wants made."""
+        answers = [_as_message(choice.message) for choice in completion.choices[:1]]
+        self.messages += answers
+        return [answer.function_call for answer in answers if answer.function_call]
+
+    def answer(self, calls: List[Any], results: List[str]) -> None:
+        for call, result in zip(calls, results):
+            self.messages.append(Messages(role=MessagesRole.FUNCTION, name=call.name, content=result))
+
+
+class _TalkV2(_Talk):
+    """The same in the second version. All of the results have an id, or none; they are objects, not text."""
+
+    def request(self, payload: Any, functions: Sequence[Any]) -> Any:
+        fields = _as_request(payload).to_dict()
+        return ChatCompletionRequest.from_dict({**fields, "tools": [*(fields.get("tools") or ()), *functions]})
+
+    def take(self, completion: Any) -> List[Any]:
+        answers = [completion.message] if completion.message is not None else []
+        self.messages += answers
+        return [call for answer in answers for call in answer.function_calls]
+
+    def answer(self, calls: List[Any], results: List[str]) -> None:
+        ids = [call.id for call in calls] if all(call.id for call in calls) else [None] * len(calls)
+        told = [ChatFunctionResult(call.name, json.loads(text), own) for call, text, own in zip(calls, results, ids)]
+        content = [ChatContentPart(function_result=result) for result in told]
+        state = self.messages[-1].tools_state_id
+        self.messages.append(ChatMessage(role="tool", content=content, tools_state_id=state))
+
+
+def _as_tools(tools: Sequence[Any]) -> Sequence[Any]:
+    """Make one tool of all functions, where there are Python functions among the tools of a request."""
+    if not any(map(callable, tools)):
+        return tools
+    functions: List[Dict[str, Any]] = []
+    others = []
+    for tool in map(_plain, tools):
+        if callable(tool):
+            functions.append(_tool(tool)[0])
+        elif isinstance(tool, dict) and "functions" in tool:
+            functions += map(_plain, (tool["functions"] or {}).get("specifications") or ())
+        else:
+            others.append(tool)
+    known = {function["name"]: function for function in functions}  # what was described already, once
+    return [*others, {"functions": {"specifications": list(known.values())}}]
+
+
+def _text_of(chunk: Any) -> str:
+    """Give the text that a chunk of a stream brings, without the reasoning."""
+    if isinstance(chunk, PrimaryChatCompletionChunk):
+        return "".join(message.text for message in chunk.messages or () if message.role != "reasoning")
+    return "".join(choice.delta.content or "" for choice in chunk.choices if choice.index == 0)
+
+
+def _whole(chunks: Sequence[Any]) -> Any:
+    """Put the chunks of a stream together to the answer that would have come at once."""
+    if not chunks:
+        raise InvalidResponseError("the stream brought no part of an answer")
+    fields: Dict[str, Any] = {}
+    parts: Dict[Any, Dict[str, Any]] = {}  # choices by index; in the second version messages by role
+    for chunk in chunks:
+        fields.update(_sent_fields(chunk))
+        for choice in getattr(chunk, "choices", ()):
+            whole = parts.setdefault(choice.index, {"message": {"role": "assistant", "content": ""}})
+            whole.update({name: value for name, value in _sent_fields(choice).items() if name != "delta"})
+            _grow(whole["message"], _sent_fields(choice.delta))
+        for message in getattr(chunk, "messages", None) or ():
+            role = message.role or "assistant"
+            _grow(parts.setdefault(role, {"role": role, "content": []}), message.to_dict())
+    if isinstance(chunks[0], PrimaryChatCompletionChunk):
+        fields.pop("event", None)
+        completion: Any = ChatCompletionResponse.from_dict({**fields, "messages": list(parts.values())})
+    else:
+        choices = [parts[index] for index in sorted(parts)]
+        completion = ChatCompletion.from_dict({**fields, "choices": choices, "object": "chat.completion"})
+    completion.x_headers = chunks[-1].x_headers
+    return completion
+
+
+def _grow(message: Dict[str, Any], delta: Mapping[str, Any]) -> None:
+    """Add to a message what a chunk brings: text goes on, progress is replaced, anything else comes as a whole."""
+    for name, value in delta.items():
+        if name == "content" and isinstance(value, list):
+            for part in value:
+                last = message["content"][-1] if message["content"] else {}
+                if part.keys() == last.keys() == {"text"}:
+                    last["text"] += part["text"]
+                elif part.keys() == last.keys() == {"tool_execution"}:
+                    last.update(part)
+                else:
+                    message["content"].append(dict(part))
+        elif name in ("content", "reasoning_content"):
+            message[name] = (message.get(name) or "") + (value or "")
+        elif value:
+            message[name] = value
 
 
 # ---------- JSON objects
@@ -3569,6 +4259,9 @@ class JSONObject:
     _array_field: ClassVar[Optional[str]] = None  # which field takes the items where the API answers with a bare array
     _sends_nulls: ClassVar[bool] = False  # whether a None that was given is meant, as in the "default" of a JSON schema
     _lenient: ClassVar[bool] = False  # whether it may lack fields that have no default, once it is made
+    _spellings: ClassVar[Sequence[Tuple[str, str]]] = ()  # other names of fields, and the fields
+    # Makes the fields of what may be written as a text, and without a list around it where it is the only one.
+    _of_text: ClassVar[Any] = None
     # What __init_subclass__() works out for each class: what its constructor takes, and what it must be given.
     _defaults: ClassVar[Dict[str, Any]] = {}
     _required: ClassVar[FrozenSet[str]] = frozenset()
@@ -3617,6 +4310,10 @@ class JSONObject:
     def _adopt(self, fields: Dict[str, Any]) -> None:
         """Become *fields*: no copy and no work per field but for the nested models."""
         kind = type(self)
+        for other, name in kind._spellings:
+            if other in fields:
+                value = fields.pop(other)
+                fields[name] = value if fields.get(name) is None else fields[name]
         if not kind._lenient:
             for name in kind._required:
                 if fields.get(name) is None:
@@ -3625,7 +4322,10 @@ class JSONObject:
         for name, nest in nests if nests is not None else _nests_of(kind):
             value = fields.get(name)
             if value is not None:
-                fields[name] = nest(value)
+                try:
+                    fields[name] = nest(value)
+                except ValueError as error:
+                    raise _placed(error, name) from None
         self.__dict__ = fields
 
     def to_dict(self) -> Dict[str, Any]:
@@ -3691,9 +4391,11 @@ def _nests_of(kind: Type[JSONObject]) -> List[Tuple[str, _Nest]]:
     registered = all(base.__module__ in sys.modules for base in kind.__mro__)
     for name, hint in get_type_hints(kind, None if registered else globals()).items():
         choices = hint.__args__ if getattr(hint, "__origin__", None) is Union else (hint,)
-        for choice in choices:
+        for choice in reversed(choices):
             container = getattr(choice, "__origin__", None)
             inner = choice.__args__[-1] if container in (list, dict) else choice
+            if inner is Any:
+                break  # a dict will do, and is left as it is
             if isinstance(inner, type) and issubclass(inner, JSONObject):
                 single = _nest_text_or_one if str in choices else _nest_one
                 nest = _nest_list if container is list else _nest_values if container is dict else single
@@ -3702,11 +4404,19 @@ def _nests_of(kind: Type[JSONObject]) -> List[Tuple[str, _Nest]]:
     return nests
 
 
+def _placed(error: ValueError, place: str) -> ValueError:
+    """Say where something does not fit: messages[2].content[0].function_result: ChatFunctionResult lacks 'name'."""
+    text = str(error)
+    return ValueError(place + (": " if ": " not in text else "" if text[0] == "[" else ".") + text)
+
+
 def _nest_one(kind: Type[J], value: Any) -> J:
     if type(value) is dict:
         return kind._of(value)
     if isinstance(value, JSONObject):
         return value  # type: ignore[return-value]  # whatever model it is
+    if isinstance(value, str) and kind._of_text is not None:
+        return kind._of(kind._of_text(value))
     raise ValueError(f"{kind.__name__} must be an object, not {type(value).__name__}")
 
 
@@ -3715,9 +4425,17 @@ def _nest_text_or_one(kind: Type[J], value: Any) -> Union[str, J]:
 
 
 def _nest_list(kind: Type[J], value: Any) -> List[J]:
-    if isinstance(value, (list, tuple)):
-        return [kind._of(item) if type(item) is dict else _nest_one(kind, item) for item in value]
-    raise ValueError(f"expected a list of {kind.__name__}, not {type(value).__name__}")
+    if not isinstance(value, (list, tuple)):
+        if kind._of_text is None or not isinstance(value, (str, dict, kind)):
+            raise ValueError(f"expected a list of {kind.__name__}, not {type(value).__name__}")
+        value = [value]
+    made: List[J] = []
+    try:
+        for item in value:
+            made.append(kind._of(item) if type(item) is dict else _nest_one(kind, item))  # noqa: PERF401
+    except ValueError as error:
+        raise _placed(error, f"[{len(made)}]") from None
+    return made
 
 
 def _nest_values(kind: Type[J], value: Any) -> Any:
@@ -3835,6 +4553,15 @@ class ThreadStatus(str, enum.Enum):
     FAILED = "failed"
     DELETED = "deleted"
 
+class _Open(JSONObject):
+    """A model whose constructor takes names that it does not know, and id_ for id, as those of the official SDK do."""
+    if not TYPE_CHECKING:
+
+        def __init__(self, *values: Any, **named: Any) -> None:
+            defaults = type(self)._defaults
+            given = {**defaults, **dict(zip(defaults, values)), **{name.rstrip("_"): v for name, v in named.items()}}
+            self._adopt({name: _copied(v) for name, v in given.items() if v is not None or name not in defaults})
+
 class AccessToken(JSONObject):
     """A token for API calls. ``expires_at``: Unix time, milliseconds; 0 where that is not known."""
     access_token: str
@@ -3874,7 +4601,7 @@ class FewShotExample(JSONObject):
     params: Dict[str, Any]
     _lenient = True
 
-class Function(JSONObject):
+class Function(_Open):
     """A function that the model may call.
 
     Takes a JSON schema too, as ``Function(**schema)`` or as a dict in a payload: ``title`` serves as the name, and
@@ -3886,23 +4613,10 @@ class Function(JSONObject):
     few_shot_examples: Optional[List[FewShotExample]] = None
     return_parameters: Optional[Dict[str, Any]] = None
 
-    def __init__(
-        self,
-        name: Optional[str] = None,
-        description: Optional[str] = None,
-        parameters: Union[FunctionParameters, Dict[str, Any], None] = None,
-        few_shot_examples: Union[Sequence[Union[FewShotExample, Dict[str, Any]]], None] = None,
-        return_parameters: Optional[Dict[str, Any]] = None,
-        **schema: Any,
-    ) -> None:
-        fields = {
-            "name": name,
-            "description": description,
-            "parameters": parameters,
-            "few_shot_examples": few_shot_examples,
-            "return_parameters": return_parameters,
-        }
-        self._adopt(_copied({**{name: value for name, value in fields.items() if value is not None}, **schema}))
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Function:
+        """Describe a Python function by its name, docstring and annotations; TypeError where that cannot be done."""
+        return cls.from_dict(_tool(function)[0])
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
         if "title" in fields and "name" not in fields:
@@ -3917,6 +4631,7 @@ class FunctionCall(JSONObject):
     """A call that the model wants made; ``arguments`` is an object."""
     name: str
     arguments: Optional[Dict[str, Any]] = None
+    id: Optional[str] = None
     _lenient = True
 
 class ChatFunctionCall(JSONObject):
@@ -3935,6 +4650,8 @@ class Messages(JSONObject):
     functions_state_id: Optional[str] = None
     reasoning_content: Optional[str] = None
     id: Optional[Any] = None
+    inline_data: Optional[Dict[str, Any]] = None
+    logprobs: Optional[List[Dict[str, Any]]] = None
     _lenient = True
 
 class Storage(JSONObject):
@@ -3945,6 +4662,11 @@ class Storage(JSONObject):
     thread_id: Optional[str] = None
     metadata: Optional[Dict[str, Any]] = None
     _lenient = True
+
+class FunctionRanker(_Open):
+    """Whether and how many functions the service chooses for the model to choose from."""
+    enabled: Optional[bool] = None
+    top_n: Optional[int] = None
 
 class Chat(JSONObject):
     """A request for an answer: the messages and how to answer them. What is None is not sent.
@@ -3963,18 +4685,22 @@ class Chat(JSONObject):
     update_interval: Optional[float] = None
     profanity_check: Optional[bool] = None
     function_call: Union[str, ChatFunctionCall, None] = None
-    functions: Optional[List[Function]] = None
+    functions: Optional[List[Function]] = None  # Python functions, too: they are described as Function.of() does
     flags: Optional[List[str]] = None
     storage: Optional[Storage] = None
     additional_fields: Optional[Dict[str, Any]] = None
     reasoning_effort: Optional[str] = None
-    response_format: Optional[Dict[str, Any]] = None
-    function_ranker: Optional[Dict[str, Any]] = None
+    response_format: Optional[ResponseFormat] = None
+    function_ranker: Optional[FunctionRanker] = None
+    assistant_id: Optional[str] = None
+    reasoning_max_tokens: Optional[int] = None
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
         messages = fields.get("messages")
         if not isinstance(messages, (list, tuple)):
             raise TypeError(f"messages must be a list, not {type(messages).__name__}")
+        if isinstance(fields.get("functions"), (list, tuple)):
+            fields["functions"] = [Function.of(one) if callable(one) else one for one in fields["functions"]]
         # A dict is a copy by now: it is adopted below and need not be copied again.
         fields["messages"] = [message if type(message) is dict else _as_message(message) for message in messages]
         super()._adopt(fields)
@@ -4001,6 +4727,8 @@ class ChatCompletion(JSONObject):
     message_id: Optional[str] = None
     usage: Usage = None  # type: ignore[assignment]  # always sent
     object: str = ""
+    additional_data: Optional[Any] = None
+    error_details: Optional[Dict[str, Any]] = None
 
 class MessagesChunk(JSONObject):
     """What one chunk adds to a message."""
@@ -4009,6 +4737,8 @@ class MessagesChunk(JSONObject):
     reasoning_content: Optional[str] = None
     function_call: Optional[FunctionCall] = None
     functions_state_id: Optional[str] = None
+    inline_data: Optional[Dict[str, Any]] = None
+    logprobs: Optional[List[Dict[str, Any]]] = None
 
 class ChoicesChunk(JSONObject):
     """One alternative's share of a chunk; ``finish_reason`` comes with the last."""
@@ -4023,6 +4753,10 @@ class ChatCompletionChunk(JSONObject):
     model: str = ""
     object: str = ""
     usage: Optional[Usage] = None
+    thread_id: Optional[str] = None
+    message_id: Optional[str] = None
+    additional_data: Optional[Any] = None
+    error_details: Optional[Dict[str, Any]] = None
 
 class Model(JSONObject):
     """A model. ``type``: chat, embedder, aicheck, filter."""
@@ -4219,6 +4953,7 @@ class Thread(JSONObject):
     updated_at: int = 0
     run_lock: bool = False
     status: str = ""
+    _spellings = (("thread_id", "id"),)
 
 class Threads(JSONObject):
     """Conversations kept by the server."""
@@ -4294,8 +5029,226 @@ class ThreadCompletion(JSONObject):
 
 class ThreadCompletionChunk(ChatCompletionChunk):
     """A part of an answer in a thread; each has a ``usage`` of its own."""
-    thread_id: str = ""
-    message_id: str = ""
+    thread_id: str = ""  # pyright: ignore[reportIncompatibleVariableOverride]  # always sent in a thread
+    message_id: str = ""  # pyright: ignore[reportIncompatibleVariableOverride]
+
+# Chat v2: many small objects, so there are several fields on a line. A field without a default must be there here too.
+
+class ChatSource(_Open):
+    """A page that an answer rests on."""
+    url: Optional[str] = None; title: Optional[str] = None
+
+class ChatInlineData(_Open):
+    """What goes with a text: its ``sources`` by the numbers that they have in it, pictures, widgets."""
+    images: Optional[List[Dict[str, Any]]] = None; sources: Optional[Dict[str, ChatSource]] = None
+    widgets: Optional[List[Dict[str, Any]]] = None
+
+class ChatContentFile(_Open):
+    """A stored file. ``target``, in answers: image, audio, 3dmodel."""
+    id: str; target: Optional[str] = None; mime: Optional[str] = None
+
+class PrimaryChatFunctionCall(_Open):
+    """A call that the model wants made; ``arguments`` is an object. Of calls and results, all have an id or none."""
+    name: str; arguments: Any; id: Optional[str] = None
+
+class ChatFunctionResult(_Open):
+    """What a function returned: an object, or a text that is JSON."""
+    name: str; result: Any; id: Optional[str] = None
+
+class ChatToolExecution(_Open):
+    """How a tool of the server fares. ``status``: success, fail; None while it works."""
+    name: Optional[str] = None; status: Optional[str] = None; id: Optional[str] = None
+    seconds_left: Optional[int] = None; censored: Optional[bool] = None
+
+class ChatLogprobToken(_Open):
+    """A token and the logarithm of its probability."""
+    token: str; token_id: int; logprob: float
+
+class ChatLogprob(_Open):
+    """The token that was chosen, and the likeliest ones."""
+    chosen: Optional[ChatLogprobToken] = None; top: Optional[List[ChatLogprobToken]] = None
+
+class ChatContentPart(_Open):
+    """A part of a message: one of these, or a text and what belongs to it."""
+    text: Optional[str] = None
+    files: Optional[List[ChatContentFile]] = None
+    function_call: Optional[PrimaryChatFunctionCall] = None
+    function_result: Optional[ChatFunctionResult] = None
+    tool_execution: Optional[ChatToolExecution] = None
+    inline_data: Optional[ChatInlineData] = None
+    logprobs: Optional[List[ChatLogprob]] = None
+    _of_text = staticmethod(lambda text: {"text": text})
+
+class ChatMessage(_Open):
+    """One message. ``role``: system, user, assistant, tool, reasoning. A text as its ``content`` becomes one part."""
+    role: str; content: Optional[List[ChatContentPart]] = None
+    message_id: Optional[str] = None; tools_state_id: Optional[str] = None; finish_reason: Optional[str] = None
+    function_call: Optional[PrimaryChatFunctionCall] = None; tool_execution: Optional[ChatToolExecution] = None
+    inline_data: Optional[ChatInlineData] = None; logprobs: Optional[List[ChatLogprob]] = None
+    _spellings = (("tool_state_id", "tools_state_id"), ("functions_state_id", "tools_state_id"))
+    _of_text = staticmethod(lambda text: {"role": "user", "content": text})
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined."""
+        return "".join([part.text or "" for part in self.content or ()])
+
+    @property
+    def function_calls(self) -> List[PrimaryChatFunctionCall]:
+        return [part.function_call for part in self.content or () if part.function_call is not None]
+
+class ChatMessageChunk(ChatMessage):
+    """What one chunk adds to a message."""
+    role: Optional[str] = None  # type: ignore[assignment]  # of this class only a chunk may lack it
+
+class ChatUsageInputTokensDetails(_Open):
+    """Where the tokens of a request came from; ``cached_tokens`` may be more than all ``input_tokens``."""
+    prompt_tokens: Optional[int] = None; cached_tokens: Optional[int] = None
+
+class ChatUsage(_Open):
+    """Tokens that an answer took."""
+    input_tokens: Optional[int] = None; input_tokens_details: Optional[ChatUsageInputTokensDetails] = None
+    output_tokens: Optional[int] = None; total_tokens: Optional[int] = None
+
+class ChatReasoning(_Open):
+    """How much to think before the answer. ``effort``: low, medium, high."""
+    effort: Optional[str] = None; max_tokens: Optional[int] = None
+
+class ChatResponseFormat(_Open):
+    """What form the answer has. ``type``: text, json_schema, regex."""
+    type: str = "text"; schema: Any = None; strict: Optional[bool] = None; regex: Optional[str] = None
+
+    @property
+    def schema_(self) -> Any:
+        return self.schema
+
+class JsonSchemaResponseFormat(ChatResponseFormat):
+    """Has an answer of the first version of chat be JSON that fits a schema."""
+    type: str = "json_schema"; schema: Dict[str, Any] = dataclasses.field()
+
+ResponseFormat = Union[JsonSchemaResponseFormat, Dict[str, Any]]
+
+class ChatModelOptions(_Open):
+    """How to answer."""
+    preset: Optional[str] = None; temperature: Optional[float] = None; top_p: Optional[float] = None
+    max_tokens: Optional[int] = None; repetition_penalty: Optional[float] = None; top_logprobs: Optional[int] = None
+    update_interval: Optional[float] = None; unnormalized_history: Optional[bool] = None
+    parallel_tool_calls: Optional[bool] = None
+    reasoning: Optional[ChatReasoning] = None; response_format: Optional[ChatResponseFormat] = None
+
+class ChatFilterResponseContentConfig(_Open):
+    """Which filters an answer goes through."""
+    blacklist: Optional[bool] = None
+
+class ChatFilterContentConfig(ChatFilterResponseContentConfig):
+    """Which filters a request goes through."""
+    neuro: Optional[bool] = None; whitelist: Optional[bool] = None
+
+class ChatFilterConfig(_Open):
+    """Which filters to use."""
+    request_content: Optional[ChatFilterContentConfig] = None
+    response_content: Optional[ChatFilterResponseContentConfig] = None
+
+class ChatStorage(_Open):
+    """Has the server keep the conversation; the answer's ``thread_id`` goes on with it."""
+    limit: Optional[int] = None; thread_id: Optional[str] = None; metadata: Optional[Dict[str, Any]] = None
+
+class ChatRankerOptions(FunctionRanker):
+    """Whether and how many tools the service chooses for the model to choose from."""
+    embeddings_model: Optional[str] = None
+
+class ChatUserInfo(_Open):
+    """Whom the answer is for. ``timezone``: an IANA name, Europe/Moscow."""
+    timezone: Optional[str] = None
+
+class ChatToolConfig(_Open):
+    """Which tools may be used. ``mode``: auto, none, any (of ``functions_names_any``), forced (the one named)."""
+    mode: Optional[str] = None; functions_names_any: Optional[List[str]] = None
+    tool_name: Optional[str] = None; function_name: Optional[str] = None
+
+ChatFunctionExample = FewShotExample
+
+class ChatFunctionSpecification(Function):
+    """A function of your own; takes a JSON schema too, as :class:`Function` does."""
+    parameters: Dict[str, Any] = dataclasses.field()  # type: ignore[assignment]
+
+class ChatFunctionsTool(_Open):
+    """Functions of your own."""
+    specifications: Optional[List[ChatFunctionSpecification]] = None
+
+class ChatWebSearchTool(_Open):
+    """Search in the web. ``type``: web_search, actual_info_web_search, safe_search."""
+    type: Optional[str] = None; indexes: Optional[List[str]] = None; flags: Optional[List[str]] = None
+
+class ChatTool(_Open):
+    """A tool that the model may use: one of these, or another that the server knows. Its name as a text will do."""
+    code_interpreter: Optional[Dict[str, Any]] = None; image_generate: Optional[Dict[str, Any]] = None
+    model_3d_generate: Optional[Dict[str, Any]] = None; url_content_extraction: Optional[Dict[str, Any]] = None
+    web_search: Optional[ChatWebSearchTool] = None; functions: Optional[ChatFunctionsTool] = None
+    _of_text = staticmethod(lambda text: {text: {}})
+
+class ChatCompletionRequest(_Open):
+    """A request for an answer. What is None is not sent. Model options may stand at the top too.
+
+    ``additional_fields`` go to the top level of the request; explicit fields win.
+    """
+    messages: List[ChatMessage]
+    model: Optional[str] = None; assistant_id: Optional[str] = None; storage: Union[ChatStorage, bool, None] = None
+    model_options: Optional[ChatModelOptions] = None; user_info: Optional[ChatUserInfo] = None
+    tools: Optional[List[ChatTool]] = None; tool_config: Optional[ChatToolConfig] = None
+    tools_state_id: Optional[str] = None; ranker_options: Optional[ChatRankerOptions] = None
+    disable_filter: Optional[bool] = None; profanity_check: Optional[bool] = None
+    filter_config: Optional[ChatFilterConfig] = None; flags: Optional[List[str]] = None
+    stream: Optional[bool] = None; additional_fields: Optional[Dict[str, Any]] = None
+    _spellings = ChatMessage._spellings
+
+    def _adopt(self, fields: Dict[str, Any]) -> None:
+        if isinstance(fields.get("tools"), (list, tuple)):
+            fields["tools"] = _as_tools(fields["tools"])
+        if isinstance(fields.get("storage"), bool):
+            fields["storage"] = {} if fields["storage"] else None
+        options = {name: fields.pop(name) for name in ChatModelOptions._defaults if name in fields}
+        if options:
+            fields["model_options"] = {**options, **(_plain(fields.get("model_options")) or {})}
+        super()._adopt(fields)
+
+    def _set(self, **option: Any) -> None:
+        self.model_options = ChatModelOptions.from_dict({**(_plain(self.model_options) or {}), **option})
+
+    reasoning = property(lambda self: getattr(self.model_options, "reasoning", None),
+                         lambda self, value: self._set(reasoning=value))
+    response_format = property(lambda self: getattr(self.model_options, "response_format", None),
+                               lambda self, value: self._set(response_format=value))
+
+class ChatCompletionResponse(_Open):
+    """A whole answer. ``created_at``: Unix time, seconds. ``finish_reason``: stop, length, function_call, blacklist."""
+    messages: List[ChatMessage]; model: Optional[str] = None; created_at: Optional[int] = None
+    message_id: Optional[str] = None; thread_id: Optional[str] = None; finish_reason: Optional[str] = None
+    usage: Optional[ChatUsage] = None; tool_execution: Optional[ChatToolExecution] = None
+    logprobs: Optional[List[ChatLogprob]] = None; additional_data: Optional[Any] = None
+    error_details: Optional[Dict[str, Any]] = None
+    _spellings = (("created", "created_at"), *ChatMessage._spellings)
+
+    @property
+    def message(self) -> Optional[ChatMessage]:
+        """The assistant's last message; what the model thought before it is none."""
+        return next((one for one in reversed(self.messages or ()) if one.role in ("assistant", None)), None)
+
+    @property
+    def text(self) -> str:
+        return self.message.text if self.message is not None else ""
+
+    @property
+    def sources(self) -> List[ChatSource]:
+        """The pages that the answer rests on, in the order of their numbers."""
+        parts: List[Any] = [part for one in self.messages or () for part in (one, *(one.content or ()))]
+        found = {n: it for part in parts if part.inline_data for n, it in (part.inline_data.sources or {}).items()}
+        return [found[number] for number in sorted(found, key=lambda number: (len(number), number))]
+
+class PrimaryChatCompletionChunk(ChatCompletionResponse):
+    """A part of an answer; the last has ``usage``. ``event``: its event's name, such as response.message.delta."""
+    messages: Optional[List[ChatMessageChunk]] = None  # type: ignore[assignment]
+    event: Optional[str] = None; tools_state_id: Optional[str] = None
 
 # fmt: on
 
@@ -4393,7 +5346,8 @@ def _split_line(argv: Sequence[str]) -> Tuple[List[str], Dict[str, List[str]]]:
 
 def _commands() -> Dict[str, Callable[..., object]]:
     commands: Dict[str, Callable[..., object]] = {"chat": _chat, "doctor": _Doctor}
-    groups = {"": GigaChatSyncClient, "assistants.": AssistantsSyncClient, "threads.": ThreadsSyncClient}
+    groups: Dict[str, type] = {"": GigaChatSyncClient, "chat.": ChatNamespace}
+    groups.update({"assistants.": AssistantsSyncClient, "threads.": ThreadsSyncClient})
     for group, owner in groups.items():
         for name, method in vars(owner).items():
             if isinstance(method, types.FunctionType) and name[0] != "_" and name not in ("chat", "close"):

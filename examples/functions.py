@@ -1,29 +1,23 @@
-"""Let the model call a Python function: its call, the function's result, the answer made of it."""
+"""Let the model call Python functions: it sees their names, docstrings and annotations."""
 
-import json
-
-from gigachat_lite import Chat, Function, GigaChat, Messages, MessagesRole
+from gigachat_lite import GigaChat
 
 
 def get_weather(city: str, unit: str = "celsius") -> dict:
+    """Tell the weather in a city.
+
+    Args:
+        city: City, for example Moscow.
+        unit: celsius or fahrenheit.
+    """
     return {"city": city, "temperature": 21 if unit == "celsius" else 70, "unit": unit}
 
 
-properties = {
-    "city": {"type": "string", "description": "City, for example Moscow"},
-    "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
-}
-parameters = {"type": "object", "properties": properties, "required": ["city"]}
-weather = Function(name="get_weather", description="Tell the weather in a city", parameters=parameters)
-chat = Chat(messages=["What is the weather in Tokyo?"], functions=[weather])
-
 with GigaChat() as client:
-    message = client.chat(chat).choices[0].message
-    while message.function_call is not None:  # the result of one call may lead to another
-        call = message.function_call
-        result = get_weather(**call.arguments)
-        print(f"{call.name}({call.arguments}) gives {result}")
-        said = json.dumps(result, ensure_ascii=False)  # the API wants JSON
-        chat.messages += [message, Messages(role=MessagesRole.FUNCTION, name=call.name, content=said)]
-        message = client.chat(chat).choices[0].message
-    print(message.content)
+    completion, messages = client.run_tools("What is the weather in Tokyo?", [get_weather])
+    for message in messages:
+        if message.function_call is not None:
+            print(f"called {message.function_call.name}({message.function_call.arguments})")
+        elif message.role == "function":
+            print(f"it gives {message.content}")
+    print(completion.choices[0].message.content)

@@ -132,7 +132,8 @@ def call_sync(client, name, /, *args, **kwargs):
 def call_async(client, name, /, *args, **kwargs):
     """Call the async twin of a method in an event loop of its own."""
     first, _, rest = name.partition(".")
-    owner, method = (getattr(client, "a_" + first), rest) if rest else (client, "a" + first)
+    prefix = "a_" if rest and first != "chat" else "a"
+    owner, method = (getattr(client, prefix + first), rest) if rest else (client, prefix + first)
 
     async def run():
         result = getattr(owner, method)(*args, **kwargs)

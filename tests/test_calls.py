@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import CA, CERTS, raw_client
 from faults import (
+    COMPLETION,
     DONE,
     LAST_CHUNK,
     SERVER_TLS,
@@ -1295,3 +1296,83 @@ def test_closing_a_stream_ends_its_pause(pausing):
             stream.close()
             ended = reader.exception(5)
             assert isinstance(ended, GigaChatException) and "the stream was closed" in str(ended)
+
+
+# ---------- options for some calls
+
+
+def serving(wire):
+    """Log in, refuse chats of the model "busy", answer others."""
+    for request in wire:
+        if request.path == OAUTH:
+            wire.send(answer({"access_token": "token", "expires_at": 0}))
+        else:
+            wire.send(refusal(503) if request.json["model"] == "busy" else answer(COMPLETION))
+
+
+def test_options_for_some_calls(call):
+    """They hold for the client that they give; login and connection are those of the client that it came from."""
+    with RawServer(serving) as server:
+        client = GigaChat(base_url=server.base_url, auth_url=server.auth_url, credentials="key")
+        fast = client.with_options(
+            model="busy", max_retries=2, retry_backoff_factor=0.0, session_id="s-1", profanity_check=False, flags=["a"]
+        )
+        with pytest.raises(ServerError):
+            call(fast, "chat", "Привет")
+        call(client, "chat", "Привет")
+        call(fast.with_options(model="free"), "chat", "Привет")
+        assert paths(server) == [OAUTH] + [CHAT] * 5
+        assert server.connections == 1
+        changed = {"model": "busy", "profanity_check": False, "flags": ["a"]}
+        sent = [(request.json, request.headers.get("x-session-id")) for request in server.requests[1:]]
+        plain = {"messages": [{"role": "user", "content": "Привет"}], "model": "GigaChat"}
+        assert sent == [({**plain, **changed}, "s-1")] * 3 + [
+            (plain, None),
+            ({**plain, **changed, "model": "free"}, "s-1"),
+        ]
+        client.close()
+
+
+def test_options_keep_the_class_and_the_token():
+    class Mine(GigaChat):
+        pass
+
+    with RawServer(serving) as server:
+        client = Mine(base_url=server.base_url, auth_url=server.auth_url, credentials="key")
+        other = client.with_options(timeout=1)
+        assert type(other) is Mine
+        other.chat("Привет")
+        assert client.token == "token"
+        with RawServer(silent_after()) as silent, raw_client(silent) as patient:
+            with pytest.raises(APITimeoutError, match=r"0\.01 s"):
+                patient.with_options(timeout=0.01).chat("Привет")
+
+
+@pytest.mark.parametrize("method", ["close", "aclose"])
+def test_closing_a_client_with_options_closes_nothing_else(method):
+    with RawServer(serving) as server, raw_client(server) as client:
+        client.chat("Привет")
+        other = client.with_options(timeout=10)
+        result = getattr(other, method)()
+        if method == "aclose":
+            asyncio.run(result)
+        with pytest.raises(GigaChatException, match="closed"):
+            other.chat("Привет")
+        client.chat("Привет")
+        assert server.connections == 1
+        still = client.with_options(timeout=10)
+    with pytest.raises(GigaChatException, match="closed"):
+        still.chat("Привет")
+
+
+@pytest.mark.parametrize("name", ["base_url", "credentials", "access_token", "verify_ssl_certs", "proxy", "modell"])
+def test_options_that_belong_to_connections_or_credentials(client, name):
+    with pytest.raises(TypeError, match=name):
+        client.with_options(**{name: "x"})
+
+
+def test_options_that_cannot_work(client):
+    with pytest.raises(ConfigurationError, match="timeout"):
+        client.with_options(timeout=-1)
+    with pytest.raises(ConfigurationError, match="session_id"):
+        client.with_options(session_id="а\r\n")

@@ -224,6 +224,7 @@ def test_every_method_is_a_command():
     """Each public method of the blocking client is a command that text can call; so are those of its groups."""
     groups = {
         "": gigachat_lite.GigaChatSyncClient,
+        "chat.": gigachat_lite.ChatNamespace,
         "assistants.": gigachat_lite.AssistantsSyncClient,
         "threads.": gigachat_lite.ThreadsSyncClient,
     }

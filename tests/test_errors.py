@@ -43,6 +43,7 @@ from gigachat_lite import (
     GigaChat,
     GigaChatException,
     InvalidResponseError,
+    ModelNotSpecifiedError,
     NotFoundError,
     PaymentRequiredError,
     RateLimitError,
@@ -81,6 +82,7 @@ OTHER_ERRORS = [
     APITimeoutError,
     StreamInterruptedError,
     InvalidResponseError,
+    ModelNotSpecifiedError,
 ]
 
 

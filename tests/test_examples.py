@@ -37,12 +37,14 @@ TELLING = {
         [r"poem about programming[^\n]*to the point\.\n\(\d+ tokens\)", r"one hundred.*\.\.\. enough\."],
     ),
     "async_chat.py": ("", [r'> What is a thread\?\nYou wrote: "What is a thread\?"', r"Tell me a joke.*to the point"]),
-    "functions.py": ("", [r"get_weather\(\{.*gives \{'city'", r'returned \{"city": .*the weather in Tokyo\?']),
+    "functions.py": ("", [r'called get_weather\(\{.*\nit gives \{"city"', r'returned \{"city": .*Tokyo\?']),
+    "typed_answer.py": ("", [r"How do I make pancakes\? \(easy\), \d+ minutes\n1\. "]),
     "context_variables.py": (
         "",
         [f"{user}: the server calls this request request-of-{user}" for user in ("ann", "vera")],
     ),
     "ai_detection.py": (CORP, [r"mixed: \d+ characters", r"to \d+: As a language model.*well-being\.\n\Z"]),
+    "chat_v2.py": ("", [r"response\.message\.done: stop", r"\[1\] .* https?://", r"sources=\[1, 2\]", r"picture \S+ has \d+ bytes"]),
     "vision.py": ("", [r"cat\.jpg: \d+ bytes, stored as", r"Attached file cat\.jpg \(image/jpeg"]),
     "files.py": ("", [r"\d+ bytes  story\.txt", r'It begins: "In a hole', r"copy is the same: True\nDeleted: True"]),
     "embeddings.py": ("", [r"1024 dimensions\)\n0\.\d\d  What to do when you have lost your library card"]),
@@ -85,7 +87,7 @@ def test_example_is_short_and_needs_nothing(program):
     text = (EXAMPLES / program).read_text(encoding="utf-8")
     imported = re.findall(r"^\s*(?:import|from) (\w+)", text, re.MULTILINE)
     assert 10 <= len(text.splitlines()) <= 30
-    assert set(imported) <= {"gigachat_lite", "asyncio", "json", "pathlib", "sys", "tempfile"}
+    assert set(imported) <= {"gigachat_lite", "asyncio", "dataclasses", "json", "pathlib", "sys", "tempfile", "typing"}
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,13 @@ CALL = {
     **{name: COMPLETION[name] for name in ("created", "model", "object", "usage")},
 }
 ANSWERS = [
-    (GigaChat.chat, ("x",), COMPLETION),
-    (GigaChat.chat, ("x",), CALL),
+    (lambda client: client.chat("x"), (), COMPLETION),
+    (lambda client: client.chat("x"), (), CALL),
+    (
+        lambda client: client.chat.create("x"),
+        (),
+        {"messages": [{"role": "assistant", "content": [{"text": "да", "inline_data": {"sources": {"1": {}}}}]}]},
+    ),
     (
         GigaChat.get_models,
         (),

@@ -45,6 +45,7 @@ DEFAULTS = {
     "token_expiry_buffer_ms": 60_000,
     "profanity_check": None,
     "flags": None,
+    "session_id": None,
 }
 # name, text of the variable, what it means, an argument that beats it
 FROM_ENVIRONMENT = [
@@ -71,6 +72,7 @@ FROM_ENVIRONMENT = [
     ("token_expiry_buffer_ms", "1000", 1000, 0),
     ("profanity_check", "on", True, False),
     ("flags", "a,b", ["a", "b"], []),
+    ("session_id", "s-1", "s-1", "s-2"),
 ]
 
 

@@ -418,7 +418,7 @@ def afails_in(name, client, payload):
 
     asyncio.run(call())
     workers = client._workers
-    wait_until(lambda: len(workers._idle) == workers._threads)  # none holds its last job any more
+    wait_until(lambda: len(workers._idle) == len(workers._threads))  # none holds its last job any more
 
 
 def wait_until(fulfilled):
@@ -575,7 +575,7 @@ def test_closed_with_its_loop(name, caplog, recwarn):
         gc.collect()
         server.wait(lambda: server.closed == 1)
         workers = client._workers
-        wait_until(lambda: len(workers._idle) == workers._threads)
+        wait_until(lambda: len(workers._idle) == len(workers._threads))
         server.handler = always(answer())
         assert client.chat("x").choices  # the place is free
     assert [record for record in caplog.records if record.name != "gigachat_lite"] == []

@@ -862,9 +862,7 @@ def test_exceptions_of_the_system_are_not_asked(monkeypatch, settings, proxy, ca
     assert proxy.connections == 1
 
 
-@pytest.mark.parametrize(
-    ("asks", "said"), [("Negotiate, NTLM", "Negotiate, NTLM; only Basic"), (None, "credentials")]
-)
+@pytest.mark.parametrize(("asks", "said"), [("Negotiate, NTLM", "Negotiate, NTLM; only Basic"), (None, "credentials")])
 def test_what_the_proxy_asks_for(settings, plain_server, call, asks, said):
     """A 407, of a tunnel and of a plain request, says what the proxy asked for and how a password is written."""
     fields = {"Proxy_Authenticate": asks} if asks else {}

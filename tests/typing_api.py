@@ -8,8 +8,9 @@ A line that is wrong on purpose has a ``type: ignore``; one too many is an error
 
 import io
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from typing_extensions import assert_type
 
@@ -25,6 +26,10 @@ from gigachat_lite import (
     Chat,
     ChatCompletion,
     ChatCompletionChunk,
+    ChatCompletionRequest,
+    ChatCompletionResponse,
+    ChatMessage,
+    ChatSource,
     DeletedFile,
     Embeddings,
     FilterCheck,
@@ -41,6 +46,8 @@ from gigachat_lite import (
     Model,
     Models,
     OpenApiFunctions,
+    PrimaryChatCompletionChunk,
+    PrimaryChatFunctionCall,
     RateLimitError,
     ResponseError,
     Stream,
@@ -69,6 +76,10 @@ def calls(client: GigaChat) -> None:
     assert_type(client.chat([Messages(role="user", content="Hello"), {"role": "user"}, "Hello"]), ChatCompletion)
     assert_type(client.chat(Chat(messages=[Messages(role=MessagesRole.USER)], temperature=0.5)), ChatCompletion)
     assert_type(client.stream("Hello"), Stream[ChatCompletionChunk])
+    assert_type(client.chat.create("Hello"), ChatCompletionResponse)
+    assert_type(client.chat.create({"messages": ["Hello"], "tools": ["web_search"]}), ChatCompletionResponse)
+    assert_type(client.chat.create([ChatMessage(role="user"), {"role": "user"}, "Hello"]), ChatCompletionResponse)
+    assert_type(client.chat.stream(ChatCompletionRequest(messages=[])), Stream[PrimaryChatCompletionChunk])
     assert_type(client.get_token(), Optional[AccessToken])
     assert_type(client.get_models(), Models)
     assert_type(client.get_model("GigaChat"), Model)
@@ -99,6 +110,9 @@ def wrong_calls(client: GigaChat) -> None:
     client.chat()  # type: ignore[call-arg]
     client.chat(1)  # type: ignore[arg-type]
     client.chat("Hello", temperature=1)  # type: ignore[call-arg]
+    client.chat.create()  # type: ignore[call-arg]
+    client.chat.create(1)  # type: ignore[arg-type]
+    client.chat.stream("Hello", stream=True)  # type: ignore[call-arg]
     client.stream(None)  # type: ignore[arg-type]
     client.get_model(1)  # type: ignore[arg-type]
     client.embeddings([1])  # type: ignore[list-item]
@@ -112,6 +126,8 @@ async def twins(client: GigaChat) -> None:
     assert_type(await client.achat("Hello"), ChatCompletion)
     assert_type(await client.achat(payload=[Messages(role="user", content="Hello")]), ChatCompletion)
     assert_type(client.astream("Hello"), AsyncStream[ChatCompletionChunk])
+    assert_type(await client.achat.create("Hello"), ChatCompletionResponse)
+    assert_type(client.achat.stream(payload="Hello"), AsyncStream[PrimaryChatCompletionChunk])
     assert_type(await client.aget_token(), Optional[AccessToken])
     assert_type(await client.aget_models(), Models)
     assert_type(await client.aget_model("GigaChat"), Model)
@@ -139,6 +155,8 @@ async def wrong_twins(client: GigaChat) -> None:
     await client.achat()  # type: ignore[call-arg]
     await client.achat(1)  # type: ignore[arg-type]
     await client.achat("Hello", temperature=1)  # type: ignore[call-arg]
+    await client.achat.create(1)  # type: ignore[arg-type]
+    await client.achat.stream("Hello")  # type: ignore[misc]
     await client.aget_model(model=1)  # type: ignore[arg-type]
     await client.astream("Hello")  # type: ignore[misc]
     client.astream(None)  # type: ignore[arg-type]
@@ -167,6 +185,48 @@ async def async_streams(client: GigaChat) -> None:
     assert_type([chunk async for chunk in client.astream("Hello")], List[ChatCompletionChunk])
 
 
+@dataclass
+class Plan:
+    title: str
+
+
+def get_weather(city: str) -> Dict[str, int]:
+    return {"temperature": len(city)}
+
+
+def typed_answers(client: GigaChat) -> None:
+    completion, plan = client.chat_parse("Hello", response_format=Plan)
+    assert_type(completion, ChatCompletion)
+    assert_type(plan, Plan)
+    assert_type(client.chat_parse("Hello", response_format=List[Plan], strict=False)[1], List[Plan])
+    assert_type(client.chat_parse("Hello", response_format={"type": "object"})[1], Any)
+    assert_type(gigachat_lite.schema_of(Plan), Dict[str, Any])
+    assert_type(Function.of(get_weather), Function)
+    assert_type(client.run_tools("Hello", [get_weather]), Tuple[ChatCompletion, List[Messages]])
+    assert_type(client.with_options(timeout=1, session_id="session"), GigaChat)
+    assert_type(client.stream("Hello").get_final_completion(), ChatCompletion)
+    assert_type(list(client.stream("Hello").text_stream), List[str])
+    assert_type(client.chat.parse("Hello", response_format=Plan), Tuple[ChatCompletionResponse, Plan])
+    assert_type(client.chat.parse("Hello", response_format={})[1], Any)
+    assert_type(client.chat.run_tools("Hello", [get_weather, "web_search"])[1], List[ChatMessage])
+    assert_type(client.chat.stream("Hello").get_final_completion(), ChatCompletionResponse)
+    client.with_options(base_url="")  # type: ignore[call-arg]
+    client.chat_parse("Hello")  # type: ignore[call-overload]
+
+
+async def async_typed_answers(client: GigaChat) -> None:
+    completion, plan = await client.achat_parse("Hello", response_format=Plan)
+    assert_type(completion, ChatCompletion)
+    assert_type(plan, Plan)
+    assert_type((await client.achat_parse("Hello", response_format={"type": "object"}))[1], Any)
+    assert_type(await client.arun_tools("Hello", [get_weather]), Tuple[ChatCompletion, List[Messages]])
+    assert_type(await client.astream("Hello").get_final_completion(), ChatCompletion)
+    assert_type(await client.achat.parse("Hello", response_format=Plan), Tuple[ChatCompletionResponse, Plan])
+    assert_type((await client.achat.run_tools("Hello", [get_weather]))[0], ChatCompletionResponse)
+    assert_type(await client.achat.stream("Hello").get_final_completion(), ChatCompletionResponse)
+    assert_type([text async for text in client.astream("Hello").text_stream], List[str])
+
+
 def answers(answer: ChatCompletion, model: Model, file: UploadedFile) -> None:
     message = answer.choices[0].message
     assert_type(message, Messages)
@@ -185,6 +245,20 @@ def answers(answer: ChatCompletion, model: Model, file: UploadedFile) -> None:
     assert_type(answer.usage.total_tokens, int)
     Messages(content="no role")  # type: ignore[call-arg]
     Chat(messages="Hello")  # type: ignore[arg-type]
+
+
+def second_version(answer: ChatCompletionResponse, chunk: PrimaryChatCompletionChunk) -> None:
+    assert_type(answer.messages, List[ChatMessage])
+    assert_type(answer.message, Optional[ChatMessage])
+    assert_type(answer.text, str)
+    assert_type(answer.sources, List[ChatSource])
+    assert_type(answer.messages[0].role, str)
+    assert_type(answer.messages[0].function_calls, List[PrimaryChatFunctionCall])
+    assert_type(chunk.event, Optional[str])
+    assert_type(chunk.text, str)
+    assert_type(gigachat_lite.file_ids(answer), List[str])
+    ChatMessage(content=None)  # type: ignore[call-arg]
+    ChatCompletionRequest(messages="Hello")  # type: ignore[arg-type]
 
 
 def clients() -> None:
