@@ -41,7 +41,8 @@ _KEYS = {spelling: key for key, spelling in _SPELLINGS.items()}
 
 
 def _spelling(model: Any, key: str) -> str:
-    return _SPELLINGS.get(key, key) if key in model._defaults else key
+    plain = key not in model._defaults or (key == "type" and not model._sends_nulls)  # type_ is of JSON schemas alone
+    return key if plain else _SPELLINGS.get(key, key)
 
 
 def _key(kind: Any, name: str) -> str:
@@ -295,7 +296,8 @@ def _stand_in() -> None:
         if getattr(present, "__version__", None) == VERSION:  # another copy of this file was first
             sys.modules[__name__] = present
             return
-        raise ImportError(f"the official SDK is imported already, from {present.__file__}: import {__name__} before it")
+        where = getattr(present, "__file__", None)
+        raise ImportError(f"the official SDK is imported already, from {where}: import {__name__} before it")
     _teach_manners()
     modules = _modules()
     top = modules.pop("gigachat")
