@@ -4531,7 +4531,7 @@ def _decode(text: bytes) -> Any:
 # ---------- models
 #
 # Field names are the wire's; JSONObject gives them the official SDK's spellings too: id_, object_, type_, bytes_.
-# A field without a default must be there, in an answer too.
+# A field without a default must be there, in an answer too. Short fields share a line.
 
 # fmt: off
 
@@ -4564,41 +4564,33 @@ class _Open(JSONObject):
 
 class AccessToken(JSONObject):
     """A token for API calls. ``expires_at``: Unix time, milliseconds; 0 where that is not known."""
-    access_token: str
-    expires_at: int = 0
+    access_token: str; expires_at: int = 0
 
     def __repr__(self) -> str:
         return f"AccessToken(access_token='***', expires_at={self.expires_at!r})"
 
 class Token(JSONObject):
     """What ``POST /token`` answers to user and password. ``exp``: Unix time, seconds."""
-    tok: str
-    exp: int = 0
+    tok: str; exp: int = 0
 
     def __repr__(self) -> str:
         return f"Token(tok='***', exp={self.exp!r})"
 
 class FunctionParametersProperty(JSONObject):
     """JSON schema of one argument; pass a dict for keywords that are not here."""
-    type: str = "object"
-    description: Optional[str] = None
-    items: Optional[Dict[str, Any]] = None
-    enum: Optional[List[Any]] = None
-    properties: Optional[Dict[str, Any]] = None
-    required: Optional[List[str]] = None
+    type: str = "object"; description: Optional[str] = None; items: Optional[Dict[str, Any]] = None
+    enum: Optional[List[Any]] = None; properties: Optional[Dict[str, Any]] = None; required: Optional[List[str]] = None
     _sends_nulls = True
 
 class FunctionParameters(JSONObject):
     """JSON schema of a function's arguments; pass a dict for keywords that are not here."""
-    type: str = "object"
-    properties: Optional[Dict[str, FunctionParametersProperty]] = None
+    type: str = "object"; properties: Optional[Dict[str, FunctionParametersProperty]] = None
     required: Optional[List[str]] = None
     _sends_nulls = True
 
 class FewShotExample(JSONObject):
     """An example of a request and the arguments to make of it."""
-    request: str
-    params: Dict[str, Any]
+    request: str; params: Dict[str, Any]
     _lenient = True
 
 class Function(_Open):
@@ -4607,11 +4599,8 @@ class Function(_Open):
     Takes a JSON schema too, as ``Function(**schema)`` or as a dict in a payload: ``title`` serves as the name, and
     ``properties`` and the other keywords at the top level become the parameters.
     """
-    name: str
-    description: Optional[str] = None
-    parameters: Optional[FunctionParameters] = None
-    few_shot_examples: Optional[List[FewShotExample]] = None
-    return_parameters: Optional[Dict[str, Any]] = None
+    name: str; description: Optional[str] = None; parameters: Optional[FunctionParameters] = None
+    few_shot_examples: Optional[List[FewShotExample]] = None; return_parameters: Optional[Dict[str, Any]] = None
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Function:
@@ -4629,44 +4618,30 @@ class Function(_Open):
 
 class FunctionCall(JSONObject):
     """A call that the model wants made; ``arguments`` is an object."""
-    name: str
-    arguments: Optional[Dict[str, Any]] = None
-    id: Optional[str] = None
+    name: str; arguments: Optional[Dict[str, Any]] = None; id: Optional[str] = None
     _lenient = True
 
 class ChatFunctionCall(JSONObject):
     """Forces a call of one function; the model fills in what ``partial_arguments`` leaves open."""
-    name: str
-    partial_arguments: Optional[Dict[str, Any]] = None
+    name: str; partial_arguments: Optional[Dict[str, Any]] = None
 
 class Messages(JSONObject):
     """One message. ``attachments`` are ids of uploaded files; ``data_for_context`` is deprecated by the API."""
-    role: str
-    content: str = ""
-    function_call: Optional[FunctionCall] = None
-    name: Optional[str] = None
-    attachments: Optional[List[str]] = None
-    data_for_context: Optional[List[Dict[str, Any]]] = None
-    functions_state_id: Optional[str] = None
-    reasoning_content: Optional[str] = None
-    id: Optional[Any] = None
-    inline_data: Optional[Dict[str, Any]] = None
-    logprobs: Optional[List[Dict[str, Any]]] = None
+    role: str; content: str = ""; function_call: Optional[FunctionCall] = None; name: Optional[str] = None
+    attachments: Optional[List[str]] = None; data_for_context: Optional[List[Dict[str, Any]]] = None
+    functions_state_id: Optional[str] = None; reasoning_content: Optional[str] = None; id: Optional[Any] = None
+    inline_data: Optional[Dict[str, Any]] = None; logprobs: Optional[List[Dict[str, Any]]] = None
     _lenient = True
 
 class Storage(JSONObject):
     """Where the server keeps the history of a conversation."""
-    is_stateful: bool
-    limit: Optional[int] = None
-    assistant_id: Optional[str] = None
-    thread_id: Optional[str] = None
+    is_stateful: bool; limit: Optional[int] = None; assistant_id: Optional[str] = None; thread_id: Optional[str] = None
     metadata: Optional[Dict[str, Any]] = None
     _lenient = True
 
 class FunctionRanker(_Open):
     """Whether and how many functions the service chooses for the model to choose from."""
-    enabled: Optional[bool] = None
-    top_n: Optional[int] = None
+    enabled: Optional[bool] = None; top_n: Optional[int] = None
 
 class Chat(JSONObject):
     """A request for an answer: the messages and how to answer them. What is None is not sent.
@@ -4674,26 +4649,15 @@ class Chat(JSONObject):
     ``response_format`` is ``{"type": "json_schema", "schema": {...}, "strict": True}`` or the like, ``function_ranker``
     ``{"enabled": True, "top_n": 3}``. ``additional_fields`` go to the top level of the request; explicit fields win.
     """
-    messages: List[Messages]
-    model: Optional[str] = None
-    temperature: Optional[float] = None
-    top_p: Optional[float] = None
-    n: Optional[int] = None
-    stream: Optional[bool] = None
-    max_tokens: Optional[int] = None
-    repetition_penalty: Optional[float] = None
-    update_interval: Optional[float] = None
-    profanity_check: Optional[bool] = None
-    function_call: Union[str, ChatFunctionCall, None] = None
-    functions: Optional[List[Function]] = None  # Python functions, too: they are described as Function.of() does
-    flags: Optional[List[str]] = None
-    storage: Optional[Storage] = None
-    additional_fields: Optional[Dict[str, Any]] = None
-    reasoning_effort: Optional[str] = None
-    response_format: Optional[ResponseFormat] = None
-    function_ranker: Optional[FunctionRanker] = None
-    assistant_id: Optional[str] = None
-    reasoning_max_tokens: Optional[int] = None
+    messages: List[Messages]; model: Optional[str] = None; temperature: Optional[float] = None
+    top_p: Optional[float] = None; n: Optional[int] = None; stream: Optional[bool] = None
+    max_tokens: Optional[int] = None; repetition_penalty: Optional[float] = None
+    update_interval: Optional[float] = None; profanity_check: Optional[bool] = None
+    function_call: Union[str, ChatFunctionCall, None] = None; functions: Optional[List[Function]] = None
+    flags: Optional[List[str]] = None; storage: Optional[Storage] = None
+    additional_fields: Optional[Dict[str, Any]] = None; reasoning_effort: Optional[str] = None
+    response_format: Optional[ResponseFormat] = None; function_ranker: Optional[FunctionRanker] = None
+    assistant_id: Optional[str] = None; reasoning_max_tokens: Optional[int] = None
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
         messages = fields.get("messages")
@@ -4707,68 +4671,44 @@ class Chat(JSONObject):
 
 class Usage(JSONObject):
     """Tokens that an answer took."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
+    prompt_tokens: int = 0; completion_tokens: int = 0; total_tokens: int = 0
     precached_prompt_tokens: Optional[int] = None
 
 class Choices(JSONObject):
     """One alternative. ``finish_reason``: stop, length, function_call, blacklist, error."""
-    message: Messages
-    index: int = 0
-    finish_reason: Optional[str] = None
+    message: Messages; index: int = 0; finish_reason: Optional[str] = None
 
 class ChatCompletion(JSONObject):
     """A whole answer. ``created``: Unix time, seconds."""
-    choices: List[Choices]
-    created: int = 0
-    model: str = ""
-    thread_id: Optional[str] = None
+    choices: List[Choices]; created: int = 0; model: str = ""; thread_id: Optional[str] = None
     message_id: Optional[str] = None
     usage: Usage = None  # type: ignore[assignment]  # always sent
-    object: str = ""
-    additional_data: Optional[Any] = None
-    error_details: Optional[Dict[str, Any]] = None
+    object: str = ""; additional_data: Optional[Any] = None; error_details: Optional[Dict[str, Any]] = None
 
 class MessagesChunk(JSONObject):
     """What one chunk adds to a message."""
-    role: Optional[str] = None
-    content: Optional[str] = None
-    reasoning_content: Optional[str] = None
-    function_call: Optional[FunctionCall] = None
-    functions_state_id: Optional[str] = None
-    inline_data: Optional[Dict[str, Any]] = None
-    logprobs: Optional[List[Dict[str, Any]]] = None
+    role: Optional[str] = None; content: Optional[str] = None; reasoning_content: Optional[str] = None
+    function_call: Optional[FunctionCall] = None; functions_state_id: Optional[str] = None
+    inline_data: Optional[Dict[str, Any]] = None; logprobs: Optional[List[Dict[str, Any]]] = None
 
 class ChoicesChunk(JSONObject):
     """One alternative's share of a chunk; ``finish_reason`` comes with the last."""
-    delta: MessagesChunk = dataclasses.field(default_factory=MessagesChunk)
-    index: int = 0
+    delta: MessagesChunk = dataclasses.field(default_factory=MessagesChunk); index: int = 0
     finish_reason: Optional[str] = None
 
 class ChatCompletionChunk(JSONObject):
     """A part of an answer; the last one has ``usage``. ``created``: Unix time, seconds."""
-    choices: List[ChoicesChunk]
-    created: int = 0
-    model: str = ""
-    object: str = ""
-    usage: Optional[Usage] = None
-    thread_id: Optional[str] = None
-    message_id: Optional[str] = None
-    additional_data: Optional[Any] = None
+    choices: List[ChoicesChunk]; created: int = 0; model: str = ""; object: str = ""; usage: Optional[Usage] = None
+    thread_id: Optional[str] = None; message_id: Optional[str] = None; additional_data: Optional[Any] = None
     error_details: Optional[Dict[str, Any]] = None
 
 class Model(JSONObject):
     """A model. ``type``: chat, embedder, aicheck, filter."""
-    id: str
-    object: str = ""
-    owned_by: str = ""
-    type: Optional[str] = None
+    id: str; object: str = ""; owned_by: str = ""; type: Optional[str] = None
 
 class Models(JSONObject):
     """The models that there are."""
-    data: List[Model]
-    object: str = ""
+    data: List[Model]; object: str = ""
 
 class EmbeddingsUsage(JSONObject):
     """Tokens of one text."""
@@ -4778,20 +4718,15 @@ class Embedding(JSONObject):
     """The vector of one text; ``index`` is the text's place in the request."""
     embedding: List[float]
     usage: EmbeddingsUsage = None  # type: ignore[assignment]  # always sent
-    index: int = 0
-    object: str = ""
+    index: int = 0; object: str = ""
 
 class Embeddings(JSONObject):
     """Vectors of texts."""
-    data: List[Embedding]
-    model: Optional[str] = None
-    object: str = ""
+    data: List[Embedding]; model: Optional[str] = None; object: str = ""
 
 class TokensCount(JSONObject):
     """Size of one text in tokens and in Unicode characters."""
-    tokens: int = 0
-    characters: int = 0
-    object: str = ""
+    tokens: int = 0; characters: int = 0; object: str = ""
 
 class _TokensCounts(JSONObject):
     """What /tokens/count answers, a bare array."""
@@ -4800,14 +4735,8 @@ class _TokensCounts(JSONObject):
 
 class UploadedFile(JSONObject):
     """A file in the storage. ``bytes``: its size; ``created_at``: Unix time, seconds."""
-    id: str
-    object: str = ""
-    bytes: int = 0
-    created_at: int = 0
-    filename: str = ""
-    purpose: str = ""
-    access_policy: Optional[str] = None
-    modalities: Optional[List[str]] = None
+    id: str; object: str = ""; bytes: int = 0; created_at: int = 0; filename: str = ""; purpose: str = ""
+    access_policy: Optional[str] = None; modalities: Optional[List[str]] = None
 
 class UploadedFiles(JSONObject):
     """The files in the storage."""
@@ -4815,9 +4744,7 @@ class UploadedFiles(JSONObject):
 
 class DeletedFile(JSONObject):
     """A file that is no more."""
-    id: str
-    deleted: bool = False
-    access_policy: Optional[str] = None
+    id: str; deleted: bool = False; access_policy: Optional[str] = None
 
 class Image(JSONObject):
     """A file's content in base64."""
@@ -4825,8 +4752,7 @@ class Image(JSONObject):
 
 class BalanceValue(JSONObject):
     """Tokens left for one model or service."""
-    usage: str = ""
-    value: float = 0
+    usage: str = ""; value: float = 0
 
 class Balance(JSONObject):
     """Tokens left in the packages."""
@@ -4834,10 +4760,7 @@ class Balance(JSONObject):
 
 class AICheckResult(JSONObject):
     """Who wrote a text: ``category`` is ai, human or mixed; ``ai_intervals`` are offsets in characters."""
-    category: str
-    characters: int = 0
-    tokens: int = 0
-    ai_intervals: Optional[List[List[int]]] = None
+    category: str; characters: int = 0; tokens: int = 0; ai_intervals: Optional[List[List[int]]] = None
 
 class OpenApiFunctions(JSONObject):
     """Functions made of an OpenAPI document."""
@@ -4845,14 +4768,11 @@ class OpenApiFunctions(JSONObject):
 
 class FunctionRemark(JSONObject):
     """One fault of a function's description and its place in the schema."""
-    description: str = ""
-    schema_location: str = ""
+    description: str = ""; schema_location: str = ""
 
 class FunctionValidation(JSONObject):
     """Verdict on a function's description; HTTP is 200 also where there are ``errors``."""
-    message: str
-    status: int = 0
-    json_ai_rules_version: Optional[str] = None
+    message: str; status: int = 0; json_ai_rules_version: Optional[str] = None
     errors: List[FunctionRemark] = dataclasses.field(default_factory=list)
     warnings: List[FunctionRemark] = dataclasses.field(default_factory=list)
 
@@ -4866,24 +4786,16 @@ class FilterUsage(JSONObject):
 
 class FilterCheck(JSONObject):
     """Verdict of the content filter."""
-    is_profane: bool
-    usage: Optional[FilterUsage] = None
+    is_profane: bool; usage: Optional[FilterUsage] = None
 
 class BatchRequestCounts(JSONObject):
     """How many requests a batch has, and what became of them."""
-    total: int = 0
-    completed: int = 0
-    failed: int = 0
+    total: int = 0; completed: int = 0; failed: int = 0
 
 class Batch(JSONObject):
     """A batch: created, in_progress, then completed, with an ``output_file_id``. Times are Unix times."""
-    id: str
-    method: str = ""
-    request_counts: Optional[BatchRequestCounts] = None
-    status: str = ""
-    output_file_id: Optional[str] = None
-    created_at: int = 0
-    updated_at: int = 0
+    id: str; method: str = ""; request_counts: Optional[BatchRequestCounts] = None; status: str = ""
+    output_file_id: Optional[str] = None; created_at: int = 0; updated_at: int = 0
 
 class _Batches(JSONObject):
     """What GET /batches answers: an envelope in the documentation, a bare array or one batch elsewhere."""
@@ -4901,28 +4813,18 @@ class _Batches(JSONObject):
 
 class BatchResult(JSONObject):
     """What became of the request with this ``id``: ``result`` is the body of its answer, or there is an ``error``."""
-    id: str
-    result: Optional[Dict[str, Any]] = None
-    error: Optional[Dict[str, Any]] = None
+    id: str; result: Optional[Dict[str, Any]] = None; error: Optional[Dict[str, Any]] = None
 
 class AssistantAttachment(JSONObject):
     """A file of an assistant."""
-    file_id: str
-    name: str = ""
+    file_id: str; name: str = ""
 
 class Assistant(JSONObject):
     """An assistant. Times are Unix times, seconds."""
-    assistant_id: str
-    model: str = ""
-    name: Optional[str] = None
-    description: Optional[str] = None
-    instructions: Optional[str] = None
-    created_at: int = 0
-    updated_at: int = 0
-    files: Optional[List[AssistantAttachment]] = None
-    file_ids: Optional[List[str]] = None
-    metadata: Optional[Dict[str, Any]] = None
-    threads_count: Optional[int] = None
+    assistant_id: str; model: str = ""; name: Optional[str] = None; description: Optional[str] = None
+    instructions: Optional[str] = None; created_at: int = 0; updated_at: int = 0
+    files: Optional[List[AssistantAttachment]] = None; file_ids: Optional[List[str]] = None
+    metadata: Optional[Dict[str, Any]] = None; threads_count: Optional[int] = None
     functions: Optional[List[Function]] = None
 
 class Assistants(JSONObject):
@@ -4931,28 +4833,20 @@ class Assistants(JSONObject):
 
 class CreateAssistant(JSONObject):
     """A new assistant's id. ``created_at``: Unix time, seconds."""
-    assistant_id: str
-    created_at: int = 0
+    assistant_id: str; created_at: int = 0
 
 class AssistantDelete(JSONObject):
     """An assistant that is no more."""
-    assistant_id: str
-    deleted: bool = False
+    assistant_id: str; deleted: bool = False
 
 class AssistantFileDelete(JSONObject):
     """A file that an assistant no longer has."""
-    file_id: str
-    deleted: bool = False
+    file_id: str; deleted: bool = False
 
 class Thread(JSONObject):
     """A conversation kept by the server. Times are Unix times, seconds."""
-    id: str
-    assistant_id: Optional[str] = None
-    model: str = ""
-    created_at: int = 0
-    updated_at: int = 0
-    run_lock: bool = False
-    status: str = ""
+    id: str; assistant_id: Optional[str] = None; model: str = ""; created_at: int = 0; updated_at: int = 0
+    run_lock: bool = False; status: str = ""
     _spellings = (("thread_id", "id"),)
 
 class Threads(JSONObject):
@@ -4961,69 +4855,45 @@ class Threads(JSONObject):
 
 class ThreadMessageAttachment(JSONObject):
     """A file of a message."""
-    file_id: str
-    name: str = ""
+    file_id: str; name: str = ""
 
 class ThreadMessage(JSONObject):
     """A message of a thread. ``created_at``: Unix time, seconds."""
-    message_id: str
-    role: str = ""
-    content: str = ""
-    attachments: Optional[List[ThreadMessageAttachment]] = dataclasses.field(default_factory=list)
-    created_at: int = 0
-    function_call: Optional[FunctionCall] = None
-    finish_reason: Optional[str] = None
-    model: Optional[str] = None
+    message_id: str; role: str = ""; content: str = ""
+    attachments: Optional[List[ThreadMessageAttachment]] = dataclasses.field(default_factory=list); created_at: int = 0
+    function_call: Optional[FunctionCall] = None; finish_reason: Optional[str] = None; model: Optional[str] = None
 
 class ThreadMessages(JSONObject):
     """Messages of a thread."""
-    messages: List[ThreadMessage]
-    thread_id: str = ""
+    messages: List[ThreadMessage]; thread_id: str = ""
 
 class ThreadMessageResponse(JSONObject):
     """A message that was added. ``created_at``: Unix time, seconds."""
-    message_id: str
-    created_at: int = 0
+    message_id: str; created_at: int = 0
 
 class ThreadMessagesResponse(JSONObject):
     """Messages that were added to a thread."""
-    messages: List[ThreadMessageResponse]
-    thread_id: str = ""
+    messages: List[ThreadMessageResponse]; thread_id: str = ""
 
 class ThreadRunOptions(JSONObject):
     """How to answer in a thread. What is None is not sent."""
-    temperature: Optional[float] = None
-    top_p: Optional[float] = None
-    limit: Optional[int] = None
-    max_tokens: Optional[int] = None
-    repetition_penalty: Optional[float] = None
-    profanity_check: Optional[bool] = None
-    flags: Optional[List[str]] = None
-    function_call: Union[str, ChatFunctionCall, None] = None
+    temperature: Optional[float] = None; top_p: Optional[float] = None; limit: Optional[int] = None
+    max_tokens: Optional[int] = None; repetition_penalty: Optional[float] = None; profanity_check: Optional[bool] = None
+    flags: Optional[List[str]] = None; function_call: Union[str, ChatFunctionCall, None] = None
     functions: Optional[List[Function]] = None
 
 class ThreadRunResponse(JSONObject):
     """A run that has begun. ``created_at``: Unix time, seconds."""
-    thread_id: str
-    status: str = ""
-    created_at: int = 0
+    thread_id: str; status: str = ""; created_at: int = 0
 
 class ThreadRunResult(JSONObject):
     """State of a thread's run, and its messages. ``updated_at``: Unix time, seconds."""
-    thread_id: str
-    status: str = ""
-    updated_at: int = 0
-    model: str = ""
+    thread_id: str; status: str = ""; updated_at: int = 0; model: str = ""
     messages: Optional[List[ThreadMessage]] = None
 
 class ThreadCompletion(JSONObject):
     """A whole answer in a thread. ``created``: Unix time, seconds."""
-    message: Messages
-    object: str = ""
-    model: str = ""
-    thread_id: str = ""
-    message_id: str = ""
-    created: int = 0
+    message: Messages; object: str = ""; model: str = ""; thread_id: str = ""; message_id: str = ""; created: int = 0
     usage: Usage = None  # type: ignore[assignment]  # always sent
     finish_reason: Optional[str] = None
 
@@ -5032,7 +4902,7 @@ class ThreadCompletionChunk(ChatCompletionChunk):
     thread_id: str = ""  # pyright: ignore[reportIncompatibleVariableOverride]  # always sent in a thread
     message_id: str = ""  # pyright: ignore[reportIncompatibleVariableOverride]
 
-# Chat v2: many small objects, so there are several fields on a line. A field without a default must be there here too.
+# Chat v2.
 
 class ChatSource(_Open):
     """A page that an answer rests on."""
