@@ -1221,7 +1221,7 @@ def _as_access_token(reply: _Reply) -> AccessToken:
 class _Shared:
     """What the threads and tasks of a client share: the token, and in each process connections, logins and workers."""
 
-    _by_pid: Dict[int, _Process] = {}  # until __init__ is through
+    _by_pid: Dict[int, _Process] = {}  # noqa: RUF012  # until __init__ is through
 
     def __init__(self, settings: _Settings) -> None:
         import urllib.request  # noqa: F401  # 9 ms that those who only import this module save
@@ -1427,7 +1427,7 @@ class GigaChatSyncClient(_Client):
     def delete_file(self, file: str) -> DeletedFile:
         """Delete a stored file. ``POST /files/{id}/delete``. Raises NotFoundError."""
         # The API takes any body or none; the official SDK sends the id as a file.
-        return self._call("POST", f"/files/{_quote(file)}/delete", DeletedFile, _Upload(_utf8(file)))
+        return self._call("POST", f"/files/{_quote(file)}/delete", DeletedFile, _Upload(_utf8(file.id if isinstance(file, UploadedFile) else file)))
 
     def get_image(self, file_id: str) -> Image:
         """Give a file's content in base64. ``GET /files/{id}/content``. Raises NotFoundError."""
@@ -1923,13 +1923,13 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, u
 
     left = False  # whether nobody waits any more
 
-    def settle(result: Optional[T], error: Optional[BaseException]) -> None:
+    def settle(done: asyncio.Future[Any], result: Optional[T], error: Optional[BaseException]) -> None:
         if left or done.done():
             return
         if error is not None:
             done.set_exception(error)
         else:
-            done.set_result(result)  # type: ignore[arg-type]  # T itself may be Optional
+            done.set_result(result)
 
     def work() -> None:
         result: Optional[T] = None
@@ -1941,7 +1941,7 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, u
         except BaseException as error:
             failure = error
         try:
-            loop.call_soon_threadsafe(settle, result, failure)
+            loop.call_soon_threadsafe(settle, done, result, failure)  # noqa: F821  # gone with this frame only
         except RuntimeError:
             pass  # the loop is closed: nobody waits any more
         failure = None  # it holds this frame: no cycle is left behind
@@ -2227,14 +2227,14 @@ class _EventReader(_Reader[J]):
                 "the stream ended before the answer did: neither [DONE] nor a finish reason came"
             )
 
-    def _make(self, event: _Event) -> Optional[J]:
-        if event.data == b"[DONE]":
+    def _make(self, item: _Event) -> Optional[J]:
+        if item.data == b"[DONE]":
             self._over = True
             self._items.clear()
             self.reply.drain()
             return None
         try:
-            chunk = self._chunk(event)
+            chunk = self._chunk(item)
         except InvalidResponseError as error:
             if not self._parser.at_end:
                 raise
@@ -2307,8 +2307,8 @@ class _LineReader(_Reader[J]):
             self._size = sum(map(len, self._rest))
             self._items.extend(lines)
 
-    def _make(self, line: bytes) -> Optional[J]:
-        return self.reply.as_model(self._result, self.reply.parse(line)) if line.strip() else None
+    def _make(self, item: bytes) -> Optional[J]:
+        return self.reply.as_model(self._result, self.reply.parse(item)) if item.strip() else None
 
 
 class _Event(NamedTuple):

@@ -177,8 +177,7 @@ def test_access_token_alone_refused(connect, server, call):
 
 @pytest.mark.parametrize("method", ["chat", "stream"])
 @pytest.mark.parametrize(
-    ("sources", "endpoint"),
-    [({"credentials": True}, OAUTH), ({"user": "user", "password": "password"}, TOKEN)],
+    ("sources", "endpoint"), [({"credentials": True}, OAUTH), ({"user": "user", "password": "password"}, TOKEN)]
 )
 def test_access_token_with_a_fall_back(connect, server, call, sources, endpoint, method):
     """A given token comes first; when it is refused, credentials or password get another, for good."""
@@ -312,12 +311,7 @@ def test_get_token_under_authorization_cvar(client, server, call):
 
 # ---------- expiry
 
-OAUTH_ANSWERS = [
-    ("expires_at", 1000),
-    ("expires_at", 1),
-    ("exp", 1000),
-    ("exp", 1),
-]
+OAUTH_ANSWERS = [("expires_at", 1000), ("expires_at", 1), ("exp", 1000), ("exp", 1)]
 
 
 def token_answer(name, unit, seconds):
@@ -974,12 +968,7 @@ def test_each_call_has_its_own_count(call):
 @METHODS
 @pytest.mark.parametrize(
     "reply",
-    [
-        lambda wire: wire.reset(),
-        lambda wire: None,
-        lambda wire: wire.send(b"HTTP/1.1 200"),
-        b"HTTP/1.1 ???\r\n\r\n",
-    ],
+    [lambda wire: wire.reset(), lambda wire: None, lambda wire: wire.send(b"HTTP/1.1 200"), b"HTTP/1.1 ???\r\n\r\n"],
     ids=["reset", "closed", "half a head", "no HTTP"],
 )
 def test_connection_errors(call, method, reply):

@@ -44,7 +44,10 @@ TELLING = {
         [f"{user}: the server calls this request request-of-{user}" for user in ("ann", "vera")],
     ),
     "ai_detection.py": (CORP, [r"mixed: \d+ characters", r"to \d+: As a language model.*well-being\.\n\Z"]),
-    "chat_v2.py": ("", [r"response\.message\.done: stop", r"\[1\] .* https?://", r"sources=\[1, 2\]", r"picture \S+ has \d+ bytes"]),
+    "chat_v2.py": (
+        "",
+        [r"response\.message\.done: stop", r"\[1\] .* https?://", r"sources=\[1, 2\]", r"picture \S+ has \d+ bytes"],
+    ),
     "vision.py": ("", [r"cat\.jpg: \d+ bytes, stored as", r"Attached file cat\.jpg \(image/jpeg"]),
     "files.py": ("", [r"\d+ bytes  story\.txt", r'It begins: "In a hole', r"copy is the same: True\nDeleted: True"]),
     "embeddings.py": ("", [r"1024 dimensions\)\n0\.\d\d  What to do when you have lost your library card"]),
