@@ -700,9 +700,8 @@ def test_requests_stay_lenient():
 
 # ---------- keys that are names of methods
 
-HIDING = {
-    name: "from the server"
-    for name in (
+HIDING = dict.fromkeys(
+    (
         "to_dict",
         "model_dump",
         "model_dump_json",
@@ -725,8 +724,9 @@ HIDING = {
         "__dict__",
         "__signature__",
         "id_",
-    )
-}
+    ),
+    "from the server",
+)
 
 
 def test_keys_that_are_names_of_methods(call):
@@ -759,7 +759,7 @@ def test_key_that_is_the_name_of_our_own_method(client, server, call):
 
 
 def test_model_dump():
-    """model_dump() gives every declared field, None where it is absent, then unknown keys; aliases unless told not to."""
+    """model_dump() gives every declared field, None where it is absent, then unknown keys; "id_" for "id"."""
     message = Messages.from_dict({"role": MessagesRole.USER, "content": "Привет", "new": {"a": None}})
     names = ["role", "content", "function_call", "name", "attachments", "data_for_context", "functions_state_id"]
     dump = message.model_dump()

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import io
@@ -666,7 +666,7 @@ WRONG = [
     ({"messages": ["a"], "flags": "x"}, r"\$\.flags must be a list, not str"),
     ({"messages": ["a"], "max_tokens": Vector(5)}, r"\$\.max_tokens is Vector, .*value\.tolist\(\)"),
     ({"messages": ["a"], "top_p": decimal.Decimal(1)}, r"\$\.top_p is Decimal, .*float\(value\)"),
-    ({"messages": ["a"], "x": [{"at": datetime.date(2026, 1, 1)}]}, r"\$\.x\[0\]\.at is date, .*value\.isoformat\(\)"),
+    ({"messages": ["a"], "x": [{"at": dt.date(2026, 1, 1)}]}, r"\$\.x\[0\]\.at is date, .*value\.isoformat\(\)"),
     ({"messages": ["a"], "x": {1}}, r"\$\.x is set, .*list\(value\)"),
     ({"messages": ["a"], "x": b"x"}, r"\$\.x is bytes, .*value\.decode\(\)"),
     ({"messages": ["a"], "x": Plan([Odd()])}, r"\$\.x\.steps\[0\] is Odd, which has no form in JSON"),
