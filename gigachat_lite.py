@@ -3338,9 +3338,7 @@ def _without_nulls(body: Dict[str, Any]) -> Dict[str, Any]:
 
 def _with_nulls(message: Messages) -> Dict[str, Any]:
     """Write all fields of a message as /threads/messages gets them from the official SDK, which calls the id id_."""
-    fields = {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}
-    fields["id_"] = fields.pop("id")
-    return {**fields, **{name: value for name, value in vars(message).items() if name not in ("id", "x_headers")}}
+    return {name: value for name, value in message.model_dump().items() if name != "x_headers"}
 
 
 def _with_functions(body: Dict[str, Any], functions: Optional[List[Function]]) -> Dict[str, Any]:
@@ -3627,21 +3625,16 @@ def file_ids(answer: Union[str, ChatCompletion, Messages]) -> List[str]:
 
 # fmt: off
 if TYPE_CHECKING:
-    class _HasId(Protocol[T_co]):
-        @property
-        def id(self) -> T_co: ...
-    class _HasObject(Protocol[T_co]):
-        @property
-        def object(self) -> T_co: ...
-    class _HasType(Protocol[T_co]):
-        @property
-        def type(self) -> T_co: ...
-    class _HasBytes(Protocol[T_co]):
-        @property
-        def bytes(self) -> T_co: ...
-    class _HasSchema(Protocol[T_co]):
-        @property
-        def schema(self) -> T_co: ...
+    class _HasId(Protocol[T]):
+        id: T
+    class _HasObject(Protocol[T]):
+        object: T
+    class _HasType(Protocol[T]):
+        type: T
+    class _HasBytes(Protocol[T]):
+        bytes: T
+    class _HasSchema(Protocol[T]):
+        schema: T
 # fmt: on
 
 
@@ -3853,15 +3846,15 @@ def _wrong_arguments(kind: Type[JSONObject], values: Sequence[Any], named: Mappi
     import difflib
 
     names = list(kind._defaults)
-    given = names[: len(values)]
+    given = [*names[: len(values)], *named]
     for name in named:
         if name not in names:
-            nearest = difflib.get_close_matches(name, names, 1)
-            return f"{kind.__name__} takes no {name!r}: {nearest[0] if nearest else ', '.join(names)}?"
-        if name in given:
+            nearest = difflib.get_close_matches(name, names, 1) or names
+            return f"{kind.__name__} takes no {name!r}: {', '.join(nearest)}?"
+        if given.count(name) > 1:
             return f"{kind.__name__} got {name!r} twice"
-    missing = [name for name in names if name in kind._required and name not in given and name not in named]
-    return f"{kind.__name__} lacks {', '.join(missing)}" if missing else f"{kind.__name__} takes {', '.join(names)}"
+    missing = [name for name in names if name in kind._required and name not in given]
+    return f"{kind.__name__} " + (f"lacks {', '.join(missing)}" if missing else f"takes {', '.join(names)}")
 
 
 _Plain = Union[type, Tuple[type, ...]]
