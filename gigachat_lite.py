@@ -1416,7 +1416,7 @@ class GigaChatSyncClient(_Client):
         """
         return self._call("POST", "/files", UploadedFile, _Upload(file, purpose))
 
-    def get_file(self, file: str) -> UploadedFile:
+    def get_file(self, file: Union[str, UploadedFile]) -> UploadedFile:
         """Describe a stored file. ``GET /files/{id}``. Raises NotFoundError."""
         return self._call("GET", f"/files/{_quote(file)}", UploadedFile)
 
@@ -1424,17 +1424,20 @@ class GigaChatSyncClient(_Client):
         """List the stored files. ``GET /files``."""
         return self._call("GET", "/files", UploadedFiles)
 
-    def delete_file(self, file: str) -> DeletedFile:
+    def delete_file(self, file: Union[str, UploadedFile]) -> DeletedFile:
         """Delete a stored file. ``POST /files/{id}/delete``. Raises NotFoundError."""
+        file_id = file.id if isinstance(file, UploadedFile) else file
         # The API takes any body or none; the official SDK sends the id as a file.
-        return self._call("POST", f"/files/{_quote(file)}/delete", DeletedFile, _Upload(_utf8(file.id if isinstance(file, UploadedFile) else file)))
+        return self._call("POST", f"/files/{_quote(file_id)}/delete", DeletedFile, _Upload(_utf8(file_id)))
 
-    def get_image(self, file_id: str) -> Image:
+    def get_image(self, file_id: Union[str, UploadedFile]) -> Image:
         """Give a file's content in base64. ``GET /files/{id}/content``. Raises NotFoundError."""
         reply: _Reply = self._send(self._request("GET", _content_path(file_id), headers={"Accept": "application/jpg"}))
         return reply.stamp(Image(content=base64.b64encode(reply.content).decode("ascii")))
 
-    def download_file(self, file_id: str, to: Union[str, os.PathLike[str], BinaryIO, None] = None) -> bytes:
+    def download_file(
+        self, file_id: Union[str, UploadedFile], to: Union[str, os.PathLike[str], BinaryIO, None] = None
+    ) -> bytes:
         """Give a file's content; or write it to a path or a binary file, and give nothing. ``GET /files/{id}/content``.
 
         The file at a path appears when all of it has arrived. Raises NotFoundError, and ForbiddenError for a file that
@@ -3467,10 +3470,8 @@ def _without_nulls(body: Dict[str, Any]) -> Dict[str, Any]:
 
 def _with_nulls(message: Messages) -> Dict[str, Any]:
     """Write all fields of a message as /threads/messages gets them from the official SDK, which calls the id id_."""
-    own = [field.name for field in dataclasses.fields(message) if field.name not in ("inline_data", "logprobs")]
-    fields = {name: getattr(message, name) for name in own}
-    fields["id_"] = fields.pop("id")
-    return {**fields, **{name: value for name, value in vars(message).items() if name not in ("id", "x_headers")}}
+    absent = {name for name in ("inline_data", "logprobs") if vars(message).get(name) is None}
+    return {name: value for name, value in message.model_dump().items() if name not in absent | {"x_headers"}}
 
 
 def _with_functions(body: Dict[str, Any], functions: Optional[List[Function]]) -> Dict[str, Any]:
@@ -4253,21 +4254,16 @@ def _grow(message: Dict[str, Any], delta: Mapping[str, Any]) -> None:
 
 # fmt: off
 if TYPE_CHECKING:
-    class _HasId(Protocol[T_co]):
-        @property
-        def id(self) -> T_co: ...
-    class _HasObject(Protocol[T_co]):
-        @property
-        def object(self) -> T_co: ...
-    class _HasType(Protocol[T_co]):
-        @property
-        def type(self) -> T_co: ...
-    class _HasBytes(Protocol[T_co]):
-        @property
-        def bytes(self) -> T_co: ...
-    class _HasSchema(Protocol[T_co]):
-        @property
-        def schema(self) -> T_co: ...
+    class _HasId(Protocol[T]):
+        id: T
+    class _HasObject(Protocol[T]):
+        object: T
+    class _HasType(Protocol[T]):
+        type: T
+    class _HasBytes(Protocol[T]):
+        bytes: T
+    class _HasSchema(Protocol[T]):
+        schema: T
 # fmt: on
 
 
@@ -4485,15 +4481,15 @@ def _wrong_arguments(kind: Type[JSONObject], values: Sequence[Any], named: Mappi
     import difflib
 
     names = list(kind._defaults)
-    given = names[: len(values)]
+    given = [*names[: len(values)], *named]
     for name in named:
         if name not in names:
-            nearest = difflib.get_close_matches(name, names, 1)
-            return f"{kind.__name__} takes no {name!r}: {nearest[0] if nearest else ', '.join(names)}?"
-        if name in given:
+            nearest = difflib.get_close_matches(name, names, 1) or names
+            return f"{kind.__name__} takes no {name!r}: {', '.join(nearest)}?"
+        if given.count(name) > 1:
             return f"{kind.__name__} got {name!r} twice"
-    missing = [name for name in names if name in kind._required and name not in given and name not in named]
-    return f"{kind.__name__} lacks {', '.join(missing)}" if missing else f"{kind.__name__} takes {', '.join(names)}"
+    missing = [name for name in names if name in kind._required and name not in given]
+    return f"{kind.__name__} " + (f"lacks {', '.join(missing)}" if missing else f"takes {', '.join(names)}")
 
 
 _Plain = Union[type, Tuple[type, ...]]

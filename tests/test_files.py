@@ -416,7 +416,7 @@ def test_file_that_fails(plain, call):
 
 
 def test_sent_again_with_a_new_token(plain, call, tmp_path):
-    """A token that the server no longer takes costs a second request with the same body, from its beginning."""
+    """A token that is no longer taken costs a second request with the same body, from the beginning of the file."""
     server, client = plain
     call(client, "get_token")
     path = tmp_path / "a.txt"

@@ -759,7 +759,7 @@ def test_key_that_is_the_name_of_our_own_method(client, server, call):
 
 
 def test_model_dump():
-    """model_dump() gives every declared field, None where it is absent, then unknown keys; aliases by default."""
+    """model_dump() gives every declared field, None where it is absent, then unknown keys; "id_" for "id"."""
     message = Messages.from_dict({"role": MessagesRole.USER, "content": "Привет", "new": {"a": None}})
     names = ["role", "content", "function_call", "name", "attachments", "data_for_context", "functions_state_id"]
     dump = message.model_dump()
