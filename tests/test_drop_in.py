@@ -301,6 +301,8 @@ BODIES = [
     ("chat(Chat(**RICH))", RICH_SENT),
     ("stream(RICH).__next__()", {**RICH_SENT, "stream": True}),
     ("chat('x')", {"messages": USER}),
+    ("chat({'messages': []})", {"messages": []}),
+    ("chat(Chat(messages=[]))", {"messages": []}),
     (
         "chat({'messages': USER, 'response_format': {'type': 'json_object'}})",
         {"messages": USER, "response_format": {"type": "json_object"}},
