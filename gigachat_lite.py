@@ -21,6 +21,8 @@ To update: copy the newer file over this one; no other file belongs to it.
 License: MIT. Copyright (c) 2026 the gigachat_lite authors.
 """
 
+# One blank line between definitions, and tables set by hand: more of the file on a page.
+# fmt: off
 from __future__ import annotations
 
 import atexit
@@ -53,13 +55,11 @@ import urllib.parse
 import weakref
 from dataclasses import dataclass
 
-# fmt: off
 from typing import (  # isort: skip
     TYPE_CHECKING, Any, AsyncIterator, BinaryIO, Callable, ClassVar, Coroutine, Deque, Dict, FrozenSet, Generic,
     Iterable, Iterator, List, Mapping, NamedTuple, NoReturn, Optional, Protocol, Sequence, Set, Tuple, Type, TypeVar,
     Union, cast, get_type_hints, overload,
 )
-# fmt: on
 
 if TYPE_CHECKING:
     from urllib.request import OpenerDirector, Request
@@ -72,9 +72,7 @@ else:
     def dataclass_transform(**_: Any) -> Callable[[T], T]:
         return lambda kind: kind
 
-
 __version__ = "0.1.0"
-# fmt: off
 __all__ = [
     "AICheckResult", "APIConnectionError", "APIResponse", "APITimeoutError", "AccessToken", "Assistant",
     "AssistantAttachment", "AssistantDelete", "AssistantFileDelete", "Assistants", "AssistantsAsyncClient",
@@ -101,7 +99,6 @@ __all__ = [
     "chat_completions_url_cvar", "chat_url_cvar", "client_id_cvar", "custom_headers_cvar", "file_ids",
     "operation_id_cvar", "request_id_cvar", "schema_of", "service_id_cvar", "session_id_cvar", "trace_id_cvar",
 ]
-# fmt: on
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -115,8 +112,6 @@ logger.addHandler(logging.NullHandler())
 
 
 # ---------- errors, and what to do about them
-
-# fmt: off
 
 class GigaChatException(Exception):
     """Base of every error that talking to GigaChat can end in."""
@@ -142,7 +137,6 @@ class InvalidResponseError(GigaChatException):
     """A successful answer whose body is not what the API documents, or whose text is not what parsing asked for."""
 
     completion: Any = None  # the answer, where it is its text that does not fit
-
 
 class LengthFinishReasonError(GigaChatException):
     """An answer that was cut off where a whole value was asked for; ``completion`` is what came of it."""
@@ -302,8 +296,6 @@ _ADVICE = (
     (3, "", "", "Redirects are not followed: check base_url (GIGACHAT_BASE_URL) and the proxy"),
     (5, "", "", "The server failed: try again later, or give its support the request id"),
 )
-# fmt: on
-
 
 def _advice(what: Union[int, str], where: str, said: str = "", **names: str) -> str:
     """Say what to do about a failure, if we know."""
@@ -312,7 +304,6 @@ def _advice(what: Union[int, str], where: str, said: str = "", **names: str) -> 
         if kind in kinds and re.search(place, where) and re.search(words, said, re.IGNORECASE):
             return advice.format(**{name: _one_line(value, 500) for name, value in names.items()})
     return ""
-
 
 def _response_error(
     call: _Call, status: int, content: bytes, fields: Iterable[Tuple[str, str]], has_token: bool, secrets: _Secrets
@@ -328,8 +319,7 @@ def _response_error(
         return error
     names = {name: _sent(call, name) for name in ("scope", "model")}
     place, asked = (
-        call.place + ("" if has_token else secrets.instead),
-        headers.get("proxy-authenticate") or "credentials",
+        call.place + ("" if has_token else secrets.instead), headers.get("proxy-authenticate") or "credentials",
     )
     error.hint = _advice(status, place, error.message, asked=asked, **names)
     above = call.url.partition("?")[0][: -len(call.path)]
@@ -337,7 +327,6 @@ def _response_error(
     if not error.hint and status == 404 and not known:
         error.hint = _advice("page", call.place)
     return error
-
 
 def _sent(call: _Call, name: str) -> str:
     """Look up what a request said, to show it in an error."""
@@ -348,7 +337,6 @@ def _sent(call: _Call, name: str) -> str:
         return repr(_decode(body)[name])
     except (ValueError, KeyError, TypeError):
         return call.path.rpartition("/")[2]
-
 
 def _connection_error(error: Exception, connection: _Connection, settings: Optional[_Settings] = None) -> Exception:
     """Name, for people, what went wrong on a connection."""
@@ -379,7 +367,6 @@ def _connection_error(error: Exception, connection: _Connection, settings: Optio
     failure._lasting = isinstance(error, ssl.SSLError) and not isinstance(error, passing)
     return failure
 
-
 def _distrust(error: Exception, settings: Optional[_Settings], issuer: str = "") -> Tuple[str, str]:
     """Say why a certificate is not trusted, and what to do; doctor knows the issuer."""
     # Only OpenSSL's own errors have a verify_message; those of Python code (pinning, truststore) print as a tuple.
@@ -394,9 +381,7 @@ def _distrust(error: Exception, settings: Optional[_Settings], issuer: str = "")
     advice = _advice("certificate", where, reason, bundle=repr(bundle), store=store)
     return f"the server's certificate is not trusted: {reason}", advice
 
-
 _LAYERS = 4  # of escapes that are taken back, in what a server echoes
-
 
 class _Secrets:
     """Hides what must not show in an error when the server echoes it, in every spelling in which servers do."""
@@ -408,9 +393,7 @@ class _Secrets:
         for proxy in settings.proxies.values():
             login = proxy.rpartition("@")[0].rpartition("://")[2]
             known += [
-                login.partition(":")[2],
-                urllib.parse.unquote(login),
-                urllib.parse.unquote(login.partition(":")[2]),
+                login.partition(":")[2], urllib.parse.unquote(login), urllib.parse.unquote(login.partition(":")[2]),
             ]
         self._secrets = sorted({form for secret in known if secret for form in _forms(secret)}, key=len, reverse=True)
         # What authenticates where no Authorization was sent, for the advice.
@@ -437,7 +420,6 @@ class _Secrets:
     def hide_in(self, content: bytes) -> bytes:
         return self.hide(content.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
-
 def _forms(secret: str) -> Set[str]:
     """Give what servers make of a secret: unescaped, read as a form, without padding, in base64 of a longer text."""
     forms = [secret, secret.rstrip("=")]
@@ -450,7 +432,6 @@ def _forms(secret: str) -> Set[str]:
         forms.append(core if len(core) > 7 else "")
     return {form for form in forms if len(form) > 3}
 
-
 def _unescaped(text: str) -> str:
     """Take back one layer of the escapes of URLs, HTML and JSON."""
     import html
@@ -458,7 +439,6 @@ def _unescaped(text: str) -> str:
     text = html.unescape(urllib.parse.unquote(text))
     text = re.sub(r"\\(u([0-9a-fA-F]{4})|.)", lambda found: chr(int(found[2], 16)) if found[2] else found[1], text)
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
 
 def _decompressed(content: bytes, coding: str) -> bytes:
     """Read an error page that is compressed although we did not ask for that, or name its coding."""
@@ -471,12 +451,10 @@ def _decompressed(content: bytes, coding: str) -> bytes:
     except zlib.error:
         return b"an answer that is encoded as " + _one_line(coding, 100).encode("utf-8", "replace")
 
-
 def _one_line(text: str, most: int) -> str:
     """Make what a stranger wrote fit to be shown: one line, no control characters, *most* characters."""
     printable = "".join(character if character.isprintable() else " " for character in text[: most * 20])
     return " ".join(printable.split())[:most]
-
 
 def _retry_after(headers: Optional[http.client.HTTPMessage]) -> float:
     """Read Retry-After, seconds or an HTTP date (RFC 9110, section 10.2.3), as seconds from now."""
@@ -487,12 +465,10 @@ def _retry_after(headers: Optional[http.client.HTTPMessage]) -> float:
         seconds = _seconds_until(value, date)
     return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
 
-
 def _seconds_until(date: str, server_now: str) -> float:
     """Measure the time to an HTTP date by the server's own clock where it told it; 0.0 for what is no date."""
     now = _unix_time(server_now, time.time())
     return _unix_time(date, now) - now
-
 
 def _unix_time(date: str, otherwise: float) -> float:
     try:
@@ -526,24 +502,20 @@ _HEADER_CVARS = {
     "X-Trace-ID": trace_id_cvar, "X-Agent-ID": agent_id_cvar,
 }  # fmt: skip
 
-
 def _context_headers() -> Dict[str, str]:
     """Collect the headers that the caller's context variables ask for; custom_headers_cvar beats the others."""
     asked = [(name, variable.get()) for name, variable in _HEADER_CVARS.items()]
     asked.extend((custom_headers_cvar.get() or {}).items())
     return _merged_headers(*({name: _checked_header(name, value)} for name, value in asked if value))
 
-
 def _merged_headers(*sources: Mapping[str, str]) -> Dict[str, str]:
     """Put headers together; of two whose names differ in upper and lower case only, the later takes the place."""
     merged = {name.lower(): (name, value) for source in sources for name, value in source.items()}
     return dict(merged.values())
 
-
 _HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z"  # RFC 9110, section 5.6.2: a token
 _HEADER_VALUE = r"[\t\x20-\x7e\x80-\xff]*\Z"  # RFC 9110, section 5.5, in Latin-1
 _FRAMING_HEADERS = frozenset({"content-length", "transfer-encoding", "connection", "host"})
-
 
 def _checked_header(name: str, value: str) -> str:
     """Refuse what would break the request apart, without showing the value: it may be a secret."""
@@ -560,7 +532,6 @@ def _checked_header(name: str, value: str) -> str:
 
 # ---------- settings
 
-
 _AROUND = " \t\r\n\u00a0\u200b\ufeff\"'"  # what copying, editors and files of variables leave around a value
 _NO_KEYS = (  # how it looks, what that is; the first that fits is said
     (r"\A(<.*>|\{.*\}|\$.*|%.*%|\W+)\Z|[а-яё]", "is a placeholder: put there what it stands for"),
@@ -569,14 +540,12 @@ _NO_KEYS = (  # how it looks, what that is; the first that fits is said
     (r"[^\x21-\x7e]", "holds characters other than ASCII"),
 )
 
-
 def _read_text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("must be str")
     if re.search("[\ud800-\udfff]", value):
         raise ValueError("holds bytes that are not UTF-8")
     return value
-
 
 def _read_token(value: Any) -> str:
     """Read what goes into the header Authorization; the word before it, copied with it, is left out."""
@@ -585,7 +554,6 @@ def _read_token(value: Any) -> str:
         if re.search(look, text, re.IGNORECASE | re.DOTALL):
             raise ValueError(problem)
     return text
-
 
 def _read_credentials(value: Any) -> str:
     """Read an authorization key, base64 of ``client_id:client_secret``; a "Basic " copied with it is left out."""
@@ -596,7 +564,6 @@ def _read_credentials(value: Any) -> str:
         )
     return key
 
-
 def _decoded_key(key: Optional[str]) -> str:
     """Give the ``client_id:client_secret`` of an authorization key; nothing where it holds none."""
     try:
@@ -604,7 +571,6 @@ def _decoded_key(key: Optional[str]) -> str:
     except ValueError:
         return ""
     return pair if ":" in pair else ""
-
 
 def _read_url(value: Any) -> str:
     """Read the address of a server, in the one form in which it is used; a name in Cyrillic becomes its ASCII form."""
@@ -623,13 +589,11 @@ def _read_url(value: Any) -> str:
         raise ValueError("has a host whose name is none: a part of it is empty, too long or not for names") from None
     return f"{parts.scheme}://{host}{'' if parts.port is None else f':{parts.port}'}{parts.path.rstrip('/')}"
 
-
 def _read_base_url(value: Any) -> str:
     url = _read_url(value)
     if url.endswith("/oauth") or urllib.parse.urlsplit(url).hostname == "ngw.devices.sberbank.ru":
         raise ValueError("is the token endpoint (auth_url); base_url ends in /api/v1 or /v1")
     return url
-
 
 def _read_proxy(value: Any) -> str:
     """Read ``[http://][user:password@]host:port``; the empty string means no proxy."""
@@ -646,7 +610,6 @@ def _read_proxy(value: Any) -> str:
         raise ValueError("holds blanks or line ends")
     return url
 
-
 def _split_url(url: str) -> urllib.parse.SplitResult:
     """Take an address apart, and make sure that it has a host and no odd port; errors do not quote it."""
     try:
@@ -661,16 +624,13 @@ def _split_url(url: str) -> urllib.parse.SplitResult:
         raise ValueError("names no host, or port 0")
     return parts
 
-
 def _read_path(value: Any) -> str:
     path = os.fspath(value)
     if not isinstance(path, str) or not path or "\0" in path:
         raise ValueError("must be the path of a file")
     return path
 
-
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-
 
 def _read_boolean(value: Any) -> bool:
     word = str(value).lower() if isinstance(value, (str, int)) else ""
@@ -678,13 +638,11 @@ def _read_boolean(value: Any) -> bool:
         raise ValueError("must be one of true, false, 1, 0, yes, no, on, off")
     return _BOOLEANS[word]
 
-
 def _read_verification(value: Any) -> bool:
     try:
         return _read_boolean(value)
     except ValueError as error:
         raise ValueError(f"{error}; a CA's file goes into ca_bundle_file, a context into ssl_context") from None
-
 
 def _read_number(value: Any, kind: Callable[[Any], Any] = float, least: float = 0, most: float = math.inf) -> Any:
     """Read text or a number; int() and float() alone would take True, and int() cut off 1.5."""
@@ -700,12 +658,10 @@ def _read_number(value: Any, kind: Callable[[Any], Any] = float, least: float = 
         raise ValueError(problem)
     return number
 
-
 _read_whole = functools.partial(_read_number, kind=int)
 _read_count = functools.partial(_read_number, kind=int, least=1)
 _read_seconds = functools.partial(_read_number, least=0.001, most=threading.TIMEOUT_MAX)
 _read_status = functools.partial(_read_number, kind=int, least=100, most=599)
-
 
 def _read_list(read: Callable[[Any], Any], kind: Callable[[Any], Any], value: Any) -> Any:
     """Read a list: a list, a tuple, or text as JSON or separated by commas; *read* reads each item."""
@@ -716,12 +672,10 @@ def _read_list(read: Callable[[Any], Any], kind: Callable[[Any], Any], value: An
         raise TypeError("must be a list: JSON or separated by commas")
     return kind(map(read, value))
 
-
 def _read_ssl_context(value: Any) -> ssl.SSLContext:
     if not isinstance(value, ssl.SSLContext):
         raise TypeError("must be an ssl.SSLContext")
     return value
-
 
 class _Setting(NamedTuple):
     default: Any
@@ -729,11 +683,8 @@ class _Setting(NamedTuple):
     meaning: str
     secret: bool = False
 
-
 _setting: Any = _Setting  # for type checkers: an object of the class below has the value itself under each name
 
-
-# fmt: off
 class _Settings(types.SimpleNamespace):
     """What a client was told: an argument beats GIGACHAT_<NAME> in the environment, which beats the default here."""
 
@@ -768,21 +719,17 @@ class _Settings(types.SimpleNamespace):
         None, functools.partial(_read_list, _read_text, list), "flags of chats, JSON or separated by commas"
     )
     session_id: Optional[str] = _setting(None, _read_token, "session of all requests: its prompts are cached")
-    # fmt: on
 
     proxies: Dict[str, str]  # by scheme, from proxy or the environment; under "no" what they are not for
 
     def __repr__(self) -> str:
         return f"_Settings(base_url={self.base_url!r}, model={self.model!r}, scope={self.scope!r})"
 
-
 _SETTINGS: Dict[str, _Setting] = {name: it for name, it in vars(_Settings).items() if isinstance(it, _Setting)}
-
 
 def _trimmed(name: str, value: Any) -> Any:
     """Take off what is around a text and not meant; of a password, line ends alone."""
     return value.strip("\r\n" if name.endswith("password") else _AROUND) if isinstance(value, str) else value
-
 
 def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> _Settings:
     """Put the settings together; ConfigurationError, naming parameter and variable, for what cannot work."""
@@ -805,7 +752,6 @@ def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str])
     _check_together(settings)
     return settings
 
-
 def _check_together(settings: _Settings) -> None:
     """Refuse settings that contradict each other."""
     if settings.key_file and not settings.cert_file:
@@ -814,7 +760,6 @@ def _check_together(settings: _Settings) -> None:
         if settings.ssl_context is not None and getattr(settings, name) not in (None, True):
             variable = f"GIGACHAT_{name.upper()}"
             raise ConfigurationError(f"ssl_context is used as it is: put {name} ({variable}) into it, or drop one")
-
 
 def _proxies(setting: Optional[str]) -> Dict[str, str]:
     """Say which proxies there are, by scheme: the setting, else the environment's, read once for a client; and "no"."""
@@ -828,7 +773,6 @@ def _proxies(setting: Optional[str]) -> Dict[str, str]:
         if os.environ.get(f"{scheme}_proxy", os.environ.get(f"{scheme.upper()}_PROXY")) == "":
             environment[scheme] = ""
     return environment
-
 
 def _proxy_for(proxies: Dict[str, str], scheme: str, host: str) -> Optional[str]:
     """Say through which proxy a request goes: none if no_proxy names its host."""
@@ -844,13 +788,11 @@ def _proxy_for(proxies: Dict[str, str], scheme: str, host: str) -> Optional[str]
         problem = str(error)
     raise ConfigurationError(f"proxy (from {_proxy_variable(proxy)}): the value {problem}")
 
-
 def _proxy_variable(value: str) -> str:
     """Name the environment variable that a proxy comes from."""
     names = ("GIGACHAT_PROXY", "https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
     values = {name: os.environ.get(name, "").strip(_AROUND) for name in names}
     return next((name for name in names if values[name] and value.endswith(values[name])), "proxy")
-
 
 # What settings are called in requests, httpx, openai and langchain, where difflib would not find it.
 _HABITS = {
@@ -859,7 +801,6 @@ _HABITS = {
     "cafile": "ca_bundle_file", "cert": "cert_file", "retries": "max_retries", "url": "base_url", "host": "base_url",
     "endpoint": "base_url", "api_base": "base_url", "max_workers": "max_connections",
 }  # fmt: skip
-
 
 def _warn_unknown(kind: str, names: Iterable[str]) -> None:
     """Warn of arguments that the constructor of *kind* does not know, where it was called; values may be secrets."""
@@ -881,26 +822,22 @@ _LONGEST_RETRY_AFTER = 120.0  # seconds; a server that asks for more gets the ca
 _LONGEST_BACKOFF = 60.0
 _JITTER = 0.5
 
-
 class _Client:
     """Settings, connections and token: what every endpoint goes through."""
 
     _borrows = False  # whether connections and token are another client's
 
-    # fmt: off
     def __init__(
-        self, *,
-        base_url: Optional[str] = None, auth_url: Optional[str] = None, credentials: Optional[str] = None,
+        self, *, base_url: Optional[str] = None, auth_url: Optional[str] = None, credentials: Optional[str] = None,
         scope: Optional[str] = None, access_token: Optional[str] = None, model: Optional[str] = None,
         profanity_check: Optional[bool] = None, user: Optional[str] = None, password: Optional[str] = None,
         timeout: Optional[float] = None, verify_ssl_certs: Optional[bool] = None, strict_certs: Optional[bool] = None,
-        ca_bundle_file: Optional[str] = None,
-        cert_file: Optional[str] = None, key_file: Optional[str] = None, key_file_password: Optional[str] = None,
-        ssl_context: Optional[ssl.SSLContext] = None, flags: Optional[List[str]] = None,
-        max_connections: Optional[int] = None, max_retries: Optional[int] = None,
+        ca_bundle_file: Optional[str] = None, cert_file: Optional[str] = None, key_file: Optional[str] = None,
+        key_file_password: Optional[str] = None, ssl_context: Optional[ssl.SSLContext] = None,
+        flags: Optional[List[str]] = None, max_connections: Optional[int] = None, max_retries: Optional[int] = None,
         retry_backoff_factor: Optional[float] = None, retry_on_status_codes: Optional[Tuple[int, ...]] = None,
-        token_expiry_buffer_ms: Optional[int] = None, proxy: Optional[str] = None,
-        session_id: Optional[str] = None, **unknown: Any,
+        token_expiry_buffer_ms: Optional[int] = None, proxy: Optional[str] = None, session_id: Optional[str] = None,
+        **unknown: Any,
     ) -> None:
         """Make a client; nothing is opened before the first call.
 
@@ -914,8 +851,7 @@ class _Client:
         self._shared = _Shared(self._settings)
 
     def with_options(
-        self: K, *,
-        timeout: Optional[float] = None, max_retries: Optional[int] = None,
+        self: K, *, timeout: Optional[float] = None, max_retries: Optional[int] = None,
         retry_backoff_factor: Optional[float] = None, retry_on_status_codes: Optional[Tuple[int, ...]] = None,
         model: Optional[str] = None, profanity_check: Optional[bool] = None, flags: Optional[List[str]] = None,
         session_id: Optional[str] = None,
@@ -930,7 +866,6 @@ class _Client:
         vars(other).update(vars(self), _borrows=True)
         other._settings = _Settings(**{**vars(self._settings), **{name: getattr(read, name) for name in changed}})
         return other
-    # fmt: on
 
     def _close(self) -> None:
         if self._borrows:  # the connections are another client's
@@ -971,12 +906,7 @@ class _Client:
         return Stream(functools.partial(self._send, call, functools.partial(reader.begin, result)))
 
     def _request(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        *,
-        query: Sequence[Tuple[str, Any]] = (),
+        self, method: str, path: str, body: Any = None, *, query: Sequence[Tuple[str, Any]] = (),
         headers: Optional[Mapping[str, str]] = None,
     ) -> _Call:
         """Write a request: *body* is JSON unless it is bytes or an upload. Bad input raises here, before sending."""
@@ -1142,8 +1072,7 @@ class _Client:
             import uuid
 
             headers = {
-                "Authorization": f"Basic {settings.credentials}",
-                "RqUID": str(uuid.uuid4()),
+                "Authorization": f"Basic {settings.credentials}", "RqUID": str(uuid.uuid4()),
                 "Content-Type": "application/x-www-form-urlencoded",
             }
             body = urllib.parse.urlencode({"scope": settings.scope}).encode("ascii")
@@ -1173,7 +1102,6 @@ class _Client:
         token = self._shared.token
         return token.access_token if token is not None else None
 
-
 class _Call(NamedTuple):
     """What an endpoint sends. The headers of a token request hold the credentials: it is not for showing."""
 
@@ -1192,14 +1120,11 @@ class _Call(NamedTuple):
     def __repr__(self) -> str:
         return f"_Call({self.method} {self.path})"
 
-
 _Body = Union[bytes, "_Upload", None]
-
 
 def _rewound(body: _Body) -> bool:
     """Make a body ready to be sent again; False where it can be read only once."""
     return body.rewind() if isinstance(body, _Upload) else True
-
 
 def _as_access_token(reply: _Reply) -> AccessToken:
     """Read ``{"access_token", "expires_at"}`` (OAuth, milliseconds) or ``{"tok", "exp"}`` (/token, seconds)."""
@@ -1216,7 +1141,6 @@ def _as_access_token(reply: _Reply) -> AccessToken:
     token = AccessToken(access_token=text, expires_at=int(expires_at))
     token.x_headers = answer.x_headers
     return token
-
 
 class _Shared:
     """What the threads and tasks of a client share: the token, and in each process connections, logins and workers."""
@@ -1259,7 +1183,6 @@ class _Shared:
         if os.getpid() in self._by_pid:
             self.close()
 
-
 class _Process:
     """What a client has in one process."""
 
@@ -1286,9 +1209,7 @@ class _Process:
         answer: Any = self._opener.open(request, timeout=request.timeout)
         return cast(_Answer, answer)
 
-
 _all_shared: weakref.WeakSet[_Shared] = weakref.WeakSet()
-
 
 @atexit.register
 def _end() -> None:
@@ -1311,7 +1232,6 @@ class _Resource:
     @property
     def _workers(self) -> _Workers:
         return self._client._workers
-
 
 class ChatNamespace(_Resource):
     """Chat: ``client.chat(...)`` is the first version, ``client.chat.create(...)`` and ``.stream(...)`` the second."""
@@ -1344,7 +1264,6 @@ class ChatNamespace(_Resource):
     def run_tools(self, payload: CompletionPayload, functions: _Tools, *, max_rounds: int = 10) -> _RanV2:
         """Answer with the help of Python functions and of the server's tools. ``POST /v2/chat/completions``."""
         return _run_tools_here(_TalkV2(ChatNamespace(self._client).create, payload, functions), max_rounds)
-
 
 class GigaChatSyncClient(_Client):
     """The blocking half of the client. Close it, or use it in a ``with`` block."""
@@ -1475,27 +1394,17 @@ class GigaChatSyncClient(_Client):
         return self._call("POST", "/functions/validate", FunctionValidation, function)
 
     def check_filter(
-        self,
-        messages: Union[str, Sequence[Message]],
-        model: str = "GigaFilter",
-        *,
-        functions: Optional[Sequence[Union[Function, Dict[str, Any]]]] = None,
-        neuro: Optional[bool] = None,
-        blacklist: Optional[bool] = None,
-        whitelist: Optional[bool] = None,
-        unnormalized_history: Optional[bool] = None,
+        self, messages: Union[str, Sequence[Message]], model: str = "GigaFilter", *,
+        functions: Optional[Sequence[Union[Function, Dict[str, Any]]]] = None, neuro: Optional[bool] = None,
+        blacklist: Optional[bool] = None, whitelist: Optional[bool] = None, unnormalized_history: Optional[bool] = None,
     ) -> FilterCheck:
         """Have texts and images checked by the content filter, all of it by default. ``POST /filter/check``."""
         settings = {
-            "neuro": neuro,
-            "blacklist": blacklist,
-            "whitelist": whitelist,
+            "neuro": neuro, "blacklist": blacklist, "whitelist": whitelist,
             "unnormalized_history": unnormalized_history,
         }
         body = {
-            "model": model,
-            "messages": _as_messages(messages),
-            "functions": functions,
+            "model": model, "messages": _as_messages(messages), "functions": functions,
             "settings": {name: value for name, value in settings.items() if value is not None} or None,
         }
         return self._call("POST", "/filter/check", FilterCheck, _without_nulls(body))
@@ -1536,7 +1445,6 @@ class GigaChatSyncClient(_Client):
     def threads(self) -> ThreadsSyncClient:
         return ThreadsSyncClient(self)
 
-
 class AssistantsSyncClient(_Resource):
     """Assistants: a model with instructions, files and functions, kept by the server."""
 
@@ -1546,44 +1454,26 @@ class AssistantsSyncClient(_Resource):
         return self._client._call("GET", "/assistants", Assistants, query=query)
 
     def create(
-        self,
-        model: str,
-        name: str,
-        instructions: Optional[str] = None,
-        description: Optional[str] = None,
-        file_ids: Optional[List[str]] = None,
-        functions: Optional[List[Function]] = None,
+        self, model: str, name: str, instructions: Optional[str] = None, description: Optional[str] = None,
+        file_ids: Optional[List[str]] = None, functions: Optional[List[Function]] = None,
         metadata: Optional[Dict[str, Any]] = None,
     ) -> CreateAssistant:
         """Make an assistant; ``metadata`` takes up to 16 pairs. ``POST /assistants``."""
         body = {
-            "model": model,
-            "name": name,
-            "description": description,
-            "instructions": instructions,
-            "file_ids": file_ids,
-            "metadata": metadata,
+            "model": model, "name": name, "description": description, "instructions": instructions,
+            "file_ids": file_ids, "metadata": metadata,
         }
         return self._client._call("POST", "/assistants", CreateAssistant, _with_functions(body, functions))
 
     def update(
-        self,
-        assistant_id: str,
-        name: Optional[str] = None,
-        description: Optional[str] = None,
-        instructions: Optional[str] = None,
-        file_ids: Optional[List[str]] = None,
-        functions: Optional[List[Function]] = None,
-        metadata: Optional[Dict[str, Any]] = None,
+        self, assistant_id: str, name: Optional[str] = None, description: Optional[str] = None,
+        instructions: Optional[str] = None, file_ids: Optional[List[str]] = None,
+        functions: Optional[List[Function]] = None, metadata: Optional[Dict[str, Any]] = None,
     ) -> Assistant:
         """Change an assistant. ``POST /assistants/modify``."""
         body = {
-            "assistant_id": assistant_id,
-            "name": name,
-            "description": description,
-            "instructions": instructions,
-            "file_ids": file_ids,
-            "metadata": metadata,
+            "assistant_id": assistant_id, "name": name, "description": description, "instructions": instructions,
+            "file_ids": file_ids, "metadata": metadata,
         }
         return self._client._call("POST", "/assistants/modify", Assistant, _with_functions(body, functions))
 
@@ -1596,15 +1486,11 @@ class AssistantsSyncClient(_Resource):
         body = {"assistant_id": assistant_id, "file_id": file_id}
         return self._client._call("POST", "/assistants/files/delete", AssistantFileDelete, body)
 
-
 class ThreadsSyncClient(_Resource):
     """Threads: conversations kept by the server."""
 
     def list(
-        self,
-        assistants_ids: Optional[List[str]] = None,
-        limit: Optional[int] = None,
-        before: Optional[int] = None,
+        self, assistants_ids: Optional[List[str]] = None, limit: Optional[int] = None, before: Optional[int] = None,
     ) -> Threads:
         """List threads; ``before``: Unix time, seconds. ``GET /threads``."""
         query = [("assistants_ids", assistant_id) for assistant_id in assistants_ids or ()]
@@ -1647,10 +1533,7 @@ class ThreadsSyncClient(_Resource):
         return self._client._call("POST", "/threads/messages", ThreadMessagesResponse, body)
 
     def run(
-        self,
-        thread_id: str,
-        assistant_id: Optional[str] = None,
-        thread_options: Optional[ThreadRunOptions] = None,
+        self, thread_id: str, assistant_id: Optional[str] = None, thread_options: Optional[ThreadRunOptions] = None,
         options: Optional[ThreadRunOptions] = None,
     ) -> ThreadRunResponse:
         """Begin to answer a thread; :meth:`get_run` tells how it goes. ``POST /threads/run``."""
@@ -1658,10 +1541,7 @@ class ThreadsSyncClient(_Resource):
         return self._client._call("POST", "/threads/run", ThreadRunResponse, body)
 
     def run_stream(
-        self,
-        thread_id: str,
-        assistant_id: Optional[str] = None,
-        thread_options: Optional[ThreadRunOptions] = None,
+        self, thread_id: str, assistant_id: Optional[str] = None, thread_options: Optional[ThreadRunOptions] = None,
         options: Optional[ThreadRunOptions] = None,
     ) -> Stream[ThreadCompletionChunk]:
         """Answer a thread bit by bit. ``POST /threads/run``. Raises StreamInterruptedError when cut off."""
@@ -1673,12 +1553,8 @@ class ThreadsSyncClient(_Resource):
         return self._client._call("GET", "/threads/run", ThreadRunResult, query=[("thread_id", thread_id)])
 
     def run_messages(
-        self,
-        messages: Sequence[Message],
-        thread_id: Optional[str] = None,
-        assistant_id: Optional[str] = None,
-        model: Optional[str] = None,
-        thread_options: Optional[ThreadRunOptions] = None,
+        self, messages: Sequence[Message], thread_id: Optional[str] = None, assistant_id: Optional[str] = None,
+        model: Optional[str] = None, thread_options: Optional[ThreadRunOptions] = None,
     ) -> ThreadCompletion:
         """Add messages to a thread and answer. ``POST /threads/messages/run``."""
         body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
@@ -1686,12 +1562,8 @@ class ThreadsSyncClient(_Resource):
         return self._client._call("POST", "/threads/messages/run", ThreadCompletion, body)
 
     def run_messages_stream(
-        self,
-        messages: Sequence[Message],
-        thread_id: Optional[str] = None,
-        assistant_id: Optional[str] = None,
-        model: Optional[str] = None,
-        thread_options: Optional[ThreadRunOptions] = None,
+        self, messages: Sequence[Message], thread_id: Optional[str] = None, assistant_id: Optional[str] = None,
+        model: Optional[str] = None, thread_options: Optional[ThreadRunOptions] = None,
         update_interval: Optional[int] = None,
     ) -> Stream[ThreadCompletionChunk]:
         """Add messages and answer bit by bit; ``update_interval``: seconds. ``POST /threads/messages/run``."""
@@ -1705,23 +1577,16 @@ class ThreadsSyncClient(_Resource):
         return self._client._call("POST", "/threads/messages/rerun", ThreadCompletion, body)
 
     def rerun_messages_stream(
-        self,
-        thread_id: str,
-        thread_options: Optional[ThreadRunOptions] = None,
-        update_interval: Optional[int] = None,
+        self, thread_id: str, thread_options: Optional[ThreadRunOptions] = None, update_interval: Optional[int] = None,
     ) -> Stream[ThreadCompletionChunk]:
         """Answer anew, bit by bit; ``update_interval``: seconds. ``POST /threads/messages/rerun``."""
         body = {
-            "thread_id": thread_id,
-            **_run_options(thread_options),
-            "stream": True,
-            "update_interval": update_interval,
+            "thread_id": thread_id, **_run_options(thread_options), "stream": True, "update_interval": update_interval,
         }
         return self._client._stream("/threads/messages/rerun", ThreadCompletionChunk, body, {})
 
 
 # ---------- async twins
-
 
 def _twin(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
     """Give the async form of a blocking *method*: same arguments, run in a worker thread."""
@@ -1731,7 +1596,6 @@ def _twin(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any,
         return await _in_worker(__self._workers, functools.partial(method, __self, *args, **kwargs), _Flight())
 
     return call
-
 
 def _stream_twin(method: Callable[Concatenate[Any, P], Stream[T]]) -> Callable[Concatenate[Any, P], AsyncStream[T]]:
     """Give the async form of a *method* that streams: same arguments, read in worker threads."""
@@ -1746,14 +1610,12 @@ def _stream_twin(method: Callable[Concatenate[Any, P], Stream[T]]) -> Callable[C
     )
     return call
 
-
 def _named(kind: Type[T]) -> Type[T]:
     """Give the twins of a class their own names, which stand in "coroutine ... was never awaited"."""
     for name, twin in vars(kind).items():
         if hasattr(twin, "__wrapped__") and not twin.__qualname__.startswith(kind.__name__):
             twin.__name__, twin.__qualname__ = name, f"{kind.__name__}.{name}"
     return kind
-
 
 @_named
 class AsyncChatNamespace(_Resource):
@@ -1768,7 +1630,6 @@ class AsyncChatNamespace(_Resource):
         """Do as the blocking form does; coroutine functions are awaited in the caller's event loop."""
         talk = _TalkV2(ChatNamespace(self._client).create, payload, functions)
         return await _run_tools_aside(talk, max_rounds, self._workers)
-
 
 @_named
 class GigaChatAsyncClient(_Client):
@@ -1821,7 +1682,6 @@ class GigaChatAsyncClient(_Client):
     def a_threads(self) -> ThreadsAsyncClient:
         return ThreadsAsyncClient(self)
 
-
 @_named
 class AssistantsAsyncClient(_Resource):
     """Async form of :class:`AssistantsSyncClient`."""
@@ -1831,7 +1691,6 @@ class AssistantsAsyncClient(_Resource):
     update = _twin(AssistantsSyncClient.update)
     delete = _twin(AssistantsSyncClient.delete)
     delete_file = _twin(AssistantsSyncClient.delete_file)
-
 
 @_named
 class ThreadsAsyncClient(_Resource):
@@ -1854,10 +1713,8 @@ class ThreadsAsyncClient(_Resource):
     rerun_messages = _twin(ThreadsSyncClient.rerun_messages)
     rerun_messages_stream = _stream_twin(ThreadsSyncClient.rerun_messages_stream)
 
-
 class GigaChat(GigaChatSyncClient, GigaChatAsyncClient):
     """A client of GigaChat, blocking and async. Safe to share between threads, event loops and forked processes."""
-
 
 class AsyncStream(Generic[T]):
     """An answer as it arrives, for ``async for``; leave it early with ``break``, ``aclose()`` or ``async with``."""
@@ -1914,7 +1771,6 @@ class AsyncStream(Generic[T]):
         """Stop reading and free the connection."""
         self._stream.close()
 
-
 async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, urgent: bool = False) -> T:
     """Run *job* in a worker, with the caller's context variables; cancelling cuts it off and waits for nothing."""
     import asyncio
@@ -1959,7 +1815,6 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, u
         raise
     finally:
         del done  # it holds the error, whose traceback holds this frame: no cycle is left behind
-
 
 class _Workers:
     """Daemon threads that do the blocking work of coroutines; made on demand, gone after a while without work.
@@ -2047,7 +1902,6 @@ class _Workers:
 _MOST_JSON_BYTES = 268_435_456  # an endless answer must not eat the machine's memory
 _MOST_ERROR_BYTES = 1_048_576
 _DRAIN_SECONDS = 0.1  # how long the end of an answer whose last event is here may take to save the connection
-
 
 class Stream(Generic[T]):
     """An answer as it arrives. Iterate it; leave it early with ``break``, ``close()`` or a ``with`` block.
@@ -2146,7 +2000,6 @@ class Stream(Generic[T]):
         if reader is not None:
             reader.reply.close()
 
-
 class _Reader(Generic[T]):
     """Makes chunks of the body of a reply as it comes."""
 
@@ -2186,7 +2039,6 @@ class _Reader(Generic[T]):
     def _make(self, item: Any) -> Optional[T]:
         """Make a chunk; None of what is none."""
         raise NotImplementedError
-
 
 class _EventReader(_Reader[J]):
     """Reads events. Their end is "[DONE]", or that every choice which began has a finish reason and no more comes."""
@@ -2269,7 +2121,6 @@ class _EventReader(_Reader[J]):
         if known or named or "error" in outer or {"code", "message"} <= error.keys():
             raise self.reply.error(status if known else None, event.data)
 
-
 class _NamedEventReader(_EventReader[Any]):
     """Reads the events of chat v2, most of which have names."""
 
@@ -2285,7 +2136,6 @@ class _NamedEventReader(_EventReader[Any]):
         if chunk.finish_reason:
             self._finished[0] = True
         return chunk
-
 
 class _LineReader(_Reader[J]):
     """Reads JSON Lines."""
@@ -2313,11 +2163,9 @@ class _LineReader(_Reader[J]):
     def _make(self, item: bytes) -> Optional[J]:
         return self.reply.as_model(self._result, self.reply.parse(item)) if item.strip() else None
 
-
 class _Event(NamedTuple):
     name: str  # "" where the server gave none
     data: bytes
-
 
 class _EventParser:
     """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): bytes in, events out.
@@ -2385,7 +2233,6 @@ class _EventParser:
                 self._data.append(b"")
             elif field == b"event":
                 self._name = (value[1:] if value[:1] == b" " else value).decode("utf-8", "replace")
-
 
 class _Reply:
     """What an answer means to the call that it belongs to."""
@@ -2513,7 +2360,6 @@ _MOST_AT_ONCE = 262_144  # what one hop of an async stream brings at most
 _MOST_HEAD_BYTES = 65_536
 _MOST_FIELDS = 100
 
-
 class _Handler:
     """What OpenerDirector.add_handler() asks of a handler."""
 
@@ -2524,7 +2370,6 @@ class _Handler:
 
     def __lt__(self, other: Any) -> bool:
         return self.handler_order < int(other.handler_order)
-
 
 class _ProxyHandler(_Handler):
     """urllib's handler for proxies, without the exception lists of the system, which urllib's own asks each time."""
@@ -2546,7 +2391,6 @@ class _ProxyHandler(_Handler):
                 request.headers["Proxy-Authorization"] = f"Basic {basic}"
 
     http_open = https_open
-
 
 class KeepAlive(_Handler):
     """urllib's handler for http and https that keeps connections, where urllib's own opens one for each request.
@@ -2729,7 +2573,6 @@ class KeepAlive(_Handler):
             connection.close()
         self._idle.clear()
 
-
 def _expire(pool: weakref.ref[KeepAlive]) -> None:
     """Close idle connections when their time is over, while there are many."""
     while True:
@@ -2738,7 +2581,6 @@ def _expire(pool: weakref.ref[KeepAlive]) -> None:
         if found is None or not found.expire():
             return
         del found
-
 
 class _Turn:
     """Somebody's turn, to wait for. Not threading.Event, which is Python: an exception may leave it locked."""
@@ -2756,7 +2598,6 @@ class _Turn:
         except RuntimeError:
             pass  # it has come already
 
-
 def _request_head(request: Request, headers: Dict[str, str]) -> bytes:
     """Write request line and headers, with what tells the server where the body ends."""
     body: Any = request.data
@@ -2768,7 +2609,6 @@ def _request_head(request: Request, headers: Dict[str, str]) -> bytes:
     target = request.selector or "/"
     lines = [f"{request.get_method()} {target} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
 
 class _Answer:
     """An answer on its connection: its head, and the body as it comes. Gives the connection back at the end."""
@@ -2834,9 +2674,7 @@ class _Answer:
         if give_back is not None:
             give_back(self.connection, reusable)
 
-
 _Origin = Tuple[str, str, Optional[str]]  # scheme, host:port to connect to, host:port to reach through a tunnel
-
 
 class _Connection:
     """One socket: connected, perhaps through a proxy's tunnel, perhaps under TLS; and what came on it unread."""
@@ -3045,14 +2883,11 @@ class _Connection:
         if sock is not None:
             sock.close()
 
-
 class _Closed(ConnectionError):
     """The connection ended where more was to come."""
 
-
 class _NotHTTP(Exception):
     """What came is not an answer of HTTP; the text does not quote it."""
-
 
 class _TunnelRefused(ConnectionRefusedError):
     """A proxy did not open a tunnel."""
@@ -3061,11 +2896,9 @@ class _TunnelRefused(ConnectionRefusedError):
         super().__init__(proxy, target, status, asked_for)
         self.proxy, self.target, self.status, self.asked_for = proxy, target, status, asked_for
 
-
 def _host_and_port(address: str, default_port: int) -> Tuple[str, int]:
     parts = urllib.parse.urlsplit("//" + address)
     return parts.hostname or "", parts.port or default_port
-
 
 def _tune(sock: socket.socket) -> None:
     """Send small requests at once, and notice a peer that vanished (NAT gateways forget quiet connections)."""
@@ -3080,7 +2913,6 @@ def _tune(sock: socket.socket) -> None:
         except OSError:
             pass  # it works without
 
-
 def _readable(sock: socket.socket) -> bool:
     """Whether bytes or an end wait on a socket."""
     if hasattr(select, "poll"):  # select() cannot take file numbers of 1024 and above
@@ -3088,7 +2920,6 @@ def _readable(sock: socket.socket) -> bool:
         poll.register(sock, select.POLLIN)
         return bool(poll.poll(0))
     return bool(select.select([sock], [], [], 0)[0])
-
 
 def _blocks(body: _Body) -> Iterator[Union[bytes, memoryview]]:
     """Cut a body into what one send takes; one whose length nobody knows goes out in chunks."""
@@ -3104,7 +2935,6 @@ def _blocks(body: _Body) -> Iterator[Union[bytes, memoryview]]:
             yield b"%x\r\n%b\r\n" % (len(block), block)
         yield b"0\r\n\r\n"
 
-
 # The head of an answer is read strictly where it says how long the body is, for what two readers understand differently
 # can hide one answer in another; the rest leniently.
 
@@ -3113,7 +2943,6 @@ _STATUS_LINE = re.compile(r"HTTP/1\.([0-9])[ \t]+([1-9][0-9][0-9])(?![^ \t\r])")
 _FIELD = re.compile(r"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\n]*)", re.MULTILINE)  # RFC 9112, section 5
 _FRAMING_FIELD = re.compile(r"content-length|transfer-encoding", re.IGNORECASE)
 
-
 class _Head(NamedTuple):
     """Status line and fields of an answer; names in ``fields`` are in lower case."""
 
@@ -3121,7 +2950,6 @@ class _Head(NamedTuple):
     minor: int  # of the version: HTTP/1.minor
     fields: Dict[str, str]
     pairs: List[Tuple[str, str]]
-
 
 def _parse_head(head: bytes) -> _Head:
     line, _, lines = head.decode("latin-1").partition("\n")
@@ -3142,7 +2970,6 @@ def _parse_head(head: bytes) -> _Head:
         # RFC 9110, section 5.3; what only says the same again is taken once.
         fields[name] = value if fields.get(name, value) == value else f"{fields[name]}, {value}"
     return _Head(int(found.group(2)), int(found.group(1)), fields, pairs)
-
 
 class _Payload:
     """Takes the payload out of the bytes of a body (RFC 9112, sections 6 and 7): chunked, of a length, or to the end.
@@ -3225,7 +3052,6 @@ class _Payload:
             raise _Closed("the connection was cut")
         self.complete = True
 
-
 def _tls_context(settings: _Settings) -> ssl.SSLContext:
     """Make the TLS context for the API and the token endpoint alike. Reads files; ConfigurationError names them."""
     if settings.ssl_context is not None:
@@ -3246,7 +3072,6 @@ def _tls_context(settings: _Settings) -> ssl.SSLContext:
         context.post_handshake_auth = True  # as in http.client: some servers ask for the certificate later
         _load_client_certificate(context, settings.cert_file, settings.key_file, settings.key_file_password)
     return context
-
 
 def _trusting(bundle: Optional[str]) -> ssl.SSLContext:
     """Trust the roots in a file, or in all files of a directory; else the system's, which take 18 ms to load."""
@@ -3275,7 +3100,6 @@ def _trusting(bundle: Optional[str]) -> ssl.SSLContext:
         )
     return context
 
-
 def _load_roots(context: ssl.SSLContext, file: str) -> None:
     """Load certificates from a file; what OpenSSL's own loader would refuse or pass over is read for it."""
     content = _read_file(file) if os.path.isfile(file) else b""  # a pipe can be read only once
@@ -3287,13 +3111,11 @@ def _load_roots(context: ssl.SSLContext, file: str) -> None:
     else:
         context.load_verify_locations(cafile=file)
 
-
 # RFC 5280, section 4.1: the issuer, a SEQUENCE of two dates, the subject, and the key, which begins with two SEQUENCEs
 # and an OID.
 _CERTIFICATE = re.compile(
     rb"(.*?)\x30.[\x17\x18].\d+Z[\x17\x18].(\d*)(\d\d)(\d\d)(\d\d)\d{6}Z(.*?)\x30(?:.|\x81.|\x82..)\x30.\x06", re.DOTALL
 )
-
 
 def _certificate_names(der: bytes) -> Tuple[str, str, str]:
     """Give subject, issuer and expiry of a certificate: of one that it does not trust ssl gives nothing but bytes."""
@@ -3308,7 +3130,6 @@ def _certificate_names(der: bytes) -> Tuple[str, str, str]:
         return "", "", ""
     century, year, month, day = (part.decode() for part in parts.groups()[1:5])
     return names(parts[6]), names(parts[1]), f"{century or '20'}{year}-{month}-{day}"
-
 
 def _load_client_certificate(context: ssl.SSLContext, cert: str, key: Optional[str], password: Optional[str]) -> None:
     """Load the client's certificate and key. Without a password at hand OpenSSL would ask for one on the terminal."""
@@ -3332,15 +3153,12 @@ def _load_client_certificate(context: ssl.SSLContext, cert: str, key: Optional[s
             problem = f"is encrypted, and {names['key_file_password']} is {'wrong' if password else 'missing'}"
         raise ConfigurationError(f"{of_key} {problem}") from error
 
-
 def _read_file(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
 
-
 class _Cut(Exception):
     """Ends the work for a task that was cancelled or a stream that was closed."""
-
 
 class _Flight:
     """What a task's worker or a stream is blocked in, so that cancelling or closing can end it at once."""
@@ -3371,10 +3189,8 @@ class _Flight:
             if stop is not None:
                 stop()
 
-
 # Set in the context that a worker or a stream runs in; a simple blocking call has none.
 _flight_cvar: contextvars.ContextVar[Optional[_Flight]] = contextvars.ContextVar("_flight_cvar", default=None)
-
 
 def _blocked_in(stop: Callable[[], None]) -> Optional[_Flight]:
     flight = _flight_cvar.get()
@@ -3389,14 +3205,11 @@ Message = Union["Messages", Dict[str, Any], str]
 Payload = Union[str, Dict[str, Any], Sequence[Message], Iterator[Message], "Messages", "Chat"]
 FileContent = Union[str, "os.PathLike[str]", bytes, BinaryIO]
 FileSource = Union[
-    FileContent,
-    Tuple[Optional[str], FileContent],
-    Tuple[Optional[str], FileContent, Optional[str]],
+    FileContent, Tuple[Optional[str], FileContent], Tuple[Optional[str], FileContent, Optional[str]],
     Tuple[Optional[str], FileContent, Optional[str], Mapping[str, str]],
 ]
 BatchSource = Union[Sequence[Payload], bytes, str, "os.PathLike[str]"]
 _STREAM_HEADERS = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-
 
 def _as_chat(payload: Payload) -> Chat:
     if isinstance(payload, dict):
@@ -3408,7 +3221,6 @@ def _as_chat(payload: Payload) -> Chat:
     if not payload.messages and payload.storage is None:
         raise ValueError("there is nothing to answer: the list of messages is empty")
     return payload
-
 
 def _as_messages(messages: Union[Message, Sequence[Message], Iterator[Message]]) -> List[Messages]:
     if isinstance(messages, (str, dict, Messages)):
@@ -3422,7 +3234,6 @@ def _as_messages(messages: Union[Message, Sequence[Message], Iterator[Message]])
             raise
     return made
 
-
 def _as_message(message: Message) -> Messages:
     if isinstance(message, str):
         return Messages(role=MessagesRole.USER, content=message)
@@ -3433,7 +3244,6 @@ def _as_message(message: Message) -> Messages:
         return Messages.from_dict({**fields, "content": ""})
     return Messages.from_dict(message) if isinstance(message, dict) else message
 
-
 def _listed(values: Any, expected: str) -> List[Any]:
     """Make a list of what is as good as one: a tuple, a generator, a vector of numpy or pandas."""
     values = values.tolist() if hasattr(values, "tolist") else values
@@ -3441,14 +3251,12 @@ def _listed(values: Any, expected: str) -> List[Any]:
         raise TypeError(f"expected {expected}, not {type(values).__name__}")
     return list(values)
 
-
 def _texts(texts: Union[str, Iterable[str]]) -> List[str]:
     found = [texts] if isinstance(texts, str) else _listed(texts, "a text or a list of texts")
     for at, text in enumerate(found):
         if not isinstance(text, str):
             raise TypeError(f"text {at} of the list must be str, not {type(text).__name__}")
     return found
-
 
 def _quote(argument: Union[str, UploadedFile]) -> str:
     """Make one segment of a path of an id, whatever it holds."""
@@ -3459,28 +3267,22 @@ def _quote(argument: Union[str, UploadedFile]) -> str:
     quoted = urllib.parse.quote(name, safe="", errors="strict")
     return quoted.replace(".", "%2E") if name in (".", "..") else quoted
 
-
 def _content_path(file_id: Union[str, UploadedFile]) -> str:
     return f"/files/{_quote(file_id)}/content"
 
-
 def _without_nulls(body: Dict[str, Any]) -> Dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
-
 
 def _with_nulls(message: Messages) -> Dict[str, Any]:
     """Write all fields of a message as /threads/messages gets them from the official SDK, which calls the id id_."""
     absent = {name for name in ("inline_data", "logprobs") if vars(message).get(name) is None}
     return {name: value for name, value in message.model_dump().items() if name not in absent | {"x_headers"}}
 
-
 def _with_functions(body: Dict[str, Any], functions: Optional[List[Function]]) -> Dict[str, Any]:
     return body if functions is None else {**body, "functions": functions}
 
-
 def _page(limit: Optional[int], before: Optional[int]) -> List[Tuple[str, Any]]:
     return [(name, value) for name, value in (("limit", limit), ("before", before)) if value]
-
 
 def _thread_body(
     thread_id: Optional[str], assistant_id: Optional[str], model: Optional[str], messages: Sequence[Any]
@@ -3489,17 +3291,13 @@ def _thread_body(
     model = None if thread_id or assistant_id else model
     return {"thread_id": thread_id, "assistant_id": assistant_id, "model": model, "messages": messages}
 
-
 def _run_options(options: Union[ThreadRunOptions, Dict[str, Any], None]) -> Dict[str, Any]:
     if isinstance(options, dict):
         options = ThreadRunOptions.from_dict(options)
     return dict(_sent_fields(options)) if options is not None else {}
 
-
 def _run_body(
-    thread_id: str,
-    assistant_id: Optional[str],
-    thread_options: Optional[ThreadRunOptions],
+    thread_id: str, assistant_id: Optional[str], thread_options: Optional[ThreadRunOptions],
     options: Optional[ThreadRunOptions],
 ) -> Dict[str, Any]:
     if options is not None:
@@ -3507,7 +3305,6 @@ def _run_body(
 
         warnings.warn("options is deprecated: use thread_options", DeprecationWarning, stacklevel=3)
     return {**_run_options(thread_options or options), "thread_id": thread_id, "assistant_id": assistant_id}
-
 
 def _batch_lines(requests: BatchSource, write: Callable[[Chat], Dict[str, Any]], method: str) -> bytes:
     """Write the JSON Lines of a batch."""
@@ -3521,10 +3318,8 @@ def _batch_lines(requests: BatchSource, write: Callable[[Chat], Dict[str, Any]],
     bodies = listed if method == "embedder" else [write(_as_chat(request)) for request in listed]
     return b"\n".join(_encode({"id": str(number), "request": body}) for number, body in enumerate(bodies)) + b"\n"
 
-
 def _read_all(reply: _Reply) -> bytes:
     return reply.begun(lambda reply: b"".join(iter(reply.receive, b"")))
-
 
 def _copy(open_reply: Callable[[], _Reply], file: BinaryIO) -> None:
     """Write a file's content to a file object."""
@@ -3540,7 +3335,6 @@ def _copy(open_reply: Callable[[], _Reply], file: BinaryIO) -> None:
     finally:
         reply.close()
 
-
 def _write(file: BinaryIO, block: bytes) -> None:
     """Write all of a block, also to what takes a part of it at a time (io.RawIOBase.write)."""
     while block:
@@ -3548,7 +3342,6 @@ def _write(file: BinaryIO, block: bytes) -> None:
         if not written and isinstance(file, io.RawIOBase):
             raise BlockingIOError("the file that is written to takes no more: it does not block")
         block = block[written:] if isinstance(written, int) and 0 < written < len(block) else b""
-
 
 def _save(open_reply: Callable[[], _Reply], to: Union[str, os.PathLike[str]]) -> None:
     """Write a file's content under a name of its own, which becomes *to* when all of it is there.
@@ -3573,7 +3366,6 @@ def _save(open_reply: Callable[[], _Reply], to: Union[str, os.PathLike[str]]) ->
         if os.path.exists(partial):
             os.unlink(partial)
 
-
 def _beside(name: str, partial: str) -> Optional[BinaryIO]:
     """Open a new file that may take the place of another, with its mode; None where it cannot."""
     try:
@@ -3589,13 +3381,10 @@ def _beside(name: str, partial: str) -> Optional[BinaryIO]:
     os.chmod(partial, stat.S_IMODE(mode))
     return file
 
-
 def _open_as_it_is(path: str, flags: int) -> int:
     """Open for writing and keep the content: it is not lost where no other arrives."""
     return os.open(path, flags & ~os.O_TRUNC)
 
-
-# fmt: off
 # What the API takes, by the ending of the name; mimetypes lacks several or says otherwise.
 _FILE_TYPES = {
     ".txt": "text/plain", ".doc": "application/msword", ".pdf": "application/pdf", ".epub": "application/epub",
@@ -3605,15 +3394,12 @@ _FILE_TYPES = {
     ".bmp": "image/bmp", ".mp4": "audio/mp4", ".mp3": "audio/mp3", ".m4a": "audio/x-m4a", ".wav": "audio/wav",
     ".weba": "audio/webm", ".ogg": "audio/x-ogg", ".opus": "audio/opus",
 }
-# fmt: on
-
 
 def _file_type(name: str) -> str:
     import mimetypes
 
     ending = os.path.splitext(name)[1].lower()
     return _FILE_TYPES.get(ending) or mimetypes.guess_type(name)[0] or "application/octet-stream"
-
 
 class _Upload:
     """A multipart/form-data body (RFC 7578) with one file, read as it is sent.
@@ -3697,7 +3483,6 @@ class _Upload:
             yield bytes(block)
             left = None if left is None else left - len(block)
 
-
 def _file_parts(source: FileSource) -> Tuple[str, Union[bytes, BinaryIO, str], Optional[str], Mapping[str, str]]:
     """Tell name, content (a str is a path), type and headers of what is to be uploaded."""
     content: Any
@@ -3721,7 +3506,6 @@ def _file_parts(source: FileSource) -> Tuple[str, Union[bytes, BinaryIO, str], O
         raise TypeError(f"the name of a file is text, not {type(name).__name__}")
     return name, content, kind, headers or {}
 
-
 def _require_binary(file: Any) -> None:
     """Refuse what is no binary file as far as reading nothing of it shows."""
     if not hasattr(file, "read"):
@@ -3735,16 +3519,13 @@ def _require_binary(file: Any) -> None:
     if not isinstance(nothing, (bytes, bytearray)) or nothing:
         raise TypeError(f"read(0) of the file gave {nothing!r:.40}, not b''")
 
-
 def _escaped(name: str) -> str:
     """Write a file name as browsers do: UTF-8, with what would end the quotes or the line escaped."""
     name = name.replace("\\", "\\\\").replace('"', "%22")
     return re.sub(r"[\x00-\x1f\x7f]", lambda match: f"%{ord(match.group()):02X}", name)
 
-
 # Each match goes on to the source, or past the tag: no character is looked at for two of them.
 _IMAGE_ID = re.compile(r"<(?:img|video|audio)\b[^>]*?(?:\bsrc=[\"']([^\"'>]+)[\"']|>|\Z)", re.IGNORECASE)
-
 
 def file_ids(answer: Union[str, ChatCompletion, Messages, ChatCompletionResponse, ChatMessage]) -> List[str]:
     """List the ids of the files that an answer shows; ``download_file()`` takes them."""
@@ -3757,10 +3538,8 @@ def file_ids(answer: Union[str, ChatCompletion, Messages, ChatCompletionResponse
     text = answer if isinstance(answer, str) else answer.content
     return [found for found in _IMAGE_ID.findall(text or "") if found]
 
-
 CompletionMessage = Union["ChatMessage", Dict[str, Any], str]
 CompletionPayload = Union[str, Dict[str, Any], Sequence[CompletionMessage], "ChatCompletionRequest"]
-
 
 def _as_request(payload: CompletionPayload) -> ChatCompletionRequest:
     if isinstance(payload, (str, list, tuple)):
@@ -3772,7 +3551,6 @@ def _as_request(payload: CompletionPayload) -> ChatCompletionRequest:
     except ValueError as error:
         error.args = (re.sub(r"\A\$\.(\S+) ", r"\1: ", str(error)),)
         raise
-
 
 def _chat_path(client: _Client, variable: contextvars.ContextVar[Any]) -> str:
     """Say where a chat goes: a path below base_url, or a whole address, which is of the same server.
@@ -3790,14 +3568,12 @@ def _chat_path(client: _Client, variable: contextvars.ContextVar[Any]) -> str:
         raise ValueError(f"{variable.name} leads to {found.group(1)}, but the token belongs to {server}")
     return server + path if found.group(1) or re.match(r"(/api)?/v\d+(/|\Z)", path) else path
 
-
 def _origin(url: str) -> Tuple[str, str, int]:
     parts = _split_url(url)
     return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
 # ---------- schemas and tools
-
 
 def schema_of(kind: Any) -> Dict[str, Any]:
     """Write the JSON schema of a type; TypeError where it has none.
@@ -3808,14 +3584,12 @@ def schema_of(kind: Any) -> Dict[str, Any]:
     """
     return _shape_of(kind).schema
 
-
 _Functions = Sequence[Union[Callable[..., Any], "Function", Dict[str, Any]]]
 _Tools = Sequence[Union[Callable[..., Any], "ChatTool", Dict[str, Any], str]]
 _Parsed = Tuple["ChatCompletion", T]
 _ParsedV2 = Tuple["ChatCompletionResponse", T]
 _Ran = Tuple["ChatCompletion", List["Messages"]]
 _RanV2 = Tuple["ChatCompletionResponse", List["ChatMessage"]]
-
 
 class _Shape(NamedTuple):
     """A type as JSON sees it."""
@@ -3866,11 +3640,9 @@ class _Shape(NamedTuple):
                 problems.append(str(error))
         raise ValueError("; ".join(problems))
 
-
 _JSON_NAMES = {
     str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null", list: "array", dict: "object"
 }  # fmt: skip
-
 
 def _shape_of(kind: Any) -> _Shape:
     """Read a type that stands alone: a schema of its own making may refer to itself there."""
@@ -3880,7 +3652,6 @@ def _shape_of(kind: Any) -> _Shape:
         return _shape(kind)
     except RecursionError:
         raise TypeError(f"{kind!r} holds itself, which no schema without $ref can say") from None
-
 
 def _shape(kind: Any) -> _Shape:
     """Read a type, which may stand inside another one."""
@@ -3916,11 +3687,9 @@ def _shape(kind: Any) -> _Shape:
         return shape._replace(build=kind) if kind in (int, float) else shape
     return _object_shape(_fields(kind), dict if hasattr(kind, "__total__") else kind)
 
-
 def _form(kind: Any) -> Any:
     """Name a form of typing: typing_extensions has other objects of the same names on older Pythons."""
     return getattr(getattr(kind, "__origin__", None), "_name", None)
-
 
 def _choice_shape(kind: Any, members: List[Any]) -> _Shape:
     """Read an enum, by value, or a Literal, which may name members of an enum."""
@@ -3937,14 +3706,12 @@ def _choice_shape(kind: Any, members: List[Any]) -> _Shape:
 
     return _Shape({**({"type": names.pop()} if len(names) == 1 else {}), "enum": values}, None, member_of)
 
-
 def _object_shape(fields: List[Tuple[str, Any, bool]], build: Callable[..., Any]) -> _Shape:
     """Describe what *build* takes by name: name, type, and whether it must be there."""
     parts = {name: _shape(kind) for name, kind, _ in fields}
     properties = {name: part.schema for name, part in parts.items()}
     schema = {"type": "object", "properties": properties, "required": [name for name, _, needed in fields if needed]}
     return _Shape(schema, parts, lambda made: build(**made))
-
 
 def _fields(kind: Any) -> List[Tuple[str, Any, bool]]:
     """List the fields of a class: name, type, and whether it must be there."""
@@ -3964,7 +3731,6 @@ def _fields(kind: Any) -> List[Tuple[str, Any, bool]]:
     needed = {"Required": True, "NotRequired": False}
     return [(name, hint, needed.get(forms[name], name in required)) for name, hint in hints.items()]
 
-
 def _hints(owner: Any, names: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
     """Give annotations as types; *names* are for those that are text."""
     extras: Dict[str, Any] = {"include_extras": True} if sys.version_info >= (3, 9) else {}
@@ -3972,7 +3738,6 @@ def _hints(owner: Any, names: Optional[Dict[str, Any]] = None) -> Dict[str, Any]
         return get_type_hints(owner, names, **extras)
     except (NameError, AttributeError, TypeError, SyntaxError) as error:
         raise TypeError(f"the annotations of {owner.__name__} cannot be read: {error}") from error
-
 
 def _without_refs(schema: Any, known: Mapping[str, Any]) -> Any:
     """Write out what a schema refers to: inside another one its ``$ref`` would point nowhere."""
@@ -3983,7 +3748,6 @@ def _without_refs(schema: Any, known: Mapping[str, Any]) -> Any:
     known = schema.get("$defs", known)
     meant = {**known[schema["$ref"].rpartition("/")[2]], **schema} if "$ref" in schema else schema
     return {name: _without_refs(part, known) for name, part in meant.items() if name not in ("$defs", "$ref")}
-
 
 def _parse(ask: Callable[[Any], T], request: Any, kind: Any, strict: bool) -> Tuple[T, Any]:
     """Ask for an answer that fits a type; give the completion and the value that it makes."""
@@ -4000,7 +3764,6 @@ def _parse(ask: Callable[[Any], T], request: Any, kind: Any, strict: bool) -> Tu
         error.completion = completion
         raise error from problem
 
-
 def _said(completion: Any) -> Tuple[Optional[str], Optional[str]]:
     """Give the text of an answer and its finish reason."""
     if isinstance(completion, ChatCompletionResponse):
@@ -4010,7 +3773,6 @@ def _said(completion: Any) -> Tuple[Optional[str], Optional[str]]:
     for choice in completion.choices:
         return choice.message.content, choice.finish_reason
     return "", None
-
 
 def _json_in(text: str) -> Any:
     """Read the JSON of an answer: all of its text, or what a fence of three backticks in it holds."""
@@ -4024,7 +3786,6 @@ def _json_in(text: str) -> Any:
         return _DECODER.raw_decode(text, fence.end())[0]
     except RecursionError:
         raise ValueError("nested too deeply") from None
-
 
 def _tool(function: Any) -> Tuple[Dict[str, Any], _Shape]:
     """Describe a Python function to the model; give its arguments too. TypeError where that cannot be done."""
@@ -4046,7 +3807,6 @@ def _tool(function: Any) -> Tuple[Dict[str, Any], _Shape]:
     summary = " ".join(re.split(r"\n\s*(?:\n|:\w|Arg(?:ument)?s:|Parameters\n)", "\n" + doc)[0].split())
     return {"name": name, **({"description": summary} if summary else {}), "parameters": shape.schema}, shape
 
-
 def _said_of(argument: str, doc: str) -> str:
     """Find what a docstring says of an argument, in the style of Sphinx, Google or NumPy; "" for nothing."""
     more = r"((?:\n\1[ \t]+\S.*)*)"  # the lines that are indented deeper
@@ -4060,13 +3820,11 @@ def _said_of(argument: str, doc: str) -> str:
             return " ".join((found.group(2) + found.group(3)).split())
     return ""
 
-
 def _result_text(value: Any) -> str:
     """Write the result of a function as a JSON object, since not every model takes anything else."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_json_form)
     text = text if text.startswith("{") else f'{{"result": {text}}}'
     return text.encode("utf-8", "replace").decode("utf-8")  # half of a surrogate pair could not be sent
-
 
 def _json_form(value: Any) -> Any:
     """Give what stands in JSON for an object that has no form of its own there."""
@@ -4078,10 +3836,8 @@ def _json_form(value: Any) -> Any:
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
 
-
 # The loop of calls is written once, as a coroutine: *run* does its steps, which are requests and calls of functions.
 _Run = Callable[[Callable[[], Any]], Coroutine[Any, Any, Any]]
-
 
 async def _run_tools(talk: _Talk, max_rounds: int, run: _Run) -> Tuple[Any, List[Any]]:
     """Ask, make the calls that the answer wants made, and ask again; give the last answer and the whole history.
@@ -4097,7 +3853,6 @@ async def _run_tools(talk: _Talk, max_rounds: int, run: _Run) -> Tuple[Any, List
         talk.answer(calls, [await _called(talk.functions[call.name], call.arguments, run) for call in calls])
     return completion, talk.messages
 
-
 async def _called(function: Callable[..., Any], arguments: Any, run: _Run) -> str:
     """Call a function as the model wants; the result, or what went wrong, is JSON for the model to read."""
     try:
@@ -4109,7 +3864,6 @@ async def _called(function: Callable[..., Any], arguments: Any, run: _Run) -> st
     except Exception as error:
         logger.warning("%s() failed, which the model is told", function.__name__, exc_info=True)
         return _result_text({"error": f"{type(error).__name__}: {error}"})
-
 
 def _run_tools_here(talk: _Talk, max_rounds: int) -> Tuple[Any, List[Any]]:
     """Run the loop without an event loop: no step of it waits."""
@@ -4126,7 +3880,6 @@ def _run_tools_here(talk: _Talk, max_rounds: int) -> Tuple[Any, List[Any]]:
         return cast(Tuple[Any, List[Any]], end.value)
     raise AssertionError("unreachable")
 
-
 async def _run_tools_aside(talk: _Talk, max_rounds: int, workers: _Workers) -> Tuple[Any, List[Any]]:
     """Run the loop in the caller's event loop, which awaits coroutine functions; all else is done in workers."""
 
@@ -4135,7 +3888,6 @@ async def _run_tools_aside(talk: _Talk, max_rounds: int, workers: _Workers) -> T
         return await result if inspect.isawaitable(result) else result
 
     return await _run_tools(talk, max_rounds, run)
-
 
 class _Talk:
     """A conversation in the first version of chat: how calls come in it, and how their results go back."""
@@ -4162,7 +3914,6 @@ class _Talk:
         for call, result in zip(calls, results):
             self.messages.append(Messages(role=MessagesRole.FUNCTION, name=call.name, content=result))
 
-
 class _TalkV2(_Talk):
     """The same in the second version. All of the results have an id, or none; they are objects, not text."""
 
@@ -4182,7 +3933,6 @@ class _TalkV2(_Talk):
         state = self.messages[-1].tools_state_id
         self.messages.append(ChatMessage(role="tool", content=content, tools_state_id=state))
 
-
 def _as_tools(tools: Sequence[Any]) -> Sequence[Any]:
     """Make one tool of all functions, where there are Python functions among the tools of a request."""
     if not any(map(callable, tools)):
@@ -4199,13 +3949,11 @@ def _as_tools(tools: Sequence[Any]) -> Sequence[Any]:
     known = {function["name"]: function for function in functions}  # what was described already, once
     return [*others, {"functions": {"specifications": list(known.values())}}]
 
-
 def _text_of(chunk: Any) -> str:
     """Give the text that a chunk of a stream brings, without the reasoning."""
     if isinstance(chunk, PrimaryChatCompletionChunk):
         return "".join(message.text for message in chunk.messages or () if message.role != "reasoning")
     return "".join(choice.delta.content or "" for choice in chunk.choices if choice.index == 0)
-
 
 def _whole(chunks: Sequence[Any]) -> Any:
     """Put the chunks of a stream together to the answer that would have come at once."""
@@ -4231,7 +3979,6 @@ def _whole(chunks: Sequence[Any]) -> Any:
     completion.x_headers = chunks[-1].x_headers
     return completion
 
-
 def _grow(message: Dict[str, Any], delta: Mapping[str, Any]) -> None:
     """Add to a message what a chunk brings: text goes on, progress is replaced, anything else comes as a whole."""
     for name, value in delta.items():
@@ -4252,7 +3999,6 @@ def _grow(message: Dict[str, Any], delta: Mapping[str, Any]) -> None:
 
 # ---------- JSON objects
 
-# fmt: off
 if TYPE_CHECKING:
     class _HasId(Protocol[T]):
         id: T
@@ -4264,8 +4010,6 @@ if TYPE_CHECKING:
         bytes: T
     class _HasSchema(Protocol[T]):
         schema: T
-# fmt: on
-
 
 class _Method:
     """A method that no key of an answer hides: what can be set is looked up before the object's own attributes."""
@@ -4279,10 +4023,8 @@ class _Method:
     def __set__(self, instance: Any, value: Any) -> None:
         raise AttributeError(f"{self._function.__name__} is a method")
 
-
 def _method(function: T) -> T:
     return cast(T, _Method(function))
-
 
 class _Signature:
     """What a model's constructor takes, for help() and notebooks; made when somebody looks."""
@@ -4297,9 +4039,7 @@ class _Signature:
             parameters.append(inspect.Parameter("more", inspect.Parameter.VAR_KEYWORD))
         return inspect.Signature(parameters)
 
-
 _Rule = Tuple[Optional[type], Callable[[Any], Any]]  # the type that a value should have; what to make of any other
-
 
 @dataclass_transform(eq_default=False)
 class JSONObject:
@@ -4419,7 +4159,6 @@ class JSONObject:
         dump = _dump(self, by_alias, exclude_none)
         return json.dumps(dump, ensure_ascii=False, indent=indent, separators=separators, default=_sent_fields)
 
-    # fmt: off
     @property
     def id_(self: _HasId[T]) -> T:
         return self.id
@@ -4435,7 +4174,6 @@ class JSONObject:
     @property
     def schema_(self: _HasSchema[T]) -> T:
         return self.schema
-    # fmt: on
 
     if not TYPE_CHECKING:  # or type checkers would take any misspelt attribute
 
@@ -4472,9 +4210,7 @@ class JSONObject:
         other.__dict__ = copy.deepcopy(vars(self), memo)
         return other
 
-
 APIResponse = JSONObject  # the official SDK's name for the base of all answers
-
 
 def _wrong_arguments(kind: Type[JSONObject], values: Sequence[Any], named: Mapping[str, Any]) -> str:
     """Say what is wrong with the arguments of a model's constructor."""
@@ -4491,16 +4227,11 @@ def _wrong_arguments(kind: Type[JSONObject], values: Sequence[Any], named: Mappi
     missing = [name for name in names if name in kind._required and name not in given]
     return f"{kind.__name__} " + (f"lacks {', '.join(missing)}" if missing else f"takes {', '.join(names)}")
 
-
 _Plain = Union[type, Tuple[type, ...]]
 _PLAIN: Dict[Any, Tuple[_Plain, str]] = {
-    str: (str, "text"),
-    list: (list, "a list"),
-    int: ((int, float), "a number"),
-    float: ((int, float), "a number"),
+    str: (str, "text"), list: (list, "a list"), int: ((int, float), "a number"), float: ((int, float), "a number"),
     bool: (int, "true or false"),
 }
-
 
 def _rules_of(kind: Type[JSONObject]) -> Dict[str, _Rule]:
     """Work out, once for a class, of which type each field should be, and how models are made of JSON."""
@@ -4526,16 +4257,13 @@ def _rules_of(kind: Type[JSONObject]) -> Dict[str, _Rule]:
     kind._rules = rules
     return rules
 
-
 def _misfit(words: str, value: Any) -> ValueError:
     return ValueError(f"$ must be {words}, not {type(value).__name__}")
-
 
 def _as_plain(kinds: _Plain, words: str, value: T) -> T:
     if not isinstance(value, kinds):
         raise _misfit(words, value)
     return value
-
 
 def _as_one(kind: Type[J], value: Any) -> J:
     if type(value) is dict:
@@ -4547,7 +4275,6 @@ def _as_one(kind: Type[J], value: Any) -> J:
     if isinstance(value, str) and kind._of_text is not None:
         return kind._of(kind._of_text(value))
     raise _misfit("an object", value)
-
 
 def _as_list(kind: Type[J], value: Any) -> List[J]:
     if not isinstance(value, (list, tuple)):
@@ -4563,26 +4290,21 @@ def _as_list(kind: Type[J], value: Any) -> List[J]:
             raise
     return made
 
-
 def _as_values(kind: Type[J], value: Any) -> Any:
     """Make models of those values that are objects: a JSON schema may be true or false as well."""
     if isinstance(value, dict):
         return {name: kind._of(item) if type(item) is dict else item for name, item in value.items()}
     return value
 
-
 def _unless_text(make: Callable[[Any], Any], value: Any) -> Any:
     return value if isinstance(value, str) else make(value)
-
 
 def _add_place(error: Exception, step: str) -> None:
     """Say where the part is that an error is about: "$", which its text begins with, stands for the whole."""
     text = str(error)
     error.args = (f"${step}{text[1:]}" if text.startswith("$") else text,)
 
-
 _TOO_DEEP = "the request is nested too deeply, or inside itself"
-
 
 def _copied(value: Any) -> Any:
     """Copy the dicts and lists of the caller's JSON, so that making models of it leaves his alone."""
@@ -4595,7 +4317,6 @@ def _copied(value: Any) -> Any:
         raise ValueError(_TOO_DEEP) from None
     return value
 
-
 def _plain(value: Any) -> Any:
     """Turn models back into JSON objects, also inside lists and dicts of models."""
     if isinstance(value, JSONObject):
@@ -4605,7 +4326,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict) and any(isinstance(item, JSONObject) for item in value.values()):
         return {name: _plain(item) for name, item in value.items()}
     return value
-
 
 def _dump(value: Any, by_alias: bool, exclude_none: bool) -> Any:
     if isinstance(value, list):
@@ -4622,16 +4342,11 @@ def _dump(value: Any, by_alias: bool, exclude_none: bool) -> Any:
             dump[alias] = _dump(item, by_alias, exclude_none)
     return dump
 
-
 # What a value that JSON has no form for can be turned into, by what it has.
 _INSTEAD = {
-    "tolist": "value.tolist()",
-    "isoformat": "value.isoformat()",
-    "decode": "value.decode()",
-    "__float__": "float(value)",
-    "__iter__": "list(value)",
+    "tolist": "value.tolist()", "isoformat": "value.isoformat()", "decode": "value.decode()",
+    "__float__": "float(value)", "__iter__": "list(value)",
 }
-
 
 def _sent_fields(value: Any) -> Any:
     """What goes out of a value that the encoder does not know; of a model, not the fields that are None."""
@@ -4647,10 +4362,8 @@ def _sent_fields(value: Any) -> Any:
     advice = next((f": write {way}" for name, way in _INSTEAD.items() if hasattr(value, name)), "")
     raise TypeError(f"$ is {type(value).__name__}, which has no form in JSON{advice}")
 
-
 # A value inside itself ends in a RecursionError: keeping track of what we are in would take a tenth of the time.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, default=_sent_fields)
-
 
 def _encode(value: Any) -> bytes:
     """Write JSON in UTF-8; ValueError or TypeError, with the place, for what JSON cannot say."""
@@ -4662,7 +4375,6 @@ def _encode(value: Any) -> bytes:
             raise  # for a key
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-
 
 def _refuse(value: Any) -> None:
     """Raise for the first value inside a request that JSON cannot say."""
@@ -4683,7 +4395,6 @@ def _refuse(value: Any) -> None:
     elif value is not None and not isinstance(value, (int, float)):
         _refuse(_sent_fields(value))
 
-
 def _utf8(text: str) -> bytes:
     """Write text in UTF-8; join the halves of a surrogate pair that stand side by side, as pieces of answers leave
     them.
@@ -4700,14 +4411,11 @@ def _utf8(text: str) -> bytes:
         half = error.object[error.start : error.start + 1]
         raise ValueError(f"the text holds {half!r}, half of a surrogate pair, which is no character") from None
 
-
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
-
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 _scan: Callable[[str, int], Tuple[Any, int]] = _DECODER.scan_once  # type: ignore[attr-defined]  # what decode() calls
-
 
 def _decode(text: bytes) -> Any:
     """Read JSON, with U+FFFD for what is not UTF-8; ValueError, without the text: it may hold a secret."""
@@ -4729,8 +4437,6 @@ def _decode(text: bytes) -> Any:
 #
 # Field names are the wire's; JSONObject gives them the official SDK's spellings too: id_, object_, type_, bytes_.
 # A field without a default must be there, in an answer too. Short fields share a line.
-
-# fmt: off
 
 class MessagesRole(str, enum.Enum):
     """Who speaks. Answers may have roles that are not here: they are plain strings."""
@@ -5327,13 +5033,10 @@ class PrimaryChatCompletionChunk(ChatCompletionResponse):
     messages: Optional[List[ChatMessageChunk]] = None  # type: ignore[assignment]
     event: Optional[str] = None; tools_state_id: Optional[str] = None
 
-# fmt: on
-
 
 # ---------- command line
 #
 # Three verbs: ``chat``, ``doctor``, and each public method of the blocking client, whose result is printed as JSON.
-
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line. Exit code: 0; 1: API or file; 2: usage or settings; 130: Ctrl-C."""
@@ -5360,7 +5063,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                     stream.flush()
             except OSError:  # drop what is left, or the interpreter tries again as it exits
                 os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-
 
 def _run_command(argv: Sequence[str]) -> int:
     words, options = _split_line(argv)
@@ -5389,9 +5091,7 @@ def _run_command(argv: Sequence[str]) -> int:
                 _call_method(client, name, words)
     return 0
 
-
 _SWITCHES = {"-h": "help", "--help": "help", "-V": "version", "--version": "version", "--no-verify": "verify_ssl_certs"}
-
 
 def _split_line(argv: Sequence[str]) -> Tuple[List[str], Dict[str, List[str]]]:
     """Part a line into words and options, each with all the values that were given to it."""
@@ -5420,7 +5120,6 @@ def _split_line(argv: Sequence[str]) -> Tuple[List[str], Dict[str, List[str]]]:
             options.setdefault(name, []).append(value)
     return words, options
 
-
 def _commands() -> Dict[str, Callable[..., object]]:
     commands: Dict[str, Callable[..., object]] = {"chat": _chat, "doctor": _Doctor}
     groups: Dict[str, type] = {"": GigaChatSyncClient, "chat.": ChatNamespace}
@@ -5430,7 +5129,6 @@ def _commands() -> Dict[str, Callable[..., object]]:
             if isinstance(method, types.FunctionType) and name[0] != "_" and name not in ("chat", "close"):
                 commands[group + name] = method
     return commands
-
 
 def _help(name: str, commands: Mapping[str, Callable[..., object]]) -> str:
     """Explain a command, or list them all."""
@@ -5451,14 +5149,12 @@ def _help(name: str, commands: Mapping[str, Callable[..., object]]) -> str:
         lines += [f"  {shown:<30} {setting.meaning}"] if name != "ssl_context" else []
     return "\n".join([*lines, "\nExit code: 0; 1: API or file; 2: usage or settings; 130: Ctrl-C."])
 
-
 def _program() -> str:
     """Return the name by which this program was started."""
     if __name__ != "__main__":
         return "gigachat-lite"  # the installed script
     module = globals()["__spec__"]
     return f"python -m {module.name}" if module else os.path.basename(sys.argv[0])
-
 
 def _say(text: str) -> None:
     """Tell a person something, if there is one: what a program reads from stdout must not hold it."""
@@ -5468,7 +5164,6 @@ def _say(text: str) -> None:
     except OSError:
         pass  # nobody listens
 
-
 def _read_input() -> str:
     """Read standard input, without the line ends behind it, as a shell's ``$(...)`` does."""
     try:
@@ -5476,17 +5171,14 @@ def _read_input() -> str:
     except UnicodeDecodeError:
         raise ValueError("standard input must be text in UTF-8: convert it, for example with iconv") from None
 
-
 # What is not for a terminal: control characters but tab and line feed, and formats that turn a line around.
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-
 
 def _print_json(value: object, indent: Optional[int] = None) -> None:
     """Print JSON; what steers a terminal, or a narrow encoding may lack, is escaped, which changes no value."""
     unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
     text = json.dumps(value, ensure_ascii=not unicode, indent=indent, default=lambda model: model.to_dict())
     print(_STEERING.sub(lambda found: f"\\u{ord(found.group()):04x}", text), flush=True)
-
 
 def _chat(client: GigaChat, words: Sequence[str], options: Mapping[str, Sequence[str]]) -> None:
     """Answer a question, bit by bit as the answer arrives.
@@ -5516,7 +5208,6 @@ def _chat(client: GigaChat, words: Sequence[str], options: Mapping[str, Sequence
             except GigaChatException as error:
                 _say(f"the attached file {file_id} stays in the storage: {error}")
 
-
 def _print_answer(chunks: Stream[ChatCompletionChunk]) -> None:
     import codecs
 
@@ -5536,7 +5227,6 @@ def _print_answer(chunks: Stream[ChatCompletionChunk]) -> None:
                 print(join(b"", True), flush=True)
     for reason in reasons - {None, "stop"}:
         _say(f"finish reason {reason}")  # length: cut off; blacklist: refused
-
 
 def _call_method(client: GigaChat, name: str, words: Sequence[str]) -> None:
     """Call a method with the words of a line, and print what it returns."""
@@ -5573,9 +5263,7 @@ def _call_method(client: GigaChat, name: str, words: Sequence[str]) -> None:
     elif "to" not in arguments:  # where a download has gone
         _print_json(result, indent=2)
 
-
 _TODAYS_URL = "https://api.giga.chat/v1"  # base_url for keys made since July 2026; the default is the official SDK's
-
 
 class _Doctor:
     """Find what is wrong: settings, network, certificates, clock, token, models and a chat.
@@ -5732,10 +5420,8 @@ class _Doctor:
         said = completion.choices[0].message.content if completion.choices else ""
         return f"{completion.model} said {_one_line(said or '', 40)!r}"
 
-
 def _addresses(name: str) -> str:
     return ", ".join(sorted({str(found[4][0]) for found in socket.getaddrinfo(name, None)}))
-
 
 if __name__ == "__main__":
     sys.exit(main())
