@@ -6,8 +6,8 @@
     with GigaChat(credentials="<authorization key>") as client:
         print(client.chat("Привет!").choices[0].message.content)
 
-Names, arguments and results are those of the official SDK, gigachat 0.2.0. Read the file from top to bottom and you
-follow one call; each of these calls only the next:
+Names, arguments and results are those of the official SDK, gigachat 0.2.0, and what 0.2.3 adds to it. Read the file
+from top to bottom and you follow one call; each of these calls only the next:
 
     client.chat("Привет!")         endpoint: what to send, what comes back
       _call                        decode the answer
@@ -16,14 +16,14 @@ follow one call; each of these calls only the next:
             _exchange              one request, one answer; a status of 400 and above becomes an exception
               KeepAlive            one socket: take an idle one or connect, send, give back
 
-Version: 0.1.0. Source: gigachat_lite.py of the gigachat_lite repository, whose README.md is the manual.
+Version: 0.2.0. Source: gigachat_lite.py of the gigachat_lite repository, whose README.md is the manual.
 To update: copy the newer file over this one; no other file belongs to it.
 License: MIT. Copyright (c) 2026 the gigachat_lite authors.
 """
 
 # One blank line between definitions, and tables set by hand: more of the file on a page.
 # fmt: off
-from __future__ import annotations
+from __future__ import annotations  # Python 3.6 and older stop here: this needs 3.8 or newer
 
 import atexit
 import base64
@@ -55,6 +55,9 @@ import urllib.parse
 import weakref
 from dataclasses import dataclass
 
+if sys.version_info < (3, 8):  # noqa: UP036
+    raise ImportError("gigachat_lite needs Python 3.8 or newer; this is " + sys.version.split()[0])
+
 from typing import (  # isort: skip
     TYPE_CHECKING, Any, AsyncIterator, BinaryIO, Callable, ClassVar, Coroutine, Deque, Dict, FrozenSet, Generic,
     Iterable, Iterator, List, Mapping, NamedTuple, NoReturn, Optional, Protocol, Sequence, Set, Tuple, Type, TypeVar,
@@ -72,7 +75,7 @@ else:
     def dataclass_transform(**_: Any) -> Callable[[T], T]:
         return lambda kind: kind
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "AICheckResult", "APIConnectionError", "APIResponse", "APITimeoutError", "AccessToken", "Assistant",
     "AssistantAttachment", "AssistantDelete", "AssistantFileDelete", "Assistants", "AssistantsAsyncClient",
@@ -297,6 +300,15 @@ _ADVICE = (
     (5, "", "", "The server failed: try again later, or give its support the request id"),
 )
 
+_TODAYS_URL = "https://api.giga.chat/v1"  # base_url for keys made since July 2026; the default is the official SDK's
+
+def _todays(advice: str, address: str) -> str:
+    """Add, where the default address is in use, that new keys work at another one."""
+    if "gigachat.devices.sberbank.ru" not in address:
+        return advice
+    today = f"New keys work at {_TODAYS_URL} only: set base_url (GIGACHAT_BASE_URL) to it"
+    return f"{advice}. {today} and model (GIGACHAT_MODEL) to GigaChat-2".lstrip(". ")
+
 def _advice(what: Union[int, str], where: str, said: str = "", **names: str) -> str:
     """Say what to do about a failure, if we know."""
     kinds = (what, what // 100) if isinstance(what, int) else (what,)
@@ -315,13 +327,13 @@ def _response_error(
     kind = _ERRORS_BY_STATUS.get(status) or (ServerError if status >= 500 else ResponseError)
     error = kind(call.url, status, secrets.hide_in(content), headers, request=f"{call.method} {call.path}")
     if content.lstrip().startswith(b"<") and status in (403, 404, 405):
-        error.hint = f"A page came back instead of JSON. {_advice('page', call.place)}"
+        error.hint = _todays(f"A page came back instead of JSON. {_advice('page', call.place)}", call.url)
         return error
     names = {name: _sent(call, name) for name in ("scope", "model")}
-    place, asked = (
-        call.place + ("" if has_token else secrets.instead), headers.get("proxy-authenticate") or "credentials",
-    )
-    error.hint = _advice(status, place, error.message, asked=asked, **names)
+    names["asked"] = headers.get("proxy-authenticate") or "credentials"
+    error.hint = _advice(status, call.place + ("" if has_token else secrets.instead), error.message, **names)
+    if status in (401, 403) or "no such model" in error.message.lower():
+        error.hint = _todays(error.hint, call.url)
     above = call.url.partition("?")[0][: -len(call.path)]
     known = above.endswith("/v1") or re.match(r"/(.*/)?v\d+/chat/completions\Z", call.place)
     if not error.hint and status == 404 and not known:
@@ -347,7 +359,8 @@ def _connection_error(error: Exception, connection: _Connection, settings: Optio
         return APIConnectionError(f"{where}: the client was closed while {doing}")
     if isinstance(error, (socket.timeout, TimeoutError)):
         waited = f"timed out after {connection.timeout:g} s while {doing}"
-        return APITimeoutError(f"{where}: {waited}: see timeout (GIGACHAT_TIMEOUT)")
+        advice = _todays("", where.partition(" ")[0]) if doing == "connecting" else ""
+        return APITimeoutError(f"{where}: {waited}: see timeout (GIGACHAT_TIMEOUT). {advice}".rstrip(". "))
     advice = _advice("connection", f"{connection.origin[0]}: {doing}", str(error))
     problem = f"failed while {doing}: {error}"
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -362,6 +375,7 @@ def _connection_error(error: Exception, connection: _Connection, settings: Optio
         said = f"{error.status} {http.client.responses.get(error.status, 'unknown status')}"
         problem = f"the proxy {error.proxy} refused a tunnel to {error.target}: {said}"
         advice = _advice(error.status, "proxy", asked=error.asked_for or "credentials") if error.status == 407 else ""
+    advice = _todays(advice, where.partition(" ")[0])
     failure = APIConnectionError(f"{where}: {problem.rstrip('.')}. {advice}".rstrip(". "))
     passing = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
     failure._lasting = isinstance(error, ssl.SSLError) and not isinstance(error, passing)
@@ -1749,7 +1763,13 @@ class AsyncStream(Generic[T]):
     @property
     def text_stream(self) -> AsyncIterator[str]:
         """The text alone, without reasoning and calls, as it arrives."""
-        return (text async for text in (_text_of(chunk) async for chunk in self) if text)
+        return self._texts()
+
+    async def _texts(self) -> AsyncIterator[str]:
+        async for chunk in self:
+            text = _text_of(chunk)
+            if text:
+                yield text
 
     @overload
     async def get_final_completion(self: AsyncStream[PrimaryChatCompletionChunk]) -> ChatCompletionResponse: ...
@@ -1852,7 +1872,8 @@ class _Workers:
                 return
             if not urgent and self._calling + len(self._calls) > self._most:
                 return
-        thread = threading.Thread(target=self._work, name="gigachat_lite", daemon=True)
+            thread = threading.Thread(target=self._work, name="gigachat_lite", daemon=True)
+            self._threads.add(thread)
         try:
             thread.start()
         except RuntimeError as error:
@@ -1863,8 +1884,6 @@ class _Workers:
             raise GigaChatException(f"no thread can be started for an async call: {error}") from error
 
     def _work(self) -> None:
-        with self._lock:
-            self._threads.add(threading.current_thread())
         while True:
             with self._lock:
                 job, is_call = self._next()
@@ -2339,7 +2358,7 @@ class _Reply:
     def quote(self, content: bytes) -> str:
         """Quote the beginning of what the server sent, and say what to do where it is a page."""
         if content.lstrip().startswith(b"<"):
-            return f"a page. {_advice('page', self.call.place)}"
+            return f"a page. {_todays(_advice('page', self.call.place), self.call.url)}"
         if self.call.private:
             return "something else"
         secrets = _Secrets(self._settings, self._sent)
@@ -5263,7 +5282,6 @@ def _call_method(client: GigaChat, name: str, words: Sequence[str]) -> None:
     elif "to" not in arguments:  # where a download has gone
         _print_json(result, indent=2)
 
-_TODAYS_URL = "https://api.giga.chat/v1"  # base_url for keys made since July 2026; the default is the official SDK's
 
 class _Doctor:
     """Find what is wrong: settings, network, certificates, clock, token, models and a chat.

@@ -8,6 +8,7 @@ import json
 import logging
 import pickle
 import re
+import socket
 import sys
 import threading
 import time
@@ -1133,3 +1134,43 @@ def test_token_is_forgotten_with_the_stream(call):
         with pytest.raises(GigaChatException) as caught:
             call(client, "stream", "x")
     assert_no_secret(everything_of(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (401, {"status": 401, "message": "Unauthorized"}, True),
+        (403, {"status": 403, "message": "Forbidden"}, True),
+        (403, "<html>blocked</html>", True),
+        (404, {"status": 404, "message": "No such model"}, True),
+        (404, {"status": 404, "message": "No such file"}, False),
+        (500, {"status": 500, "message": "Internal"}, False),
+    ],
+)
+def test_default_address(monkeypatch, call, status, body, told):
+    """Where the default address is in use, a failure that keys of today meet there names the address of today."""
+    data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+    with RawServer(always(answer(data, f"{status} X"))) as server:
+        monkeypatch.setattr(socket, "getaddrinfo", addresses_of(server))
+        default = f"http://gigachat.devices.sberbank.ru:{server.port}/api/v1"
+        for base_url in (default, server.base_url):
+            with GigaChat(base_url=base_url, access_token="token", timeout=20) as client:
+                with pytest.raises(GigaChatException) as caught:
+                    call(client, "chat", "Привет")
+            assert ("https://api.giga.chat/v1" in str(caught.value)) == (told and base_url == default)
+
+
+def test_default_address_that_cannot_be_reached(monkeypatch, call):
+    """The same where the connection fails."""
+
+    def unknown(host, *args, **kwargs):
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with GigaChat(access_token="token") as client, pytest.raises(APIConnectionError, match=r"api\.giga\.chat/v1"):
+        call(client, "get_models")
+
+
+def addresses_of(server):
+    """Give a getaddrinfo() that leads every name to a server."""
+    return lambda host, port, *args, **kwargs: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port))]

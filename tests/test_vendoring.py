@@ -1,5 +1,6 @@
 """The one file, carried elsewhere: copied, renamed, inside a package, twice, zipped, optimized, loaded by hand."""
 
+import ast
 import hashlib
 import importlib.util
 import sys
@@ -125,3 +126,11 @@ def test_loaded_by_hand(tmp_path, settings):
         )
         assert [chunk.choices[0].finish_reason for chunk in client.stream("yes")][-1] == "stop"
         assert client.get_models().data[0].id
+
+
+def test_python_3_7_is_told():
+    """The file compiles on Python 3.7, so that its own sentence can be read there, and that sentence says 3.8."""
+    source = MODULE.read_text(encoding="utf-8")
+    ast.parse(source, feature_version=(3, 7))
+    assert 'raise ImportError("gigachat_lite needs Python 3.8 or newer' in source
+    assert "Python 3.6 and older stop here" in source.split("import annotations")[1].partition("\n")[0]
