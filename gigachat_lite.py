@@ -1802,13 +1802,13 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, u
 
     left = False  # whether nobody waits any more
 
-    def settle(done: asyncio.Future[Any], result: Optional[T], error: Optional[BaseException]) -> None:
-        if left or done.done():
+    def settle(result: Optional[T], error: Optional[BaseException]) -> None:
+        if left or done.done():  # noqa: F821  # it is there until this task has left
             return
         if error is not None:
-            done.set_exception(error)
+            done.set_exception(error)  # noqa: F821
         else:
-            done.set_result(result)
+            done.set_result(result)  # type: ignore[arg-type]  # noqa: F821  # T itself may be Optional
 
     def work() -> None:
         result: Optional[T] = None
@@ -1820,7 +1820,7 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, u
         except BaseException as error:
             failure = error
         try:
-            loop.call_soon_threadsafe(settle, done, result, failure)  # noqa: F821  # gone with this frame only
+            loop.call_soon_threadsafe(settle, result, failure)
         except RuntimeError:
             pass  # the loop is closed: nobody waits any more
         failure = None  # it holds this frame: no cycle is left behind
@@ -1894,11 +1894,13 @@ class _Workers:
                         return
                     self._idle.append(turn)
             if job is not None:
-                job()
-                del job
-                if is_call:
-                    with self._lock:
-                        self._calling -= 1
+                try:
+                    job()
+                finally:
+                    del job
+                    if is_call:
+                        with self._lock:
+                            self._calling -= 1
             elif not turn.wait(self._IDLE_SECONDS):
                 with self._lock:
                     if turn in self._idle:
