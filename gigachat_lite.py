@@ -161,7 +161,7 @@ class ResponseError(GigaChatException):
     ) -> None:
         super().__init__(url, status_code, content, headers)
         self.url, self.status_code, self.headers, self.request, self.hint = url, status_code, headers, request, hint
-        self.content = content.encode("utf-8", "replace") if isinstance(content, str) else content or b""
+        self.content: bytes = content.encode("utf-8", "replace") if isinstance(content, str) else content or b""
 
     @property
     def message(self) -> str:

@@ -1,7 +1,7 @@
 """Build hook: type checkers take a lone module for untyped (PEP 561), so the wheel carries it once more, as a stub.
 
-The stub is what a user can reach: the public names and whatever their signatures name, without the bodies of functions
-and without private methods. The same bytes twice would make the wheel half as large again.
+The stub is what a user can reach: the public names and whatever their signatures name, without docstrings, which editors
+take from the module, the bodies of functions and private methods. The same bytes twice would double the wheel.
 """
 
 import ast
@@ -26,13 +26,18 @@ def stub_of(source: str) -> str:
         if isinstance(node, ast.ClassDef):
             private = [one for one in node.body if isinstance(one, FUNCTIONS) and is_private(one.name)]
             dropped += [span(one) for one in private if node.name != "_Client" or one.name != "_workers"]
+            overloaded = {one.name for one in node.body if isinstance(one, FUNCTIONS) and is_overload(one)}
+            methods = [one for one in node.body if isinstance(one, FUNCTIONS) and one.name in overloaded]
+            dropped += [span(one) for one in methods if not is_overload(one)]
     lines = source.split("\n")
-    bodies = [node for node in ast.walk(module) if isinstance(node, FUNCTIONS) and keeps_no_body(node)]
-    for node in bodies:
-        body = node.body[1:] if ast.get_docstring(node) else node.body
-        if body and body[0].lineno != node.lineno:
-            start, end = span(body[0])[0], body[-1].end_lineno or body[-1].lineno
-            lines[start] = " " * body[0].col_offset + "..."
+    for node in ast.walk(module):
+        if isinstance(node, FUNCTIONS) and keeps_no_body(node) and node.body[0].lineno != node.lineno:
+            start, end = span(node.body[0])[0], node.body[-1].end_lineno or node.body[-1].lineno
+            lines[start] = " " * node.body[0].col_offset + "..."
+            dropped.append((start + 1, end))
+        elif isinstance(node, (ast.ClassDef, *FUNCTIONS)) and ast.get_docstring(node):
+            start, end = span(node.body[0])
+            lines[start] = " " * node.body[0].col_offset + "..."
             dropped.append((start + 1, end))
     gone = {number for start, end in dropped for number in range(start, end)}
     kept = (line for number, line in enumerate(lines) if number not in gone)
@@ -74,6 +79,10 @@ def names_of(node: ast.stmt) -> List[str]:
         return [node.name]
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
     return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def is_overload(node: Union[ast.FunctionDef, ast.AsyncFunctionDef]) -> bool:
+    return any(isinstance(one, ast.Name) and one.id == "overload" for one in node.decorator_list)
 
 
 def is_private(name: str) -> bool:
