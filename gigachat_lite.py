@@ -4286,17 +4286,6 @@ def _as_plain(kinds: _Plain, words: str, value: T) -> T:
         raise _misfit(words, value)
     return value
 
-def _as_one(kind: Type[J], value: Any) -> J:
-    if type(value) is dict:
-        self = kind.__new__(kind)
-        self._adopt(value)
-        return self
-    if isinstance(value, JSONObject):
-        return value  # type: ignore[return-value]  # whatever model it is
-    if isinstance(value, str) and kind._of_text is not None:
-        return kind._of(kind._of_text(value))
-    raise _misfit("an object", value)
-
 def _as_list(kind: Type[J], value: Any) -> List[J]:
     if not isinstance(value, (list, tuple)):
         if kind._of_text is None or not isinstance(value, (str, dict, kind)):
@@ -4310,6 +4299,17 @@ def _as_list(kind: Type[J], value: Any) -> List[J]:
             _add_place(error, f"[{len(made)}]")
             raise
     return made
+
+def _as_one(kind: Type[J], value: Any) -> J:
+    if type(value) is dict:
+        self = kind.__new__(kind)
+        self._adopt(value)
+        return self
+    if isinstance(value, JSONObject):
+        return value  # type: ignore[return-value]  # whatever model it is
+    if isinstance(value, str) and kind._of_text is not None:
+        return kind._of(kind._of_text(value))
+    raise _misfit("an object", value)
 
 def _as_values(kind: Type[J], value: Any) -> Any:
     """Make models of those values that are objects: a JSON schema may be true or false as well."""
@@ -4369,23 +4369,6 @@ _INSTEAD = {
     "__float__": "float(value)", "__iter__": "list(value)",
 }
 
-def _sent_fields(value: Any) -> Any:
-    """What goes out of a value that the encoder does not know; of a model, not the fields that are None."""
-    if isinstance(value, JSONObject):
-        fields, nulls = vars(value), type(value)._sends_nulls
-        if "x_headers" not in fields and (nulls or None not in fields.values()):
-            return fields  # as it is for most
-        return {name: item for name, item in fields.items() if (nulls or item is not None) and name != "x_headers"}
-    if isinstance(value, enum.Enum):
-        return value.value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    advice = next((f": write {way}" for name, way in _INSTEAD.items() if hasattr(value, name)), "")
-    raise TypeError(f"$ is {type(value).__name__}, which has no form in JSON{advice}")
-
-# A value inside itself ends in a RecursionError: keeping track of what we are in would take a tenth of the time.
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, default=_sent_fields)
-
 def _encode(value: Any) -> bytes:
     """Write JSON in UTF-8; ValueError or TypeError, with the place, for what JSON cannot say."""
     try:
@@ -4415,6 +4398,23 @@ def _refuse(value: Any) -> None:
         raise ValueError(f"$ is {value}, which has no form in JSON")
     elif value is not None and not isinstance(value, (int, float)):
         _refuse(_sent_fields(value))
+
+def _sent_fields(value: Any) -> Any:
+    """What goes out of a value that the encoder does not know; of a model, not the fields that are None."""
+    if isinstance(value, JSONObject):
+        fields, nulls = vars(value), type(value)._sends_nulls
+        if "x_headers" not in fields and (nulls or None not in fields.values()):
+            return fields  # as it is for most
+        return {name: item for name, item in fields.items() if (nulls or item is not None) and name != "x_headers"}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    advice = next((f": write {way}" for name, way in _INSTEAD.items() if hasattr(value, name)), "")
+    raise TypeError(f"$ is {type(value).__name__}, which has no form in JSON{advice}")
+
+# A value inside itself ends in a RecursionError: keeping track of what we are in would take a tenth of the time.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, default=_sent_fields)
 
 def _utf8(text: str) -> bytes:
     """Write text in UTF-8; join the halves of a surrogate pair that stand side by side, as pieces of answers leave
