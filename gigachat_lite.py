@@ -1922,6 +1922,7 @@ class _Workers:
 
 _MOST_JSON_BYTES = 268_435_456  # an endless answer must not eat the machine's memory
 _MOST_ERROR_BYTES = 1_048_576
+_MOST_CHUNKS = 1000  # of a stream, that are kept apart for get_final_completion()
 _DRAIN_SECONDS = 0.1  # how long the end of an answer whose last event is here may take to save the connection
 
 class Stream(Generic[T]):
@@ -2104,11 +2105,15 @@ class _EventReader(_Reader[J]):
             )
 
     def _make(self, item: _Event) -> Optional[J]:
-        if item.data == b"[DONE]":
+        if item.data.strip() == b"[DONE]":
             self._over = True
             self._items.clear()
             self.reply.drain()
             return None
+        is_error = item.name in ("error", "response.error")
+        is_ours = is_error or item.name in ("", "message") or item.name.startswith("response.")
+        if (not item.data and not is_error) or (not is_ours and item.data[:1] != b"{"):
+            return None  # it keeps the connection alive
         try:
             chunk = self._chunk(item)
         except InvalidResponseError as error:
@@ -2119,6 +2124,8 @@ class _EventReader(_Reader[J]):
             raise StreamInterruptedError("the stream ended inside an event") from error
         if chunk is not None:
             self.chunks.append(chunk)
+            if len(self.chunks) == _MOST_CHUNKS:
+                self.chunks[:] = [_whole(self.chunks)]
         return chunk
 
     def _chunk(self, event: _Event) -> Optional[J]:
@@ -2129,7 +2136,10 @@ class _EventReader(_Reader[J]):
                 return None  # a kind of event that is none of ours, such as "ping"
         chunk = self.reply.as_model(self._result, value)
         for choice in chunk.choices:  # type: ignore[attr-defined]  # chat v2 has another reader
-            self._finished[choice.index] = bool(choice.finish_reason) or self._finished.get(choice.index, False)
+            if choice.delta is None:  # null is as good as absent
+                choice.delta = MessagesChunk()
+            index = choice.index or 0
+            self._finished[index] = bool(choice.finish_reason) or self._finished.get(index, False)
         return chunk
 
     def _raise_for_error(self, event: _Event, value: Any) -> None:
@@ -3676,7 +3686,8 @@ def _shape_of(kind: Any) -> _Shape:
 
 def _shape(kind: Any) -> _Shape:
     """Read a type, which may stand inside another one."""
-    kind = getattr(kind, "__value__", getattr(kind, "__supertype__", kind))  # `type X = ...` of Python 3.12; NewType
+    while hasattr(kind, "__value__") or hasattr(kind, "__supertype__"):  # `type X = ...` of Python 3.12; NewType
+        kind = getattr(kind, "__value__", getattr(kind, "__supertype__", None))
     kind = type(None) if kind is None else kind
     origin, args, form = getattr(kind, "__origin__", kind), list(getattr(kind, "__args__", ())), _form(kind)
     if isinstance(kind, dict) or kind is Any or isinstance(kind, TypeVar):
@@ -3893,7 +3904,11 @@ def _run_tools_here(talk: _Talk, max_rounds: int) -> Tuple[Any, List[Any]]:
             raise TypeError(f"{name} is a coroutine function: arun_tools() and achat.run_tools() await it")
 
     async def run(step: Callable[[], Any]) -> Any:
-        return step()
+        result = step()
+        if inspect.iscoroutine(result):
+            result.close()
+            raise TypeError("it is a coroutine function: arun_tools() and achat.run_tools() await it")
+        return result
 
     try:
         _run_tools(talk, max_rounds, run).send(None)
@@ -3956,13 +3971,15 @@ class _TalkV2(_Talk):
 
 def _as_tools(tools: Sequence[Any]) -> Sequence[Any]:
     """Make one tool of all functions, where there are Python functions among the tools of a request."""
-    if not any(map(callable, tools)):
+    if not any(callable(tool) or isinstance(tool, Function) for tool in tools):
         return tools
     functions: List[Dict[str, Any]] = []
     others = []
     for tool in map(_plain, tools):
         if callable(tool):
             functions.append(_tool(tool)[0])
+        elif isinstance(tool, dict) and "parameters" in tool:
+            functions.append(tool)
         elif isinstance(tool, dict) and "functions" in tool:
             functions += map(_plain, (tool["functions"] or {}).get("specifications") or ())
         else:
@@ -3974,7 +3991,7 @@ def _text_of(chunk: Any) -> str:
     """Give the text that a chunk of a stream brings, without the reasoning."""
     if isinstance(chunk, PrimaryChatCompletionChunk):
         return "".join(message.text for message in chunk.messages or () if message.role != "reasoning")
-    return "".join(choice.delta.content or "" for choice in chunk.choices if choice.index == 0)
+    return "".join(choice.delta.content or "" for choice in chunk.choices if not choice.index)
 
 def _whole(chunks: Sequence[Any]) -> Any:
     """Put the chunks of a stream together to the answer that would have come at once."""
@@ -3985,13 +4002,14 @@ def _whole(chunks: Sequence[Any]) -> Any:
     for chunk in chunks:
         fields.update(_sent_fields(chunk))
         for choice in getattr(chunk, "choices", ()):
-            whole = parts.setdefault(choice.index, {"message": {"role": "assistant", "content": ""}})
-            whole.update({name: value for name, value in _sent_fields(choice).items() if name != "delta"})
-            _grow(whole["message"], _sent_fields(choice.delta))
+            whole = parts.setdefault(choice.index or 0, {"message": {"role": "assistant", "content": ""}})
+            more = {name: value for name, value in _sent_fields(choice).items() if name not in ("delta", "message")}
+            whole.update(more)
+            _grow(whole["message"], _sent_fields(getattr(choice, "delta", None) or choice.message))
         for message in getattr(chunk, "messages", None) or ():
             role = message.role or "assistant"
             _grow(parts.setdefault(role, {"role": role, "content": []}), message.to_dict())
-    if isinstance(chunks[0], PrimaryChatCompletionChunk):
+    if isinstance(chunks[0], ChatCompletionResponse):
         fields.pop("event", None)
         completion: Any = ChatCompletionResponse.from_dict({**fields, "messages": list(parts.values())})
     else:
@@ -4012,8 +4030,8 @@ def _grow(message: Dict[str, Any], delta: Mapping[str, Any]) -> None:
                     last.update(part)
                 else:
                     message["content"].append(dict(part))
-        elif name in ("content", "reasoning_content"):
-            message[name] = (message.get(name) or "") + (value or "")
+        elif value and name in ("content", "reasoning_content"):
+            message[name] = (message.get(name) or "") + value
         elif value:
             message[name] = value
 
@@ -4313,9 +4331,9 @@ def _as_one(kind: Type[J], value: Any) -> J:
 
 def _as_values(kind: Type[J], value: Any) -> Any:
     """Make models of those values that are objects: a JSON schema may be true or false as well."""
-    if isinstance(value, dict):
-        return {name: kind._of(item) if type(item) is dict else item for name, item in value.items()}
-    return value
+    if not isinstance(value, dict):
+        raise _misfit("an object", value)
+    return {name: kind._of(item) if type(item) is dict else item for name, item in value.items()}
 
 def _unless_text(make: Callable[[Any], Any], value: Any) -> Any:
     return value if isinstance(value, str) else make(value)
