@@ -3778,7 +3778,10 @@ def _without_refs(schema: Any, known: Mapping[str, Any]) -> Any:
     if not isinstance(schema, dict):
         return schema
     known = schema.get("$defs", known)
-    meant = {**known[schema["$ref"].rpartition("/")[2]], **schema} if "$ref" in schema else schema
+    name = schema["$ref"].rpartition("/")[2] if "$ref" in schema else None
+    if name is not None and name not in known:
+        raise TypeError(f"a schema refers to {schema['$ref']}, which is not among its $defs")
+    meant = {**known[name], **schema} if name is not None else schema
     return {name: _without_refs(part, known) for name, part in meant.items() if name not in ("$defs", "$ref")}
 
 def _parse(ask: Callable[[Any], T], request: Any, kind: Any, strict: bool) -> Tuple[T, Any]:
@@ -3811,7 +3814,7 @@ def _json_in(text: str) -> Any:
     try:
         return _decode(_utf8(text))
     except ValueError:
-        fence = re.search(r"```json\s*", text, re.IGNORECASE) or re.search(r"```\w*\s*", text)
+        fence = re.search(r"```[ \t]*json\s*", text, re.IGNORECASE) or re.search(r"```\w*\s*", text)
         if fence is None:
             raise
     try:  # where the value ends, the fence does: a text inside the value may have one of its own
@@ -3895,7 +3898,10 @@ async def _called(function: Callable[..., Any], arguments: Any, run: _Run) -> st
         return _result_text(await run(call))
     except Exception as error:
         logger.warning("%s() failed, which the model is told", function.__name__, exc_info=True)
-        return _result_text({"error": f"{type(error).__name__}: {error}"})
+        try:
+            return _result_text({"error": f"{type(error).__name__}: {error}"})
+        except Exception:  # its own __str__ fails
+            return _result_text({"error": type(error).__name__})
 
 def _run_tools_here(talk: _Talk, max_rounds: int) -> Tuple[Any, List[Any]]:
     """Run the loop without an event loop: no step of it waits."""
@@ -5032,6 +5038,9 @@ class ChatCompletionRequest(_Open):
         options = {name: fields.pop(name) for name in ChatModelOptions._defaults if name in fields}
         if options:
             fields["model_options"] = {**options, **(_plain(fields.get("model_options")) or {})}
+        given = _plain(fields.get("model_options"))
+        if isinstance(given, dict) and isinstance(given.get("response_format"), type):
+            raise TypeError("response_format is a type: chat.parse() takes it, and gives a value of it")
         super()._adopt(fields)
 
     def _set(self, **option: Any) -> None:

@@ -42,6 +42,7 @@ from gigachat_lite import (
     BadRequestError,
     ChatCompletion,
     ChatCompletionChunk,
+    ChoicesChunk,
     GigaChat,
     GigaChatAsyncClient,
     GigaChatException,
@@ -1166,3 +1167,23 @@ def test_streams_side_by_side(settings, server):
             if not any(streams):
                 break
         assert all(question in text for question, text in zip(questions, texts))
+
+
+@pytest.mark.parametrize(
+    "piece", [b"event: ping\ndata:\n\n", b"event: heartbeat\ndata: hi\n\n", b"data:\n\n", b"event: ping\ndata: 17\n\n"]
+)
+def test_events_that_keep_a_connection_alive(call, piece):
+    """Events without data, and named ones that are none of ours, are skipped."""
+    with RawServer(streaming(delta("раз"), piece, delta("два", "stop"), DONE)) as server, raw_client(server) as client:
+        assert contents(call(client, "stream", "Привет")) == ["раз", "два"]
+
+
+def test_long_streams_do_not_grow():
+    """What is kept of an answer is its text, not its chunks."""
+    count = 5000
+    body = b"".join([delta("x")] * count)
+    with RawServer(streaming(body, delta("y", "stop"), DONE)) as server, raw_client(server) as client:
+        stream = client.stream("Привет")
+        assert sum(1 for _ in stream) == count + 1
+        assert stream.get_final_completion().choices[0].message.content == "x" * count + "y"
+        assert sum(type(one) is ChoicesChunk for one in gc.get_objects()) < 2000
