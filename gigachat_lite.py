@@ -2644,23 +2644,18 @@ def _request_head(request: Request, headers: Dict[str, str]) -> bytes:
 class _Answer:
     """An answer on its connection: its head, and the body as it comes. Gives the connection back at the end."""
 
-    _give_back: Optional[Callable[[_Connection, bool], None]] = None
-
     def __init__(self, connection: _Connection, head: _Head, give_back: Callable[[_Connection, bool], None]) -> None:
         self.status = head.status
         self.fields = head.fields
         self.pairs = head.pairs
         self.connection = connection
-        self._give_back = give_back
+        self._give_back: Optional[Callable[[_Connection, bool], None]] = give_back
         self._payload = _Payload(head)
         wish = head.fields.get("connection", "").lower()
         keeps = "close" not in wish if head.minor else "keep-alive" in wish
         self._reusable = keeps and not self._payload.dubious and head.status >= 200 and connection.sent_at < math.inf
         if self._payload.complete:
             self._release(self._reusable and not connection.pending)
-
-    def __del__(self) -> None:
-        self.close()
 
     def receive(self) -> bytes:
         """Wait for more of the body and give all that has come; nothing at its end."""
@@ -2729,7 +2724,7 @@ class _Connection:
         self._failure: Optional[OSError] = None  # what came behind it
 
     def __del__(self) -> None:
-        self.close()
+        self.close()  # an answer that was dropped half read takes its connection along
 
     @property
     def where(self) -> str:
