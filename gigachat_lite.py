@@ -1162,8 +1162,6 @@ class _Shared:
     _by_pid: Dict[int, _Process] = {}  # noqa: RUF012  # until __init__ is through
 
     def __init__(self, settings: _Settings) -> None:
-        import urllib.request  # noqa: F401  # 9 ms that those who only import this module save
-
         self.token = AccessToken(access_token=settings.access_token) if settings.access_token is not None else None
         self.renew_at: Optional[float] = None  # Unix time, seconds; None: when the server refuses the token
         self.closed = False
@@ -3349,8 +3347,6 @@ def _read_all(reply: _Reply) -> bytes:
 
 def _copy(open_reply: Callable[[], _Reply], file: BinaryIO) -> None:
     """Write a file's content to a file object."""
-    import inspect
-
     write = getattr(file, "write", None)
     if write is None or isinstance(file, io.TextIOBase) or inspect.iscoroutinefunction(write):
         raise TypeError(f"to is a path or a file open in binary mode, not {type(file).__name__}")
