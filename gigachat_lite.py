@@ -118,10 +118,8 @@ logger.addHandler(logging.NullHandler())
 
 class GigaChatException(Exception):
     """Base of every error that talking to GigaChat can end in."""
-
 class ConfigurationError(GigaChatException, ValueError):
     """Settings that cannot work; the text names the parameter and its GIGACHAT_ variable."""
-
 class APIConnectionError(GigaChatException, ConnectionError):
     """No HTTP answer: name resolution, TCP, TLS or a proxy failed, or the connection was cut."""
 
@@ -129,13 +127,10 @@ class APIConnectionError(GigaChatException, ConnectionError):
 
 class APITimeoutError(APIConnectionError, TimeoutError):
     """The server kept silent for longer than ``timeout`` seconds, or no connection became free."""
-
 class StreamInterruptedError(APIConnectionError):
     """A stream that broke off before its end: what has been delivered is not the whole answer."""
-
 class ModelNotSpecifiedError(GigaChatException):
     """What the official SDK raises where nothing names a model; here ``model`` has a default, and nothing does."""
-
 class InvalidResponseError(GigaChatException):
     """A successful answer whose body is not what the API documents, or whose text is not what parsing asked for."""
 
@@ -181,6 +176,17 @@ class ResponseError(GigaChatException):
     def request_id(self) -> Optional[str]:
         return self.headers.get("x-request-id") if self.headers is not None else None
 
+    @property
+    def retry_after(self) -> float:
+        """Seconds to wait, from the header Retry-After (RFC 9110, section 10.2.3); 0.0 where there is no such time."""
+        value, date = (self.headers.get(name) or "" if self.headers else "" for name in ("retry-after", "date"))
+        try:
+            seconds = float(value)
+        except ValueError:
+            now = _unix_time(date, time.time())  # by the server's own clock, where it told it
+            seconds = _unix_time(value, now) - now
+        return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
+
     def _field(self, name: str) -> Any:
         try:
             return json.loads(self.content)[name]
@@ -194,33 +200,20 @@ class ResponseError(GigaChatException):
 
 class BadRequestError(ResponseError):
     """400: malformed request or parameters."""
-
 class AuthenticationError(ResponseError):
     """401: credentials or token are wrong or expired."""
-
 class PaymentRequiredError(ResponseError):
     """402: the package of tokens for this model is used up."""
-
 class ForbiddenError(ResponseError):
     """403: no right to do this."""
-
 class NotFoundError(ResponseError):
     """404: no such model, file, batch, assistant or thread."""
-
 class RequestEntityTooLargeError(ResponseError):
     """413: the request is too large."""
-
 class UnprocessableEntityError(ResponseError):
     """422: values, or relations between them, are wrong."""
-
 class RateLimitError(ResponseError):
     """429: too many requests, or too many streams at once."""
-
-    @property
-    def retry_after(self) -> float:
-        """Seconds to wait, from the Retry-After header; 0.0 where it is missing or unreadable."""
-        return _retry_after(self.headers)
-
 class ServerError(ResponseError):
     """5xx: the server failed."""
 
@@ -229,76 +222,70 @@ _ERRORS_BY_STATUS: Dict[int, Type[ResponseError]] = {
     413: RequestEntityTooLargeError, 422: UnprocessableEntityError, 429: RateLimitError,
 }
 
-# What to do about a failure: its kind or status (or the first digit of that), where, what was said (both are regular
-# expressions), advice. The first line that fits is shown.
+# What to do about a failure, written as "kind or status, where: what was said"; the first that matches is shown.
 _SCOPES = "GIGACHAT_API_PERS (individuals), GIGACHAT_API_B2B (prepaid) or GIGACHAT_API_CORP (pay-as-you-go)"
-_NO_ROOT = "local issuer|self.signed|first certificate|not trusted"
+_NO_ROOT = "(local issuer|self.signed|first certificate|not trusted)"
 _RUSSIAN_ROOT = (
     "GigaChat's certificates are issued by the Russian Trusted Root CA: get it at https://www.gosuslugi.ru/crt and"
     " install it in the system, or name its file in ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE)"
 )
-_SWITCHED_OFF = "The model is switched off for the time being: choose another, get_models() lists them"
-_ADVICE = (
-    ("certificate", "strict", "", "The certificate, or its CA's, breaks RFC 5280, which Python 3.13 and newer do not"
-     " take: set strict_certs (GIGACHAT_STRICT_CERTS) to false, or take ssl.VERIFY_X509_STRICT out of the verify_flags"
-     " of your ssl_context"),
-    ("certificate", "", "mismatch|doesn't match", "Another server answers: check base_url (GIGACHAT_BASE_URL), auth_url"
-     " (GIGACHAT_AUTH_URL) and the proxy"),
-    ("certificate", "", "expired", "Check the clock of this machine; if it is right, the certificate is too old"),
-    ("certificate", "", "not yet valid", "Check the clock of this machine"),
-    ("certificate", "bundle", _NO_ROOT, "ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE), which is {bundle}, does not hold the"
-     " root of its issuer. " + _RUSSIAN_ROOT),
-    ("certificate", "store", _NO_ROOT, "{store}"),
-    ("certificate", "", _NO_ROOT, _RUSSIAN_ROOT + "; if it is somebody else who signs what you receive"
-     " (`doctor` shows the issuer), your network takes TLS apart: name the root of that issuer there"),
-    ("connection", "^http: waiting", "", "The port may speak TLS: write https://"),
-    (400, "", "plain http request|http request to an https|plain http to an ssl", "The port speaks TLS: write https://"),
-    ("connection", "", "wrong_version_number|record layer failure|http_request", "The port may speak plain HTTP: write"
-     " http://"),
-    ("connection", "^https: agreeing", "eof|reset|closed", "The port may speak plain HTTP: write http://; or something"
-     " on the way lets no TLS through to this address"),
-    ("connection", "", "certificate_required", "The server asks for a client certificate: set cert_file"
-     " (GIGACHAT_CERT_FILE)"),
-    ("connection", "", "alert .*(certificate|unknown ca|access denied)", "The server refuses the client certificate, or"
-     " misses one: check cert_file (GIGACHAT_CERT_FILE)"),
-    (407, "", "", "It asks for {asked}; only Basic is supported: set proxy (GIGACHAT_PROXY) to"
-     " http://user:password@host:port, with %40, %3A, %2F for @, :, / in the password. For NTLM or Negotiate put a"
-     " local proxy in between that speaks it"),
-    ("page", "^oauth", "", "Check auth_url (GIGACHAT_AUTH_URL), the address of the token endpoint"),
-    ("page", "", "", "Check base_url (GIGACHAT_BASE_URL), which ends in /api/v1 or /v1"),
-    (4, "", "scope from db", "The key belongs to another scope: scope (GIGACHAT_SCOPE) must be one of " + _SCOPES
-     + ", and {scope} was sent"),
-    (4, "^oauth", "scope", "scope (GIGACHAT_SCOPE) must be one of " + _SCOPES + ", and {scope} was sent"),
-    (4, "^oauth", "decode", "credentials (GIGACHAT_CREDENTIALS) is the authorization key, base64 of"
-     " client_id:client_secret, not one of the two alone"),
-    (401, "^oauth", "", "The authorization key is wrong or was replaced: copy it anew into credentials"
-     " (GIGACHAT_CREDENTIALS)"),
-    (401, "^/token$", "", "user or password (GIGACHAT_USER, GIGACHAT_PASSWORD) is wrong"),
-    (401, " anonymous$", "", "There was nothing to authenticate with: set credentials (GIGACHAT_CREDENTIALS),"
-     " access_token (GIGACHAT_ACCESS_TOKEN), user and password, or cert_file"),
-    (401, " certificate$", "", "The server did not take the client certificate (cert_file, GIGACHAT_CERT_FILE)"),
-    (401, "", "", "The access token is wrong or has expired: it lives 30 minutes, and with credentials"
-     " (GIGACHAT_CREDENTIALS) the client renews it by itself"),
-    (402, "", "", "The tokens for this model are used up: get_balance() tells what is left"),
-    (403, "", "technical reasons", _SWITCHED_OFF),
-    (423, "", "", _SWITCHED_OFF),
-    (4, "/chat/completions", "json parse error|function json string", "The result of a function must be an object, or a"
-     " text that is JSON: json.dumps() writes one"),
-    (403, "^/balance", "", "Pay-as-you-go accounts have no balance"),
-    (403, "^/(ai/check|batches)", "", "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP"),
-    (403, "^/files", "", "A file can be read only under the X-Client-ID that stored it: set client_id_cvar"),
-    (404, "", "no such model", "There is no model {model}: get_models() lists the available models"),
-    (413, "", "", "The request is too large: tokens_count() measures texts; a long text fits into a file"),
-    (422, "", "system message", "Send one system message at most, and send it first"),
-    (422, "", "support functions", "The model {model} takes no functions: choose another"),
-    (422, "", "propert", "validate_function() tells what is wrong with a function's description"),
-    (429, "^oauth", "", "The token endpoint takes 10 requests a second: share one client"),
-    (429, "", "", "Individuals have one stream at a time, legal entities ten: set max_connections"
-     " (GIGACHAT_MAX_CONNECTIONS), or max_retries (GIGACHAT_MAX_RETRIES)"),
-    (3, "^oauth", "", "Redirects are not followed: check auth_url (GIGACHAT_AUTH_URL) and the proxy"),
-    (3, "", "", "Redirects are not followed: check base_url (GIGACHAT_BASE_URL) and the proxy"),
-    (5, "", "", "The server failed: try again later, or give its support the request id"),
-)
+_ADVICE = {
+    "certificate strict": "The certificate, or its CA's, breaks RFC 5280, which Python 3.13 and newer do not take: set"
+    " strict_certs (GIGACHAT_STRICT_CERTS) to false, or take ssl.VERIFY_X509_STRICT out of the verify_flags of your"
+    " ssl_context",
+    "certificate .*(mismatch|doesn't match)": "Another server answers: check base_url (GIGACHAT_BASE_URL), auth_url"
+    " (GIGACHAT_AUTH_URL) and the proxy",
+    "certificate .*expired": "Check the clock of this machine; if it is right, the certificate is too old",
+    "certificate .*not yet valid": "Check the clock of this machine",
+    "certificate bundle.*" + _NO_ROOT: "ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE), which is {bundle}, does not hold the"
+    " root of its issuer. " + _RUSSIAN_ROOT,
+    "certificate store.*" + _NO_ROOT: "{store}",
+    "certificate .*" + _NO_ROOT: _RUSSIAN_ROOT + "; if it is somebody else who signs what you receive (`doctor` shows"
+    " the issuer), your network takes TLS apart: name the root of that issuer there",
+    "connection http: waiting": "The port may speak TLS: write https://",
+    "400 .*(plain http request|http request to an https|plain http to an ssl)": "The port speaks TLS: write https://",
+    "connection .*(wrong_version_number|record layer failure|http_request)": "The port may speak plain HTTP: write"
+    " http://",
+    "connection https: agreeing.*(eof|reset|closed)": "The port may speak plain HTTP: write http://; or something on the"
+    " way lets no TLS through to this address",
+    "connection .*certificate_required": "The server asks for a client certificate: set cert_file (GIGACHAT_CERT_FILE)",
+    "connection .*alert .*(certificate|unknown ca|access denied)": "The server refuses the client certificate, or misses"
+    " one: check cert_file (GIGACHAT_CERT_FILE)",
+    "407": "It asks for {asked}; only Basic is supported: set proxy (GIGACHAT_PROXY) to http://user:password@host:port,"
+    " with %40, %3A, %2F for @, :, / in the password. For NTLM or Negotiate put a local proxy in between that speaks it",
+    "page oauth": "Check auth_url (GIGACHAT_AUTH_URL), the address of the token endpoint",
+    "page": "Check base_url (GIGACHAT_BASE_URL), which ends in /api/v1 or /v1",
+    "4.*scope from db": "The key belongs to another scope: scope (GIGACHAT_SCOPE) must be one of " + _SCOPES + ", and"
+    " {scope} was sent",
+    "4.. oauth.*scope": "scope (GIGACHAT_SCOPE) must be one of " + _SCOPES + ", and {scope} was sent",
+    "4.. oauth.*decode": "credentials (GIGACHAT_CREDENTIALS) is the authorization key, base64 of"
+    " client_id:client_secret, not one of the two alone",
+    "401 oauth": "The authorization key is wrong or was replaced: copy it anew into credentials (GIGACHAT_CREDENTIALS)",
+    "401 /token:": "user or password (GIGACHAT_USER, GIGACHAT_PASSWORD) is wrong",
+    r"401 \S+ anonymous:": "There was nothing to authenticate with: set credentials (GIGACHAT_CREDENTIALS),"
+    " access_token (GIGACHAT_ACCESS_TOKEN), user and password, or cert_file",
+    r"401 \S+ certificate:": "The server did not take the client certificate (cert_file, GIGACHAT_CERT_FILE)",
+    "401": "The access token is wrong or has expired: it lives 30 minutes, and with credentials (GIGACHAT_CREDENTIALS)"
+    " the client renews it by itself",
+    "402": "The tokens for this model are used up: get_balance() tells what is left",
+    "403.*technical reasons|423": "The model is switched off for the time being: choose another, get_models() lists them",
+    "4.*/chat/completions.*(json parse error|function json string)": "The result of a function must be an object, or a"
+    " text that is JSON: json.dumps() writes one",
+    "403 /balance": "Pay-as-you-go accounts have no balance",
+    "403 /(ai/check|batches)": "Pay-as-you-go accounts only: their scope is GIGACHAT_API_CORP",
+    "403 /files": "A file can be read only under the X-Client-ID that stored it: set client_id_cvar",
+    "404.*no such model": "There is no model {model}: get_models() lists the available models",
+    "413": "The request is too large: tokens_count() measures texts; a long text fits into a file",
+    "422.*system message": "Send one system message at most, and send it first",
+    "422.*support functions": "The model {model} takes no functions: choose another",
+    "422.*propert": "validate_function() tells what is wrong with a function's description",
+    "429 oauth": "The token endpoint takes 10 requests a second: share one client",
+    "429": "Individuals have one stream at a time, legal entities ten: set max_connections (GIGACHAT_MAX_CONNECTIONS),"
+    " or max_retries (GIGACHAT_MAX_RETRIES)",
+    "3.. oauth": "Redirects are not followed: check auth_url (GIGACHAT_AUTH_URL) and the proxy",
+    "3": "Redirects are not followed: check base_url (GIGACHAT_BASE_URL) and the proxy",
+    "5": "The server failed: try again later, or give its support the request id",
+}
 
 _TODAYS_URL = "https://api.giga.chat/v1"  # base_url for keys made since July 2026; the default is the official SDK's
 
@@ -311,16 +298,17 @@ def _todays(advice: str, address: str) -> str:
 
 def _advice(what: Union[int, str], where: str, said: str = "", **names: str) -> str:
     """Say what to do about a failure, if we know."""
-    kinds = (what, what // 100) if isinstance(what, int) else (what,)
-    for kind, place, words, advice in _ADVICE:
-        if kind in kinds and re.search(place, where) and re.search(words, said, re.IGNORECASE):
+    for failure, advice in _ADVICE.items():
+        if re.match(failure, f"{what} {where}: {said}", re.IGNORECASE | re.DOTALL):
             return advice.format(**{name: _one_line(value, 500) for name, value in names.items()})
     return ""
 
 def _response_error(
-    call: _Call, status: int, content: bytes, fields: Iterable[Tuple[str, str]], has_token: bool, secrets: _Secrets
+    call: _Call, status: int, content: bytes, fields: Iterable[Tuple[str, str]], sent: Mapping[str, str],
+    settings: _Settings,
 ) -> ResponseError:
-    """Make the exception for an answer with an error status."""
+    """Make the exception for an answer with an error status; *sent* are the headers of the request."""
+    secrets = _Secrets(settings, sent)
     headers = http.client.HTTPMessage()
     for name, value in fields:
         headers[name] = secrets.hide(value)
@@ -329,9 +317,15 @@ def _response_error(
     if content.lstrip().startswith(b"<") and status in (403, 404, 405):
         error.hint = _todays(f"A page came back instead of JSON. {_advice('page', call.place)}", call.url)
         return error
-    names = {name: _sent(call, name) for name in ("scope", "model")}
-    names["asked"] = headers.get("proxy-authenticate") or "credentials"
-    error.hint = _advice(status, call.place + ("" if has_token else secrets.instead), error.message, **names)
+    where = call.place
+    if not any(name.lower() == "authorization" for name in sent):
+        where += " certificate" if settings.cert_file or settings.ssl_context else " anonymous"
+    try:
+        model = repr(_decode(call.body if isinstance(call.body, bytes) else b"")["model"])
+    except (ValueError, KeyError, TypeError):
+        model = call.path.rpartition("/")[2]
+    asked = headers.get("proxy-authenticate") or "credentials"
+    error.hint = _advice(status, where, error.message, scope=settings.scope, model=model, asked=asked)
     if status in (401, 403) or "no such model" in error.message.lower():
         error.hint = _todays(error.hint, call.url)
     above = call.url.partition("?")[0][: -len(call.path)]
@@ -340,16 +334,6 @@ def _response_error(
         error.hint = _advice("page", call.place)
     return error
 
-def _sent(call: _Call, name: str) -> str:
-    """Look up what a request said, to show it in an error."""
-    body = call.body if isinstance(call.body, bytes) else b""
-    if body.startswith(b"scope="):
-        return dict(urllib.parse.parse_qsl(body.decode("ascii"))).get(name, "")
-    try:
-        return repr(_decode(body)[name])
-    except (ValueError, KeyError, TypeError):
-        return call.path.rpartition("/")[2]
-
 def _connection_error(error: Exception, connection: _Connection, settings: Optional[_Settings] = None) -> Exception:
     """Name, for people, what went wrong on a connection."""
     if connection.flight is not None and connection.flight.cut_off:
@@ -357,13 +341,13 @@ def _connection_error(error: Exception, connection: _Connection, settings: Optio
     where, doing = connection.where, connection.doing
     if connection.is_cut:
         return APIConnectionError(f"{where}: the client was closed while {doing}")
-    if isinstance(error, (socket.timeout, TimeoutError)):
-        waited = f"timed out after {connection.timeout:g} s while {doing}"
-        advice = _todays("", where.partition(" ")[0]) if doing == "connecting" else ""
-        return APITimeoutError(f"{where}: {waited}: see timeout (GIGACHAT_TIMEOUT). {advice}".rstrip(". "))
+    kind: Type[APIConnectionError] = APIConnectionError
     advice = _advice("connection", f"{connection.origin[0]}: {doing}", str(error))
     problem = f"failed while {doing}: {error}"
-    if isinstance(error, ssl.SSLCertVerificationError):
+    if isinstance(error, (socket.timeout, TimeoutError)):
+        kind, advice = APITimeoutError, ""
+        problem = f"timed out after {connection.timeout:g} s while {doing}: see timeout (GIGACHAT_TIMEOUT)"
+    elif isinstance(error, ssl.SSLCertVerificationError):
         problem, advice = _distrust(error, settings)
     elif isinstance(error, socket.gaierror):
         problem, advice = f"the name cannot be resolved: {error.strerror or error}", ""
@@ -375,8 +359,9 @@ def _connection_error(error: Exception, connection: _Connection, settings: Optio
         said = f"{error.status} {http.client.responses.get(error.status, 'unknown status')}"
         problem = f"the proxy {error.proxy} refused a tunnel to {error.target}: {said}"
         advice = _advice(error.status, "proxy", asked=error.asked_for or "credentials") if error.status == 407 else ""
-    advice = _todays(advice, where.partition(" ")[0])
-    failure = APIConnectionError(f"{where}: {problem.rstrip('.')}. {advice}".rstrip(". "))
+    if kind is APIConnectionError or doing == "connecting":
+        advice = _todays(advice, where.partition(" ")[0])
+    failure = kind(f"{where}: {problem.rstrip('.')}. {advice}".rstrip(". "))
     passing = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
     failure._lasting = isinstance(error, ssl.SSLError) and not isinstance(error, passing)
     return failure
@@ -406,13 +391,8 @@ class _Secrets:
         known.append(_decoded_key(settings.credentials).partition(":")[2])
         for proxy in settings.proxies.values():
             login = proxy.rpartition("@")[0].rpartition("://")[2]
-            known += [
-                login.partition(":")[2], urllib.parse.unquote(login), urllib.parse.unquote(login.partition(":")[2]),
-            ]
+            known += [login.partition(":")[2], urllib.parse.unquote(login)]
         self._secrets = sorted({form for secret in known if secret for form in _forms(secret)}, key=len, reverse=True)
-        # What authenticates where no Authorization was sent, for the advice.
-        own = settings.cert_file is not None or settings.ssl_context is not None
-        self.instead = " certificate" if own else " anonymous"
 
     def hide(self, text: str) -> str:
         """Put stars over the secrets; if one came escaped, the text comes back without the escapes."""
@@ -470,21 +450,8 @@ def _one_line(text: str, most: int) -> str:
     printable = "".join(character if character.isprintable() else " " for character in text[: most * 20])
     return " ".join(printable.split())[:most]
 
-def _retry_after(headers: Optional[http.client.HTTPMessage]) -> float:
-    """Read Retry-After, seconds or an HTTP date (RFC 9110, section 10.2.3), as seconds from now."""
-    value, date = (headers.get(name) or "" if headers else "" for name in ("retry-after", "date"))
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = _seconds_until(value, date)
-    return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
-
-def _seconds_until(date: str, server_now: str) -> float:
-    """Measure the time to an HTTP date by the server's own clock where it told it; 0.0 for what is no date."""
-    now = _unix_time(server_now, time.time())
-    return _unix_time(date, now) - now
-
 def _unix_time(date: str, otherwise: float) -> float:
+    """Read an HTTP date; *otherwise* where it is none."""
     try:
         return email.utils.parsedate_to_datetime(date).timestamp()
     except (TypeError, ValueError, OverflowError):
@@ -973,7 +940,7 @@ class _Client:
         if isinstance(error, ResponseError):
             if error.status_code not in settings.retry_on_status_codes:
                 return None
-            asked = _retry_after(error.headers)
+            asked = error.retry_after
             if asked > _LONGEST_RETRY_AFTER:
                 return None
         elif error._lasting:
@@ -2361,9 +2328,8 @@ class _Reply:
         finally:
             self.close()
         content = _decompressed(content, self._answer.fields.get("content-encoding", ""))
-        has_token = any(name.lower() == "authorization" for name in self._sent)
-        secrets = _Secrets(self._settings, self._sent)
-        return _response_error(self.call, status or self.status, content, self._answer.pairs, has_token, secrets)
+        status = status or self.status
+        return _response_error(self.call, status, content, self._answer.pairs, self._sent, self._settings)
 
     def quote(self, content: bytes) -> str:
         """Quote the beginning of what the server sent, and say what to do where it is a page."""
@@ -5427,7 +5393,7 @@ class _Doctor:
             date = self._pool.https_open(request).fields.get("date")
         except GigaChatException:
             date = None  # the next steps tell why
-        ahead = -_seconds_until(date or "", "") / 60  # minutes
+        ahead = (time.time() - _unix_time(date or "", time.time())) / 60  # minutes
         if abs(ahead) < 5:
             return "agrees with the server's" if date else "the server does not tell the time"
         difference = f"{abs(ahead):.0f} min {'ahead of' if ahead > 0 else 'behind'} the server's"
