@@ -53,6 +53,7 @@ import time
 import types
 import urllib.parse
 import weakref
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 if sys.version_info < (3, 8):  # noqa: UP036
@@ -460,28 +461,24 @@ def _unix_time(date: str, otherwise: float) -> float:
 
 # ---------- context variables
 
-authorization_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("authorization_cvar", default=None)
-session_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("session_id_cvar", default=None)
-request_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("request_id_cvar", default=None)
-client_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("client_id_cvar", default=None)
-service_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("service_id_cvar", default=None)
-operation_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("operation_id_cvar", default=None)
-trace_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("trace_id_cvar", default=None)
-agent_id_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("agent_id_cvar", default=None)
-custom_headers_cvar: contextvars.ContextVar[Optional[Dict[str, str]]] = contextvars.ContextVar(
-    "custom_headers_cvar", default=None
-)
+authorization_cvar: ContextVar[Optional[str]] = ContextVar("authorization_cvar", default=None)
+session_id_cvar: ContextVar[Optional[str]] = ContextVar("session_id_cvar", default=None)
+request_id_cvar: ContextVar[Optional[str]] = ContextVar("request_id_cvar", default=None)
+client_id_cvar: ContextVar[Optional[str]] = ContextVar("client_id_cvar", default=None)
+service_id_cvar: ContextVar[Optional[str]] = ContextVar("service_id_cvar", default=None)
+operation_id_cvar: ContextVar[Optional[str]] = ContextVar("operation_id_cvar", default=None)
+trace_id_cvar: ContextVar[Optional[str]] = ContextVar("trace_id_cvar", default=None)
+agent_id_cvar: ContextVar[Optional[str]] = ContextVar("agent_id_cvar", default=None)
+custom_headers_cvar: ContextVar[Optional[Dict[str, str]]] = ContextVar("custom_headers_cvar", default=None)
 # Addresses of chats, as _chat_path() reads them.
-chat_url_cvar: contextvars.ContextVar[str] = contextvars.ContextVar("chat_url_cvar", default="/chat/completions")
-chat_completions_url_cvar: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar(
-    "chat_completions_url_cvar", default=None
-)
+chat_url_cvar: ContextVar[str] = ContextVar("chat_url_cvar", default="/chat/completions")
+chat_completions_url_cvar: ContextVar[Optional[str]] = ContextVar("chat_completions_url_cvar", default=None)
 
 _HEADER_CVARS = {
     "Authorization": authorization_cvar, "X-Client-ID": client_id_cvar, "X-Session-ID": session_id_cvar,
     "X-Request-ID": request_id_cvar, "X-Service-ID": service_id_cvar, "X-Operation-ID": operation_id_cvar,
     "X-Trace-ID": trace_id_cvar, "X-Agent-ID": agent_id_cvar,
-}  # fmt: skip
+}
 
 def _context_headers() -> Dict[str, str]:
     """Collect the headers that the caller's context variables ask for; custom_headers_cvar beats the others."""
@@ -540,9 +537,7 @@ def _read_credentials(value: Any) -> str:
     """Read an authorization key, base64 of ``client_id:client_secret``; a "Basic " copied with it is left out."""
     key = _read_token(value)
     if not _decoded_key(key):
-        logger.warning(
-            "credentials do not look like an authorization key: base64 of client_id:client_secret is expected"
-        )
+        logger.warning("credentials do not look like an authorization key, base64 of client_id:client_secret")
     return key
 
 def _decoded_key(key: Optional[str]) -> str:
@@ -613,39 +608,25 @@ def _read_path(value: Any) -> str:
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
-def _read_boolean(value: Any) -> bool:
+def _read_boolean(value: Any, advice: str = "") -> bool:
     word = str(value).lower() if isinstance(value, (str, int)) else ""
     if word not in _BOOLEANS:
-        raise ValueError("must be one of true, false, 1, 0, yes, no, on, off")
+        raise ValueError(f"must be one of true, false, 1, 0, yes, no, on, off{advice}")
     return _BOOLEANS[word]
-
-def _read_verification(value: Any) -> bool:
-    try:
-        return _read_boolean(value)
-    except ValueError as error:
-        raise ValueError(f"{error}; a CA's file goes into ca_bundle_file, a context into ssl_context") from None
 
 def _read_number(value: Any, kind: Callable[[Any], Any] = float, least: float = 0, most: float = math.inf) -> Any:
     """Read text or a number; int() and float() alone would take True, and int() cut off 1.5."""
-    problem = f"must be a {'whole ' if kind is int else ''}number, {least:g} or more"
-    problem += "" if most == math.inf else f", and {most:g} at most"
-    if isinstance(value, bool) or not isinstance(value, (str, int) if kind is int else (str, int, float)):
-        raise TypeError(problem)
     try:
-        number = kind(value)
-    except ValueError:
-        raise ValueError(problem) from None
-    if not least <= number <= most or number == math.inf:
-        raise ValueError(problem)
+        number = math.nan if isinstance(value, bool) else kind(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not least <= number <= most or number == math.inf or (number != value and not isinstance(value, str)):
+        limits = f"{least:g} or more" + ("" if most == math.inf else f", and {most:g} at most")
+        raise ValueError(f"must be a {'whole ' if kind is int else ''}number, {limits}")
     return number
 
-_read_whole = functools.partial(_read_number, kind=int)
-_read_count = functools.partial(_read_number, kind=int, least=1)
-_read_seconds = functools.partial(_read_number, least=0.001, most=threading.TIMEOUT_MAX)
-_read_status = functools.partial(_read_number, kind=int, least=100, most=599)
-
-def _read_list(read: Callable[[Any], Any], kind: Callable[[Any], Any], value: Any) -> Any:
-    """Read a list: a list, a tuple, or text as JSON or separated by commas; *read* reads each item."""
+def _read_list(value: Any, kind: Callable[[Any], Any], read: Callable[[Any], Any]) -> Any:
+    """Read a list, a tuple, or text as JSON or separated by commas; *read* reads each item."""
     if isinstance(value, str):
         parts = filter(None, (item.strip(_AROUND) for item in value.split(",")))
         value = json.loads(value) if value.startswith("[") else list(parts)
@@ -657,6 +638,16 @@ def _read_ssl_context(value: Any) -> ssl.SSLContext:
     if not isinstance(value, ssl.SSLContext):
         raise TypeError("must be an ssl.SSLContext")
     return value
+
+_read_verification = functools.partial(
+    _read_boolean, advice="; a CA's file goes into ca_bundle_file, a context into ssl_context"
+)
+_read_whole = functools.partial(_read_number, kind=int)
+_read_count = functools.partial(_read_number, kind=int, least=1)
+_read_seconds = functools.partial(_read_number, least=0.001, most=threading.TIMEOUT_MAX)
+_read_status = functools.partial(_read_number, kind=int, least=100, most=599)
+_read_statuses = functools.partial(_read_list, kind=tuple, read=_read_status)
+_read_texts = functools.partial(_read_list, kind=list, read=_read_text)
 
 class _Setting(NamedTuple):
     default: Any
@@ -673,9 +664,7 @@ class _Settings(types.SimpleNamespace):
     scope: str = _setting("GIGACHAT_API_PERS", _read_text, "whom the key belongs to: ..._PERS, ..._B2B or ..._CORP")
     model: str = _setting("GigaChat", _read_text, "model of chats, where the request names none")
     base_url: str = _setting("https://gigachat.devices.sberbank.ru/api/v1", _read_base_url, "address of the API")
-    auth_url: str = _setting(
-        "https://ngw.devices.sberbank.ru:9443/api/v2/oauth", _read_url, "address of the token endpoint"
-    )
+    auth_url: str = _setting("https://ngw.devices.sberbank.ru:9443/api/v2/oauth", _read_url, "the token endpoint")
     access_token: Optional[str] = _setting(None, _read_token, "a token that is there already", secret=True)
     user: Optional[str] = _setting(None, _read_text, "user, for services that give tokens at /token", secret=True)
     password: Optional[str] = _setting(None, _read_text, "the user's password", secret=True)
@@ -691,20 +680,16 @@ class _Settings(types.SimpleNamespace):
     max_connections: Optional[int] = _setting(None, _read_count, "most connections at once")
     max_retries: int = _setting(0, _read_whole, "how often a failed call is tried again")
     retry_backoff_factor: float = _setting(0.5, _read_number, "seconds before the first retry; doubles each time")
-    retry_on_status_codes: Tuple[int, ...] = _setting(
-        (429, 500, 502, 503, 504), functools.partial(_read_list, _read_status, tuple), "statuses that are tried again"
-    )
+    retry_on_status_codes: Tuple[int, ...] = _setting((429, 500, 502, 503, 504), _read_statuses, "failures to try again")
     token_expiry_buffer_ms: int = _setting(60_000, _read_whole, "how long before its end a token is renewed")
     profanity_check: Optional[bool] = _setting(None, _read_boolean, "whether the service filters profanity")
-    flags: Optional[List[str]] = _setting(
-        None, functools.partial(_read_list, _read_text, list), "flags of chats, JSON or separated by commas"
-    )
+    flags: Optional[List[str]] = _setting(None, _read_texts, "flags of chats, JSON or separated by commas")
     session_id: Optional[str] = _setting(None, _read_token, "session of all requests: its prompts are cached")
 
     proxies: Dict[str, str]  # by scheme, from proxy or the environment; under "no" what they are not for
 
     def __repr__(self) -> str:
-        return f"_Settings(base_url={self.base_url!r}, model={self.model!r}, scope={self.scope!r})"
+        return f"(base_url={self.base_url!r}, model={self.model!r}, scope={self.scope!r})"
 
 _SETTINGS: Dict[str, _Setting] = {name: it for name, it in vars(_Settings).items() if isinstance(it, _Setting)}
 
@@ -746,14 +731,13 @@ def _proxies(setting: Optional[str]) -> Dict[str, str]:
     """Say which proxies there are, by scheme: the setting, else the environment's, read once for a client; and "no"."""
     import urllib.request
 
-    environment = {name: value.strip(_AROUND) for name, value in urllib.request.getproxies_environment().items()}
+    proxies = {name: value.strip(_AROUND) for name, value in urllib.request.getproxies_environment().items()}
     if setting is not None:
-        proxies = {"http": setting, "https": setting} if setting else {}
-        return {**proxies, "no": environment["no"]} if proxies and "no" in environment else proxies
+        return {"http": setting, "https": setting, "no": proxies.get("no", "")} if setting else {}
     for scheme in ("http", "https"):  # set and empty: off, whatever all_proxy says
         if os.environ.get(f"{scheme}_proxy", os.environ.get(f"{scheme.upper()}_PROXY")) == "":
-            environment[scheme] = ""
-    return environment
+            proxies[scheme] = ""
+    return proxies
 
 def _proxy_for(proxies: Dict[str, str], scheme: str, host: str) -> Optional[str]:
     """Say through which proxy a request goes: none if no_proxy names its host."""
@@ -781,7 +765,7 @@ _HABITS = {
     "client_secret": "credentials", "token": "access_token", "verify": "verify_ssl_certs", "ca_file": "ca_bundle_file",
     "cafile": "ca_bundle_file", "cert": "cert_file", "retries": "max_retries", "url": "base_url", "host": "base_url",
     "endpoint": "base_url", "api_base": "base_url", "max_workers": "max_connections",
-}  # fmt: skip
+}
 
 def _warn_unknown(kind: str, names: Iterable[str]) -> None:
     """Warn of arguments that the constructor of *kind* does not know, where it was called; values may be secrets."""
@@ -789,8 +773,7 @@ def _warn_unknown(kind: str, names: Iterable[str]) -> None:
     import warnings
 
     for name in names:
-        found = difflib.get_close_matches(name, [*_SETTINGS, *Chat.__dataclass_fields__], 1)
-        near = _HABITS.get(name) or "".join(found)
+        near = _HABITS.get(name) or "".join(difflib.get_close_matches(name, [*_SETTINGS, *Chat.__dataclass_fields__], 1))
         advice = f"; did you mean {near}?" if near else ""
         if near and near not in _SETTINGS:
             advice = f"; {near} belongs into the payload: chat({{'messages': [...], '{near}': ...}})"
@@ -825,10 +808,9 @@ class _Client:
         What is not given comes from the environment, ``GIGACHAT_`` and the name in capital letters, or has the default
         of the official SDK. Raises ConfigurationError.
         """
-        arguments = dict(locals())
         if unknown:
             _warn_unknown(type(self).__name__, unknown)
-        self._settings = _read_settings(arguments, os.environ)
+        self._settings = _read_settings(locals(), os.environ)
         self._shared = _Shared(self._settings)
 
     def with_options(
@@ -864,10 +846,7 @@ class _Client:
         return copy.copy(self)
 
     def __repr__(self) -> str:
-        settings = self._settings
-        return (
-            f"{type(self).__name__}(base_url={settings.base_url!r}, model={settings.model!r}, scope={settings.scope!r})"
-        )
+        return f"{type(self).__name__}{self._settings}"
 
     @property
     def _workers(self) -> _Workers:
@@ -899,20 +878,22 @@ class _Client:
                 raise ValueError(f"{name} must not be empty")
         if query:
             url += "?" + urllib.parse.urlencode(query)
-        all_headers = dict(headers or {})
+        headers = dict(headers or {})
         if isinstance(body, _Upload):
-            all_headers["Content-Type"] = body.content_type
+            headers["Content-Type"] = body.content_type
         elif body is not None and not isinstance(body, bytes):
-            body = _encode(body)
-            all_headers["Content-Type"] = "application/json"
-        return _Call(method, url, path, body, all_headers)
+            body, headers["Content-Type"] = _encode(body), "application/json"
+        return _Call(method, url, path, body, headers)
 
     def _send(self, call: _Call, begin: Optional[Callable[[_Reply], Any]] = None) -> Any:
         """Send a request, with the retries that the settings ask for; give the reply, read whole, or what *begin* does.
 
         A stream begins with its first chunk: until that is there nothing was delivered, and nothing can come twice.
         """
-        return self._retrying(functools.partial(self._attempt, call, begin or _Reply.read_whole), call.body)
+        def attempt() -> Any:
+            return self._authorized(call).begun(begin or _Reply.read_whole)
+
+        return self._retrying(attempt, call.body)
 
     def _retrying(self, attempt: Callable[[], T], body: _Body = None) -> T:
         """Repeat *attempt* while that is worth it and *body* can be sent again."""
@@ -928,22 +909,14 @@ class _Client:
             failures += 1
             self._shared.here.pool.pause(delay)
 
-    def _attempt(self, call: _Call, begin: Callable[[_Reply], T]) -> T:
-        return self._authorized(call).begun(begin)
-
     def _retry_delay(self, error: Union[ResponseError, APIConnectionError], failures: int) -> Optional[float]:
         """Decide whether another attempt is worth it after *failures* earlier ones, and in how many seconds."""
-        settings = self._settings
-        if failures >= settings.max_retries:
-            return None
-        asked = 0.0
+        settings, asked = self._settings, 0.0
         if isinstance(error, ResponseError):
-            if error.status_code not in settings.retry_on_status_codes:
-                return None
-            asked = error.retry_after
-            if asked > _LONGEST_RETRY_AFTER:
-                return None
-        elif error._lasting:
+            passing, asked = error.status_code in settings.retry_on_status_codes, error.retry_after
+        else:
+            passing = not error._lasting
+        if failures >= settings.max_retries or not passing or asked > _LONGEST_RETRY_AFTER:
             return None
         backoff = settings.retry_backoff_factor * 2 ** min(failures, 30) + random.uniform(0, _JITTER)
         return asked or min(backoff, _LONGEST_BACKOFF)
@@ -960,7 +933,12 @@ class _Client:
         try:
             return self._exchange(call, context_headers, token)
         except AuthenticationError:
-            if token is None or not self._drop_token(token) or not _rewound(call.body):
+            if token is None or not self._can_log_in():
+                raise
+            with self._shared.here.login_lock:
+                if self._shared.token is token:  # not a newer one
+                    self._shared.token = None
+            if not _rewound(call.body):
                 raise
         return self._exchange(call, context_headers, self._current_token())
 
@@ -995,10 +973,9 @@ class _Client:
         additional = {**(explicit.pop("additional_fields", None) or {})}
         additional.pop("stream", None)
         body = {"model": None, **additional, **explicit, "stream": streamed or None}
-        settings = self._settings
-        for name, default in (("profanity_check", settings.profanity_check), ("flags", settings.flags)):
+        for name in ("profanity_check", "flags"):
             if body.get(name) is None:
-                body[name] = default
+                body[name] = getattr(self._settings, name)
         if isinstance(chat, ChatCompletionRequest):
             wanted = body.pop("profanity_check")
             if wanted is not None and body.get("disable_filter") is None:
@@ -1007,7 +984,7 @@ class _Client:
         stored = storage if isinstance(storage, dict) else {}
         owner = body.get("assistant_id") or stored.get("assistant_id") or stored.get("thread_id")
         if body["model"] is None and not owner:  # an assistant and a thread have a model of their own
-            body["model"] = settings.model
+            body["model"] = self._settings.model
         return {name: value for name, value in body.items() if value is not None or name in additional}
 
     # Auth.
@@ -1016,28 +993,18 @@ class _Client:
         settings = self._settings
         return bool(settings.credentials or (settings.user and settings.password))
 
-    def _drop_token(self, refused: AccessToken) -> bool:
-        """Forget a token that got a 401, unless a newer one is here already; tell whether there can be another."""
-        if not self._can_log_in():
-            return False
-        with self._shared.here.login_lock:
-            if self._shared.token is refused:
-                self._shared.token = None
-        return True
-
     def _current_token(self) -> Optional[AccessToken]:
         """Give a token that is good for a call: one token request, whatever the number of callers."""
         shared, here = self._shared, self._shared.here
-        logins_before = here.logins
+        failure_before = here.login_failure
         with here.login_lock:
             if shared.token is not None and (shared.renew_at is None or time.time() < shared.renew_at):
                 return shared.token
             if not self._can_log_in():
                 return None
-            if here.logins > logins_before and here.login_failure is not None:
+            if here.login_failure is not None and here.login_failure is not failure_before:
                 # The request that we waited for failed; another one for each who waited would multiply it.
                 raise copy.copy(here.login_failure)
-            here.logins += 1
             here.login_failure = None
             try:
                 token = self._log_in()
@@ -1048,34 +1015,30 @@ class _Client:
             return token
 
     def _log_in(self) -> AccessToken:
+        import uuid
+
         settings = self._settings
         if settings.credentials:
-            import uuid
-
-            headers = {
-                "Authorization": f"Basic {settings.credentials}", "RqUID": str(uuid.uuid4()),
-                "Content-Type": "application/x-www-form-urlencoded",
-            }
-            body = urllib.parse.urlencode({"scope": settings.scope}).encode("ascii")
+            key = settings.credentials
             path = urllib.parse.urlsplit(settings.auth_url).path or "/"
-            call = _Call("POST", settings.auth_url, path, body, headers, private=True)
-            return _as_access_token(self._exchange(call, {}).begun(_Reply.read_whole))
-        pair = f"{settings.user}:{settings.password}".encode()
-        headers = {"Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}
-        context_headers = {n: v for n, v in _context_headers().items() if n.lower() != "authorization"}
-        call = _Call("POST", settings.base_url + "/token", "/token", b"", headers, private=True)
-        return _as_access_token(self._exchange(call, context_headers).begun(_Reply.read_whole))
+            body = urllib.parse.urlencode({"scope": settings.scope}).encode("ascii")
+            call = _Call("POST", settings.auth_url, path, body, private=True)
+            headers = {"Content-Type": "application/x-www-form-urlencoded", "RqUID": str(uuid.uuid4())}
+        else:
+            key = base64.b64encode(f"{settings.user}:{settings.password}".encode()).decode("ascii")
+            call = _Call("POST", settings.base_url + "/token", "/token", b"", private=True)
+            headers = _context_headers()
+        headers = _merged_headers(headers, {"Authorization": f"Basic {key}"})
+        return _as_access_token(self._exchange(call, headers).begun(_Reply.read_whole))
 
     def _renewal_time(self, token: AccessToken) -> Optional[float]:
         """Say when to ask for another token: ahead of the expiry, but not before half of the token's life is over.
 
         A token that expires in the past shows that the clocks differ: it is good until the server refuses it.
         """
-        now = time.time()
-        life = token.expires_at / 1000 - now
-        if life <= 0:
-            return None
-        return now + life - min(self._settings.token_expiry_buffer_ms / 1000, life / 2)
+        expiry = token.expires_at / 1000
+        life = expiry - time.time()
+        return expiry - min(self._settings.token_expiry_buffer_ms / 1000, life / 2) if life > 0 else None
 
     @property
     def token(self) -> Optional[str]:
@@ -1084,7 +1047,7 @@ class _Client:
         return token.access_token if token is not None else None
 
 class _Call(NamedTuple):
-    """What an endpoint sends. The headers of a token request hold the credentials: it is not for showing."""
+    """What an endpoint sends."""
 
     method: str
     url: str
@@ -1098,9 +1061,6 @@ class _Call(NamedTuple):
         """What it is about, for the advice."""
         return f"oauth {self.path}" if self.private and self.path != "/token" else self.path
 
-    def __repr__(self) -> str:
-        return f"_Call({self.method} {self.path})"
-
 _Body = Union[bytes, "_Upload", None]
 
 def _rewound(body: _Body) -> bool:
@@ -1109,8 +1069,7 @@ def _rewound(body: _Body) -> bool:
 
 def _as_access_token(reply: _Reply) -> AccessToken:
     """Read ``{"access_token", "expires_at"}`` (OAuth, milliseconds) or ``{"tok", "exp"}`` (/token, seconds)."""
-    answer = reply.decode(JSONObject)
-    fields = vars(answer)
+    fields = vars(reply.decode(JSONObject))
     text = fields.get("access_token") or fields.get("tok")
     if not isinstance(text, str) or not re.match(r"[\x21-\x7e]+\Z", text):
         raise InvalidResponseError(f"{reply.what}: the answer holds no token")
@@ -1119,9 +1078,7 @@ def _as_access_token(reply: _Reply) -> AccessToken:
         expires_at = 0
     if expires_at < 1e11:  # 1973 in milliseconds, the year 5138 in seconds
         expires_at *= 1000
-    token = AccessToken(access_token=text, expires_at=int(expires_at))
-    token.x_headers = answer.x_headers
-    return token
+    return reply.stamp(AccessToken(access_token=text, expires_at=int(expires_at)))
 
 class _Shared:
     """What the threads and tasks of a client share: the token, and in each process connections, logins and workers."""
@@ -1178,15 +1135,13 @@ class _Process:
         # Guards the token and all about it; never held during an API call. Reentrant: a signal handler, or a destructor
         # that the collector runs, may make a call while its own thread logs in.
         self.login_lock = threading.RLock()
-        self.logins = 0
         self.login_failure: Optional[GigaChatException] = None
 
-    def open(self, request: Request) -> _Answer:
+    def open(self, request: Request) -> Any:
         """Send a request and wait for the head of its answer."""
         if self._opener is None:  # no proxy comes in between: 12 µs less
             return self.pool.https_open(request)
-        answer: Any = self._opener.open(request, timeout=request.timeout)
-        return cast(_Answer, answer)
+        return self._opener.open(request, timeout=request.timeout)
 
 _all_shared: weakref.WeakSet[_Shared] = weakref.WeakSet()
 
