@@ -21,7 +21,7 @@ To update: copy the newer file over this one; no other file belongs to it.
 License: MIT. Copyright (c) 2026 the gigachat_lite authors.
 """
 
-# One blank line between definitions, and tables set by hand: more of the file on a page.
+# One blank line between definitions, none after a class that is its docstring, and tables set by hand: more on a page.
 # fmt: off
 from __future__ import annotations  # Python 3.6 and older stop here: this needs 3.8 or newer
 
@@ -162,16 +162,15 @@ class ResponseError(GigaChatException):
     @property
     def message(self) -> str:
         """What the server said, in one line; of a page, its first 300 characters."""
-        said = self._field("message")
-        if not isinstance(said, str) or not said.strip():
+        said = self._field("message", str) or ""
+        if not said.strip():
             said = re.sub(r"<[^<>]*>", " ", self.content[:65_536].decode("utf-8", "replace"))
         return _one_line(said, 300) or http.client.responses.get(self.status_code, "no message")
 
     @property
     def code(self) -> Optional[int]:
         """The ``code`` of an OAuth error, as in ``{"code": 7, "message": "scope ..."}``."""
-        code = self._field("code")
-        return code if isinstance(code, int) else None
+        return self._field("code", int)
 
     @property
     def request_id(self) -> Optional[str]:
@@ -188,11 +187,12 @@ class ResponseError(GigaChatException):
             seconds = _unix_time(value, now) - now
         return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
 
-    def _field(self, name: str) -> Any:
+    def _field(self, name: str, kind: Type[T]) -> Optional[T]:
         try:
-            return json.loads(self.content)[name]
+            value = json.loads(self.content)[name]
         except (ValueError, RecursionError, TypeError, LookupError):
             return None
+        return value if isinstance(value, kind) else None
 
     def __str__(self) -> str:
         request = self.request or urllib.parse.urlsplit(str(self.url)).path
@@ -223,53 +223,49 @@ _ERRORS_BY_STATUS: Dict[int, Type[ResponseError]] = {
     413: RequestEntityTooLargeError, 422: UnprocessableEntityError, 429: RateLimitError,
 }
 
-# What to do about a failure, written as "kind or status, where: what was said"; the first that matches is shown.
-_SCOPES = "GIGACHAT_API_PERS (individuals), GIGACHAT_API_B2B (prepaid) or GIGACHAT_API_CORP (pay-as-you-go)"
+# What to do about a failure, written as "kind or status, where: what was said"; the first that matches is shown. A
+# setting in braces is shown with its variable.
 _NO_ROOT = "(local issuer|self.signed|first certificate|not trusted)"
 _RUSSIAN_ROOT = (
     "GigaChat's certificates are issued by the Russian Trusted Root CA: get it at https://www.gosuslugi.ru/crt and"
-    " install it in the system, or name its file in ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE)"
+    " install it in the system, or name its file in {ca_bundle_file}"
 )
 _ADVICE = {
     "certificate strict": "The certificate, or its CA's, breaks RFC 5280, which Python 3.13 and newer do not take: set"
-    " strict_certs (GIGACHAT_STRICT_CERTS) to false, or take ssl.VERIFY_X509_STRICT out of the verify_flags of your"
-    " ssl_context",
-    "certificate .*(mismatch|doesn't match)": "Another server answers: check base_url (GIGACHAT_BASE_URL), auth_url"
-    " (GIGACHAT_AUTH_URL) and the proxy",
+    " {strict_certs} to false, or take ssl.VERIFY_X509_STRICT out of the verify_flags of your ssl_context",
+    "certificate .*(mismatch|doesn't match)": "Another server answers: check {base_url}, {auth_url} and the proxy",
     "certificate .*expired": "Check the clock of this machine; if it is right, the certificate is too old",
     "certificate .*not yet valid": "Check the clock of this machine",
-    "certificate bundle.*" + _NO_ROOT: "ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE), which is {bundle}, does not hold the"
-    " root of its issuer. " + _RUSSIAN_ROOT,
+    "certificate bundle.*" + _NO_ROOT: "{ca_bundle_file}, which is {bundle}, does not hold the root of its issuer. "
+    + _RUSSIAN_ROOT,
     "certificate store.*" + _NO_ROOT: "{store}",
     "certificate .*" + _NO_ROOT: _RUSSIAN_ROOT + "; if it is somebody else who signs what you receive (`doctor` shows"
     " the issuer), your network takes TLS apart: name the root of that issuer there",
     "connection http: waiting": "The port may speak TLS: write https://",
     "400 .*(plain http request|http request to an https|plain http to an ssl)": "The port speaks TLS: write https://",
-    "connection .*(wrong_version_number|record layer failure|http_request)": "The port may speak plain HTTP: write"
-    " http://",
-    "connection https: agreeing.*(eof|reset|closed)": "The port may speak plain HTTP: write http://; or something on the"
-    " way lets no TLS through to this address",
-    "connection .*certificate_required": "The server asks for a client certificate: set cert_file (GIGACHAT_CERT_FILE)",
-    "connection .*alert .*(certificate|unknown ca|access denied)": "The server refuses the client certificate, or misses"
-    " one: check cert_file (GIGACHAT_CERT_FILE)",
-    "407": "It asks for {asked}; only Basic is supported: set proxy (GIGACHAT_PROXY) to http://user:password@host:port,"
-    " with %40, %3A, %2F for @, :, / in the password. For NTLM or Negotiate put a local proxy in between that speaks it",
-    "page oauth": "Check auth_url (GIGACHAT_AUTH_URL), the address of the token endpoint",
-    "page": "Check base_url (GIGACHAT_BASE_URL), which ends in /api/v1 or /v1",
-    "4.*scope from db": "The key belongs to another scope: scope (GIGACHAT_SCOPE) must be one of " + _SCOPES + ", and"
-    " {scope} was sent",
-    "4.. oauth.*scope": "scope (GIGACHAT_SCOPE) must be one of " + _SCOPES + ", and {scope} was sent",
-    "4.. oauth.*decode": "credentials (GIGACHAT_CREDENTIALS) is the authorization key, base64 of"
-    " client_id:client_secret, not one of the two alone",
-    "401 oauth": "The authorization key is wrong or was replaced: copy it anew into credentials (GIGACHAT_CREDENTIALS)",
+    "connection .*(wrong_version_num|record layer fail|http_request)": "The port may speak plain HTTP: write http://",
+    "connection https: agreeing.*(eof|reset|closed)": "The port may speak plain HTTP: write http://; or something on"
+    " the way lets no TLS through to this address",
+    "connection .*certificate_required": "The server asks for a client certificate: set {cert_file}",
+    "connection .*alert .*(certificate|unknown ca|access denied)": "The server refuses the client certificate, or"
+    " misses one: check {cert_file}",
+    "407": "It asks for {asked}; only Basic is supported: set {proxy} to http://user:password@host:port, with %40, %3A,"
+    " %2F for @, :, / in the password. For NTLM or Negotiate put a local proxy in between that speaks it",
+    "page oauth": "Check {auth_url}, the address of the token endpoint",
+    "page": "Check {base_url}, which ends in /api/v1 or /v1",
+    "4.*scope from db|4.. oauth.*scope": "The key may belong to another scope: {scope} must be one of GIGACHAT_API_PERS"
+    " (individuals), GIGACHAT_API_B2B (prepaid) or GIGACHAT_API_CORP (pay-as-you-go), and {sent} was sent",
+    "4.. oauth.*decode": "{credentials} is the authorization key, base64 of client_id:client_secret, not one of the two"
+    " alone",
+    "401 oauth": "The authorization key is wrong or was replaced: copy it anew into {credentials}",
     "401 /token:": "user or password (GIGACHAT_USER, GIGACHAT_PASSWORD) is wrong",
-    r"401 \S+ anonymous:": "There was nothing to authenticate with: set credentials (GIGACHAT_CREDENTIALS),"
-    " access_token (GIGACHAT_ACCESS_TOKEN), user and password, or cert_file",
+    r"401 \S+ anonymous:": "There was nothing to authenticate with: set {credentials}, {access_token}, user and"
+    " password, or cert_file",
     r"401 \S+ certificate:": "The server did not take the client certificate (cert_file, GIGACHAT_CERT_FILE)",
-    "401": "The access token is wrong or has expired: it lives 30 minutes, and with credentials (GIGACHAT_CREDENTIALS)"
-    " the client renews it by itself",
+    "401": "The access token is wrong or has expired: it lives 30 minutes, and with {credentials} the client renews it"
+    " by itself",
     "402": "The tokens for this model are used up: get_balance() tells what is left",
-    "403.*technical reasons|423": "The model is switched off for the time being: choose another, get_models() lists them",
+    "403.*technical reasons|423": "The model is switched off for now: choose another, get_models() lists them",
     "4.*/chat/completions.*(json parse error|function json string)": "The result of a function must be an object, or a"
     " text that is JSON: json.dumps() writes one",
     "403 /balance": "Pay-as-you-go accounts have no balance",
@@ -281,10 +277,9 @@ _ADVICE = {
     "422.*support functions": "The model {model} takes no functions: choose another",
     "422.*propert": "validate_function() tells what is wrong with a function's description",
     "429 oauth": "The token endpoint takes 10 requests a second: share one client",
-    "429": "Individuals have one stream at a time, legal entities ten: set max_connections (GIGACHAT_MAX_CONNECTIONS),"
-    " or max_retries (GIGACHAT_MAX_RETRIES)",
-    "3.. oauth": "Redirects are not followed: check auth_url (GIGACHAT_AUTH_URL) and the proxy",
-    "3": "Redirects are not followed: check base_url (GIGACHAT_BASE_URL) and the proxy",
+    "429": "Individuals have one stream at a time, legal entities ten: set {max_connections}, or {max_retries}",
+    "3.. oauth": "Redirects are not followed: check {auth_url} and the proxy",
+    "3": "Redirects are not followed: check {base_url} and the proxy",
     "5": "The server failed: try again later, or give its support the request id",
 }
 
@@ -301,7 +296,8 @@ def _advice(what: Union[int, str], where: str, said: str = "", **names: str) -> 
     """Say what to do about a failure, if we know."""
     for failure, advice in _ADVICE.items():
         if re.match(failure, f"{what} {where}: {said}", re.IGNORECASE | re.DOTALL):
-            return advice.format(**{name: _one_line(value, 500) for name, value in names.items()})
+            settings = {name: f"{name} (GIGACHAT_{name.upper()})" for name in _SETTINGS}
+            return advice.format(**{**settings, **{name: _one_line(value, 500) for name, value in names.items()}})
     return ""
 
 def _response_error(
@@ -314,10 +310,9 @@ def _response_error(
     for name, value in fields:
         headers[name] = secrets.hide(value)
     kind = _ERRORS_BY_STATUS.get(status) or (ServerError if status >= 500 else ResponseError)
-    error = kind(call.url, status, secrets.hide_in(content), headers, request=f"{call.method} {call.path}")
-    if content.lstrip().startswith(b"<") and status in (403, 404, 405):
-        error.hint = _todays(f"A page came back instead of JSON. {_advice('page', call.place)}", call.url)
-        return error
+    shown = secrets.hide(content.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+    error = kind(call.url, status, shown, headers, request=f"{call.method} {call.path}")
+    what: Union[int, str] = "page" if content.lstrip().startswith(b"<") and status in (403, 404, 405) else status
     where = call.place
     if not any(name.lower() == "authorization" for name in sent):
         where += " certificate" if settings.cert_file or settings.ssl_context else " anonymous"
@@ -326,8 +321,9 @@ def _response_error(
     except (ValueError, KeyError, TypeError):
         model = call.path.rpartition("/")[2]
     asked = headers.get("proxy-authenticate") or "credentials"
-    error.hint = _advice(status, where, error.message, scope=settings.scope, model=model, asked=asked)
-    if status in (401, 403) or "no such model" in error.message.lower():
+    error.hint = "A page came back instead of JSON. " if what == "page" else ""
+    error.hint += _advice(what, where, error.message, sent=settings.scope, model=model, asked=asked)
+    if what in ("page", 401, 403) or "no such model" in error.message.lower():
         error.hint = _todays(error.hint, call.url)
     above = call.url.partition("?")[0][: -len(call.path)]
     known = above.endswith("/v1") or re.match(r"/(.*/)?v\d+/chat/completions\Z", call.place)
@@ -381,8 +377,6 @@ def _distrust(error: Exception, settings: Optional[_Settings], issuer: str = "")
     advice = _advice("certificate", where, reason, bundle=repr(bundle), store=store)
     return f"the server's certificate is not trusted: {reason}", advice
 
-_LAYERS = 4  # of escapes that are taken back, in what a server echoes
-
 class _Secrets:
     """Hides what must not show in an error when the server echoes it, in every spelling in which servers do."""
 
@@ -397,29 +391,19 @@ class _Secrets:
 
     def hide(self, text: str) -> str:
         """Put stars over the secrets; if one came escaped, the text comes back without the escapes."""
-        text = plain = self._starred(re.sub(r'("(?:access_token|tok)"\s*:\s*")[^"]*', r"\1***", text))
-        for _ in range(_LAYERS):
-            if not any(mark in plain for mark in "%&\\"):
-                break
-            plain = _unescaped(plain)
-            starred = self._starred(plain)
+        text = plain = re.sub(r'("(?:access_token|tok)"\s*:\s*")[^"]*', r"\1***", text)
+        for _ in range(5):  # as it came, then without one layer of escapes after the other
+            starred = plain
+            for secret in self._secrets:
+                starred = starred.replace(secret, "***")
             if starred != plain:
-                text = plain = starred
+                text = starred
+            plain = _unescaped(starred)
         return text
-
-    def _starred(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
-
-    def hide_in(self, content: bytes) -> bytes:
-        return self.hide(content.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
 def _forms(secret: str) -> Set[str]:
     """Give what servers make of a secret: unescaped, read as a form, without padding, in base64 of a longer text."""
-    forms = [secret, secret.rstrip("=")]
-    for _ in range(_LAYERS):
-        forms.append(_unescaped(forms[-1]))
+    forms = [secret, secret.rstrip("="), _unescaped(secret)]
     forms += [form.replace(*pair) for form in forms for pair in (("+", " "), (" ", "+"))]
     data = secret.encode("utf-8", "surrogatepass")
     for before in range(3):  # bytes that stand before it in its first group of three, and change what that becomes
@@ -518,19 +502,20 @@ _NO_KEYS = (  # how it looks, what that is; the first that fits is said
     (r"[^\x21-\x7e]", "holds characters other than ASCII"),
 )
 
-def _read_text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("must be str")
-    if re.search("[\ud800-\udfff]", value):
-        raise ValueError("holds bytes that are not UTF-8")
+def _refuse_if(wrong: object, problem: str) -> None:
+    if wrong:
+        raise ValueError(problem)
+
+def _read_text(value: Any) -> Any:
+    _refuse_if(not isinstance(value, str), "must be str")
+    _refuse_if(re.search("[\ud800-\udfff]", value), "holds bytes that are not UTF-8")
     return value
 
 def _read_token(value: Any) -> str:
     """Read what goes into the header Authorization; the word before it, copied with it, is left out."""
     text = re.sub(r"(?i)\A(authorization:\s*)?(basic|bearer)\s+", "", _read_text(value))
     for look, problem in _NO_KEYS:
-        if re.search(look, text, re.IGNORECASE | re.DOTALL):
-            raise ValueError(problem)
+        _refuse_if(re.search(look, text, re.IGNORECASE | re.DOTALL), problem)
     return text
 
 def _read_credentials(value: Any) -> str:
@@ -552,12 +537,11 @@ def _read_url(value: Any) -> str:
     """Read the address of a server, in the one form in which it is used; a name in Cyrillic becomes its ASCII form."""
     text = _read_text(value)
     parts = _split_url(text)
-    if parts.scheme not in ("http", "https"):
-        raise ValueError("must begin with https:// or http://")
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError("may hold neither user and password nor a query nor a fragment")
-    if re.search(r"[\x00-\x20\x7f\\]", text) or "%" in parts.netloc or not parts.path.isascii():
-        raise ValueError("holds blanks or characters that an address cannot have")
+    _refuse_if(parts.scheme not in ("http", "https"), "must begin with https:// or http://")
+    more = "@" in parts.netloc or parts.query or parts.fragment
+    _refuse_if(more, "may hold neither user and password nor a query nor a fragment")
+    odd = re.search(r"[\x00-\x20\x7f\\]", text) or "%" in parts.netloc or not parts.path.isascii()
+    _refuse_if(odd, "holds blanks or characters that an address cannot have")
     host = parts.hostname or ""
     try:
         host = f"[{host}]" if ":" in host else host.encode("idna").decode("ascii")
@@ -567,23 +551,21 @@ def _read_url(value: Any) -> str:
 
 def _read_base_url(value: Any) -> str:
     url = _read_url(value)
-    if url.endswith("/oauth") or urllib.parse.urlsplit(url).hostname == "ngw.devices.sberbank.ru":
-        raise ValueError("is the token endpoint (auth_url); base_url ends in /api/v1 or /v1")
+    gives_tokens = url.endswith("/oauth") or urllib.parse.urlsplit(url).hostname == "ngw.devices.sberbank.ru"
+    _refuse_if(gives_tokens, "is the token endpoint (auth_url); base_url ends in /api/v1 or /v1")
     return url
 
 def _read_proxy(value: Any) -> str:
     """Read ``[http://][user:password@]host:port``; the empty string means no proxy."""
-    text = _read_text(value)
+    text: str = _read_text(value)
     if not text:
         return ""
     url = text if "://" in text else "http://" + text.lstrip("/")
     parts = _split_url(url)
-    if parts.scheme != "http":
-        raise ValueError("must be the address of an http:// proxy; neither TLS to the proxy nor SOCKS is supported")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError("may end in nothing but host and port; in a password write %40, %2F, %3F, %23 for @, /, ?, #")
-    if re.search(r"[\x00-\x20\x7f]", url):
-        raise ValueError("holds blanks or line ends")
+    _refuse_if(parts.scheme != "http", "must be an http:// proxy; neither TLS to the proxy nor SOCKS is supported")
+    more = parts.path.lstrip("/") or parts.query or parts.fragment
+    _refuse_if(more, "may end in nothing but host and port; in a password write %40, %2F, %3F, %23 for @, /, ?, #")
+    _refuse_if(re.search(r"[\x00-\x20\x7f]", url), "holds blanks or line ends")
     return url
 
 def _split_url(url: str) -> urllib.parse.SplitResult:
@@ -596,58 +578,49 @@ def _split_url(url: str) -> urllib.parse.SplitResult:
         port = parts.port
     except ValueError:
         raise ValueError("has a port that is no number from 1 to 65535") from None
-    if parts.scheme in ("http", "https") and (not parts.hostname or port == 0):
-        raise ValueError("names no host, or port 0")
+    _refuse_if(parts.scheme in ("http", "https") and (not parts.hostname or port == 0), "names no host, or port 0")
     return parts
 
-def _read_path(value: Any) -> str:
+def _read_path(value: Any) -> Any:
     path = os.fspath(value)
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise ValueError("must be the path of a file")
+    _refuse_if(not isinstance(path, str) or not path or "\0" in path, "must be the path of a file")
     return path
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 def _read_boolean(value: Any, advice: str = "") -> bool:
     word = str(value).lower() if isinstance(value, (str, int)) else ""
-    if word not in _BOOLEANS:
-        raise ValueError(f"must be one of true, false, 1, 0, yes, no, on, off{advice}")
+    _refuse_if(word not in _BOOLEANS, f"must be one of true, false, 1, 0, yes, no, on, off{advice}")
     return _BOOLEANS[word]
 
-def _read_number(value: Any, kind: Callable[[Any], Any] = float, least: float = 0, most: float = math.inf) -> Any:
-    """Read text or a number; int() and float() alone would take True, and int() cut off 1.5."""
-    try:
-        number = math.nan if isinstance(value, bool) else kind(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not least <= number <= most or number == math.inf or (number != value and not isinstance(value, str)):
+_read_trust = functools.partial(_read_boolean, advice="; a CA goes into ca_bundle_file, a context into ssl_context")
+
+def _number(kind: Callable[[Any], Any], least: float, most: float = math.inf) -> Callable[[Any], Any]:
+    """Make a reader of numbers, also as text; int() and float() alone would take True, and int() cut off 1.5."""
+    def read(value: Any) -> Any:
+        try:
+            number = math.nan if isinstance(value, bool) else kind(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        fits = least <= number <= most and number != math.inf and (number == value or isinstance(value, str))
         limits = f"{least:g} or more" + ("" if most == math.inf else f", and {most:g} at most")
-        raise ValueError(f"must be a {'whole ' if kind is int else ''}number, {limits}")
-    return number
+        _refuse_if(not fits, f"must be a {'whole ' if kind is int else ''}number, {limits}")
+        return number
+    return read
 
-def _read_list(value: Any, kind: Callable[[Any], Any], read: Callable[[Any], Any]) -> Any:
-    """Read a list, a tuple, or text as JSON or separated by commas; *read* reads each item."""
-    if isinstance(value, str):
-        parts = filter(None, (item.strip(_AROUND) for item in value.split(",")))
-        value = json.loads(value) if value.startswith("[") else list(parts)
-    if not isinstance(value, (list, tuple, set, frozenset)):
-        raise TypeError("must be a list: JSON or separated by commas")
-    return kind(map(read, value))
+def _list(kind: Callable[[Any], Any], read_item: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Make a reader of lists, also as text, JSON or separated by commas."""
+    def read(value: Any) -> Any:
+        if isinstance(value, str):
+            parts = filter(None, (item.strip(_AROUND) for item in value.split(",")))
+            value = json.loads(value) if value.startswith("[") else list(parts)
+        _refuse_if(not isinstance(value, (list, tuple, set, frozenset)), "must be a list: JSON or separated by commas")
+        return kind(map(read_item, value))
+    return read
 
-def _read_ssl_context(value: Any) -> ssl.SSLContext:
-    if not isinstance(value, ssl.SSLContext):
-        raise TypeError("must be an ssl.SSLContext")
+def _read_ssl_context(value: Any) -> Any:
+    _refuse_if(not isinstance(value, ssl.SSLContext), "must be an ssl.SSLContext")
     return value
-
-_read_verification = functools.partial(
-    _read_boolean, advice="; a CA's file goes into ca_bundle_file, a context into ssl_context"
-)
-_read_whole = functools.partial(_read_number, kind=int)
-_read_count = functools.partial(_read_number, kind=int, least=1)
-_read_seconds = functools.partial(_read_number, least=0.001, most=threading.TIMEOUT_MAX)
-_read_status = functools.partial(_read_number, kind=int, least=100, most=599)
-_read_statuses = functools.partial(_read_list, kind=tuple, read=_read_status)
-_read_texts = functools.partial(_read_list, kind=list, read=_read_text)
 
 class _Setting(NamedTuple):
     default: Any
@@ -668,7 +641,7 @@ class _Settings(types.SimpleNamespace):
     access_token: Optional[str] = _setting(None, _read_token, "a token that is there already", secret=True)
     user: Optional[str] = _setting(None, _read_text, "user, for services that give tokens at /token", secret=True)
     password: Optional[str] = _setting(None, _read_text, "the user's password", secret=True)
-    verify_ssl_certs: bool = _setting(True, _read_verification, "off: anyone in between can read your key")
+    verify_ssl_certs: bool = _setting(True, _read_trust, "off: anyone in between can read your key")
     strict_certs: bool = _setting(True, _read_boolean, "off: take CAs that break RFC 5280, as before Python 3.13")
     ca_bundle_file: Optional[str] = _setting(None, _read_path, "root certificates, PEM or DER: a file or a directory")
     cert_file: Optional[str] = _setting(None, _read_path, "client certificate, PEM")
@@ -676,14 +649,16 @@ class _Settings(types.SimpleNamespace):
     key_file_password: Optional[str] = _setting(None, _read_text, "password of the private key", secret=True)
     ssl_context: Optional[ssl.SSLContext] = _setting(None, _read_ssl_context, "a TLS context of your own")
     proxy: Optional[str] = _setting(None, _read_proxy, "http://[user:password@]host:port; empty: none", secret=True)
-    timeout: float = _setting(30.0, _read_seconds, "seconds to wait for the server each time")
-    max_connections: Optional[int] = _setting(None, _read_count, "most connections at once")
-    max_retries: int = _setting(0, _read_whole, "how often a failed call is tried again")
-    retry_backoff_factor: float = _setting(0.5, _read_number, "seconds before the first retry; doubles each time")
-    retry_on_status_codes: Tuple[int, ...] = _setting((429, 500, 502, 503, 504), _read_statuses, "failures to try again")
-    token_expiry_buffer_ms: int = _setting(60_000, _read_whole, "how long before its end a token is renewed")
+    timeout: float = _setting(30.0, _number(float, 0.001, threading.TIMEOUT_MAX), "seconds of each wait for the server")
+    max_connections: Optional[int] = _setting(None, _number(int, 1), "most connections at once")
+    max_retries: int = _setting(0, _number(int, 0), "how often a failed call is tried again")
+    retry_backoff_factor: float = _setting(0.5, _number(float, 0), "seconds before the first retry; doubles each time")
+    retry_on_status_codes: Tuple[int, ...] = _setting(
+        (429, 500, 502, 503, 504), _list(tuple, _number(int, 100, 599)), "statuses that are tried again"
+    )
+    token_expiry_buffer_ms: int = _setting(60_000, _number(int, 0), "how long before its end a token is renewed")
     profanity_check: Optional[bool] = _setting(None, _read_boolean, "whether the service filters profanity")
-    flags: Optional[List[str]] = _setting(None, _read_texts, "flags of chats, JSON or separated by commas")
+    flags: Optional[List[str]] = _setting(None, _list(list, _read_text), "flags of chats, JSON or separated by commas")
     session_id: Optional[str] = _setting(None, _read_token, "session of all requests: its prompts are cached")
 
     proxies: Dict[str, str]  # by scheme, from proxy or the environment; under "no" what they are not for
@@ -772,8 +747,9 @@ def _warn_unknown(kind: str, names: Iterable[str]) -> None:
     import difflib
     import warnings
 
+    known = [*_SETTINGS, *Chat.__dataclass_fields__]
     for name in names:
-        near = _HABITS.get(name) or "".join(difflib.get_close_matches(name, [*_SETTINGS, *Chat.__dataclass_fields__], 1))
+        near = _HABITS.get(name) or "".join(difflib.get_close_matches(name, known, 1))
         advice = f"; did you mean {near}?" if near else ""
         if near and near not in _SETTINGS:
             advice = f"; {near} belongs into the payload: chat({{'messages': [...], '{near}': ...}})"
@@ -803,10 +779,9 @@ class _Client:
         token_expiry_buffer_ms: Optional[int] = None, proxy: Optional[str] = None, session_id: Optional[str] = None,
         **unknown: Any,
     ) -> None:
-        """Make a client; nothing is opened before the first call.
+        """Make a client; nothing is opened before the first call. Raises ConfigurationError.
 
-        What is not given comes from the environment, ``GIGACHAT_`` and the name in capital letters, or has the default
-        of the official SDK. Raises ConfigurationError.
+        What is not given comes from the environment, ``GIGACHAT_<NAME>``, or has the default of the official SDK.
         """
         if unknown:
             _warn_unknown(type(self).__name__, unknown)
@@ -892,7 +867,6 @@ class _Client:
         """
         def attempt() -> Any:
             return self._authorized(call).begun(begin or _Reply.read_whole)
-
         return self._retrying(attempt, call.body)
 
     def _retrying(self, attempt: Callable[[], T], body: _Body = None) -> T:

@@ -377,7 +377,7 @@ def _worst_inputs(module: Any) -> Dict[str, Any]:
             pass
 
     settings = module._read_settings({"credentials": "Y2xpZW50OnNlY3JldA=="}, {})
-    hide_in = module._Secrets(settings, {"Authorization": "Bearer to-ken+1"}).hide_in
+    secrets = module._Secrets(settings, {"Authorization": "Bearer to-ken+1"})
     return {
         "short lines": (events, b"data:\n"),
         "blank lines": (events, b"\n"),
@@ -391,7 +391,10 @@ def _worst_inputs(module: Any) -> Dict[str, Any]:
         "short JSON lines": (lines, b"{}\n"),
         "one long JSON line": (lambda data: lines(data, 1_000), b"x"),
         "images without an end": (lambda data: module.file_ids(data.decode()), b"<img "),
-        "escapes to look for secrets in": (hide_in, b"to-ken%2B1 %2525 &amp;amp; \\\\u0074 &#116 \\"),
+        "escapes to look for secrets in": (
+            lambda data: secrets.hide(data.decode()),
+            b"to-ken%2B1 %2525 &amp;amp; \\\\u0074 &#116 \\",
+        ),
     }
 
 
