@@ -672,14 +672,14 @@ def _trimmed(name: str, value: Any) -> Any:
     """Take off what is around a text and not meant; of a password, line ends alone."""
     return value.strip("\r\n" if name.endswith("password") else _AROUND) if isinstance(value, str) else value
 
-def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> _Settings:
+def _read_settings(given: Mapping[str, Any], environ: Mapping[str, str], known: Mapping[str, Any] = {}) -> _Settings:
     """Put the settings together; ConfigurationError, naming parameter and variable, for what cannot work."""
-    found = {name: setting.default for name, setting in _SETTINGS.items()}
+    found = {**{name: setting.default for name, setting in _SETTINGS.items()}, **known}
     for name, setting in _SETTINGS.items():
         variable = "GIGACHAT_" + name.upper()
-        value, source, other = _trimmed(name, arguments.get(name)), name, variable
+        value, source, other = _trimmed(name, given.get(name)), name, variable
         if value is None or (value == "" and name != "proxy"):  # an empty proxy means none; other settings are not set
-            value, source, other = _trimmed(name, environment.get(variable)) or None, variable, name
+            value, source, other = _trimmed(name, environ.get(variable)) or None, variable, name
         if value is None:
             continue
         try:
@@ -689,7 +689,7 @@ def _read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str])
             problem = str(error)  # without what led to it, which may quote a secret
         shown = "the value" if setting.secret or name.endswith("_url") else repr(value)
         raise ConfigurationError(f"{source} (also {other}): {shown} {problem}")
-    settings = _Settings(**found, proxies=_proxies(found["proxy"]))
+    settings = _Settings(**{"proxies": _proxies(found["proxy"]), **found})
     _check_together(settings)
     return settings
 
@@ -699,8 +699,7 @@ def _check_together(settings: _Settings) -> None:
         raise ConfigurationError("key_file (GIGACHAT_KEY_FILE) needs cert_file (GIGACHAT_CERT_FILE), its certificate")
     for name in ("ca_bundle_file", "cert_file", "key_file", "key_file_password", "verify_ssl_certs", "strict_certs"):
         if settings.ssl_context is not None and getattr(settings, name) not in (None, True):
-            variable = f"GIGACHAT_{name.upper()}"
-            raise ConfigurationError(f"ssl_context is used as it is: put {name} ({variable}) into it, or drop one")
+            raise ConfigurationError(f"ssl_context is used as it is: put {name} (GIGACHAT_{name.upper()}) into it instead")
 
 def _proxies(setting: Optional[str]) -> Dict[str, str]:
     """Say which proxies there are, by scheme: the setting, else the environment's, read once for a client; and "no"."""
@@ -798,11 +797,9 @@ class _Client:
 
         Closing it closes nothing but itself. *session_id* is the X-Session-ID where the context variable is not set.
         """
-        changed = {name: value for name, value in locals().items() if value is not None and name in _SETTINGS}
-        read = _read_settings(changed, {})
+        settings = _read_settings(locals(), {}, vars(self._settings))
         other = self.__class__.__new__(self.__class__)
-        vars(other).update(vars(self), _borrows=True)
-        other._settings = _Settings(**{**vars(self._settings), **{name: getattr(read, name) for name in changed}})
+        vars(other).update(vars(self), _settings=settings, _borrows=True)
         return other
 
     def _close(self) -> None:
@@ -1057,8 +1054,6 @@ def _as_access_token(reply: _Reply) -> AccessToken:
 class _Shared:
     """What the threads and tasks of a client share: the token, and in each process connections, logins and workers."""
 
-    _by_pid: Dict[int, _Process] = {}  # noqa: RUF012  # until __init__ is through
-
     def __init__(self, settings: _Settings) -> None:
         self.token = AccessToken(access_token=settings.access_token) if settings.access_token is not None else None
         self.renew_at: Optional[float] = None  # Unix time, seconds; None: when the server refuses the token
@@ -1090,7 +1085,7 @@ class _Shared:
         self.here.workers.stop()
 
     def __del__(self) -> None:
-        if os.getpid() in self._by_pid:
+        if os.getpid() in vars(self).get("_by_pid", ()):  # which is not there where __init__ failed
             self.close()
 
 class _Process:
