@@ -148,7 +148,7 @@ class ResponseError(GigaChatException):
     """An answer with an error status.
 
     Attributes: ``url``, ``status_code``, ``content`` (the body, bytes), ``headers`` (case-insensitive, or None),
-    ``message`` (the server's words), ``code`` (OAuth's error number), ``request_id``.
+    ``message`` (the server's words), ``code`` (OAuth's error number), ``request_id``, ``retry_after``.
     """
 
     def __init__(
@@ -255,15 +255,13 @@ _ADVICE = {
     "page": "Check {base_url}, which ends in /api/v1 or /v1",
     "4.*scope from db|4.. oauth.*scope": "The key may belong to another scope: {scope} must be one of GIGACHAT_API_PERS"
     " (individuals), GIGACHAT_API_B2B (prepaid) or GIGACHAT_API_CORP (pay-as-you-go), and {sent} was sent",
-    "4.. oauth.*decode": "{credentials} is the authorization key, base64 of client_id:client_secret, not one of the two"
-    " alone",
+    "4.. oauth.*decode": "{credentials} is the authorization key, base64 of client_id:client_secret, not one of them",
     "401 oauth": "The authorization key is wrong or was replaced: copy it anew into {credentials}",
     "401 /token:": "user or password (GIGACHAT_USER, GIGACHAT_PASSWORD) is wrong",
     r"401 \S+ anonymous:": "There was nothing to authenticate with: set {credentials}, {access_token}, user and"
     " password, or cert_file",
     r"401 \S+ certificate:": "The server did not take the client certificate (cert_file, GIGACHAT_CERT_FILE)",
-    "401": "The access token is wrong or has expired: it lives 30 minutes, and with {credentials} the client renews it"
-    " by itself",
+    "401": "The access token is wrong or has expired: it lives 30 minutes; with {credentials} the client renews it",
     "402": "The tokens for this model are used up: get_balance() tells what is left",
     "403.*technical reasons|423": "The model is switched off for now: choose another, get_models() lists them",
     "4.*/chat/completions.*(json parse error|function json string)": "The result of a function must be an object, or a"

@@ -409,9 +409,9 @@ def test_other_statuses_are_errors(call, status):
 def test_retry_after(value, seconds):
     """``retry_after`` is a float of seconds; 0.0 for what is unreadable, past or endless."""
     headers = header_fields(Retry_After=value)
-    found = RateLimitError(URL, 429, b"", headers).retry_after
-    assert isinstance(found, float)
-    assert found == seconds
+    for error in (RateLimitError(URL, 429, b"", headers), ServerError(URL, 503, b"", headers)):
+        assert isinstance(error.retry_after, float)
+        assert error.retry_after == seconds
 
 
 @pytest.mark.parametrize("ahead", [60, 604_800])
