@@ -106,7 +106,6 @@ __all__ = [
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 J = TypeVar("J", bound="JSONObject")
-R = TypeVar("R", bound="_Reader[Any]")
 K = TypeVar("K", bound="_Client")
 V = TypeVar("V", "ChatCompletionChunk", "ThreadCompletionChunk")
 
@@ -916,8 +915,7 @@ class _Client:
     def _stream(self, path: str, result: Type[J], body: Dict[str, Any], headers: Mapping[str, str]) -> Stream[J]:
         """Prepare a request whose answer comes as events; it is sent when the stream is iterated."""
         call = self._request("POST", path, body, headers=headers)
-        reader: Any = _NamedEventReader if result is PrimaryChatCompletionChunk else _EventReader
-        return Stream(functools.partial(self._send, call, functools.partial(reader.begin, result)))
+        return Stream(functools.partial(self._send, call, functools.partial(_EventReader.begin, result)))
 
     def _request(
         self, method: str, path: str, body: Any = None, *, query: Sequence[Tuple[str, Any]] = (),
@@ -1364,7 +1362,7 @@ class GigaChatSyncClient(_Client):
     def get_image(self, file_id: Union[str, UploadedFile]) -> Image:
         """Give a file's content in base64. ``GET /files/{id}/content``. Raises NotFoundError."""
         reply: _Reply = self._send(self._request("GET", _content_path(file_id), headers={"Accept": "application/jpg"}))
-        return reply.stamp(Image(content=base64.b64encode(reply.content).decode("ascii")))
+        return reply.as_model(Image, {"content": base64.b64encode(reply.content).decode("ascii")})
 
     def download_file(
         self, file_id: Union[str, UploadedFile], to: Union[str, os.PathLike[str], BinaryIO, None] = None
@@ -1748,7 +1746,7 @@ class AsyncStream(Generic[T]):
         if chunk is None:
             self._waiting = True
             try:
-                chunk = await _in_worker(self._workers, stream._next, stream._flight, urgent=True)
+                chunk = await _in_worker(self._workers, functools.partial(next, stream, None), stream._flight, True)
             except BaseException:
                 stream.close()
                 raise
@@ -1759,11 +1757,8 @@ class AsyncStream(Generic[T]):
         return chunk
 
     @property
-    def text_stream(self) -> AsyncIterator[str]:
+    async def text_stream(self) -> AsyncIterator[str]:
         """The text alone, without reasoning and calls, as it arrives."""
-        return self._texts()
-
-    async def _texts(self) -> AsyncIterator[str]:
         async for chunk in self:
             text = _text_of(chunk)
             if text:
@@ -1777,7 +1772,7 @@ class AsyncStream(Generic[T]):
         """Read the rest; give the whole answer, put together of all chunks."""
         async for _ in self:
             pass
-        return _whole(self._stream._chunks)
+        return await _in_worker(self._workers, self._stream.get_final_completion, _Flight())
 
     async def __aenter__(self) -> AsyncStream[T]:
         return self
@@ -1920,7 +1915,6 @@ class _Workers:
 
 _MOST_JSON_BYTES = 268_435_456  # an endless answer must not eat the machine's memory
 _MOST_ERROR_BYTES = 1_048_576
-_MOST_CHUNKS = 1000  # of a stream, that are kept apart for get_final_completion()
 _DRAIN_SECONDS = 0.1  # how long the end of an answer whose last event is here may take to save the connection
 
 class Stream(Generic[T]):
@@ -1929,37 +1923,25 @@ class Stream(Generic[T]):
     The request is sent when iteration begins. Retries end with the first chunk: no chunk is ever repeated.
     """
 
-    def __init__(self, begin: Callable[[], Tuple[_Reader[T], Optional[T]]]) -> None:
+    def __init__(self, begin: Callable[[], Tuple[_LineReader[Any], Optional[T]]]) -> None:
         self._begin = begin  # sends the request; gives the reader of its answer, and the first chunk
         self._flight = _Flight()
-        self._reader: Optional[_Reader[T]] = None
+        self._reader: Optional[_LineReader[Any]] = None
         self._reading = False
         self._ended = False
-        self._chunks: List[Any] = []  # all that came, where they are parts of one answer
 
     def __iter__(self) -> Stream[T]:
         return self
 
     def __next__(self) -> T:
-        chunk = self._next()
-        if chunk is None:
-            raise StopIteration
-        return chunk
-
-    def _next(self) -> Optional[T]:
-        """Wait for the next chunk; None at the end of the answer, and only there: what was cut raises."""
-        if self._ended:
-            return None
+        """Wait for the next chunk; StopIteration at the end of the answer, and only there: what was cut raises."""
         if self._flight.cut_off:
             raise APIConnectionError("the stream was closed before its end")
         if self._reading:
             raise RuntimeError("another thread is waiting for the next chunk of this stream")
         self._reading = True
         try:
-            reader = self._reader
-            chunk = reader.next() if reader is not None else self._first()
-            self._ended = chunk is None
-            return chunk
+            chunk: Optional[T] = self._reader.next() if self._reader is not None else self._first()
         except _Cut:
             raise APIConnectionError("the stream was closed before its end") from None
         except BaseException:
@@ -1969,12 +1951,15 @@ class Stream(Generic[T]):
             self._reading = False
             if self._flight.cut_off:  # by what went wrong here, or meanwhile by another thread
                 self._drop()
+        if chunk is None:
+            self._ended = True
+            raise StopIteration
+        return chunk
 
     def _first(self) -> Optional[T]:
         context = contextvars.copy_context()
         context.run(_flight_cvar.set, self._flight)
         self._reader, chunk = context.run(self._begin)
-        self._chunks = self._reader.chunks
         return chunk
 
     def _arrived(self) -> Optional[T]:
@@ -1982,7 +1967,7 @@ class Stream(Generic[T]):
         if self._reader is None or self._reading or self._flight.cut_off:
             return None
         try:
-            return self._reader.arrived()
+            return self._reader.next(waiting=False)
         except BaseException:
             self.close()
             raise
@@ -2000,7 +1985,7 @@ class Stream(Generic[T]):
         """Read the rest; give the whole answer, put together of all chunks."""
         for _ in self:
             pass
-        return _whole(self._chunks)
+        return self._reader.whole()
 
     def __enter__(self) -> Stream[T]:
         return self
@@ -2016,62 +2001,70 @@ class Stream(Generic[T]):
             self._drop()
 
     def _drop(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.reply.close()
+        if self._reader is not None:
+            self._reader.reply.close()
 
-class _Reader(Generic[T]):
-    """Makes chunks of the body of a reply as it comes."""
+class _LineReader(Generic[J]):
+    """Makes objects of the JSON Lines of an answer, as they come."""
 
-    def __init__(self, reply: _Reply) -> None:
-        self.reply = reply
-        self._items: Deque[Any] = collections.deque()  # what has come and was not made into chunks yet
+    def __init__(self, result: Type[J], reply: _Reply) -> None:
+        self.reply = reply.as_it_comes()
+        self._result = result
+        self._parser = _LineParser()
+        self._items: Deque[Any] = collections.deque()  # what has come and was not made into objects yet
+        self._kept: List[bytes] = []  # for whole(): all of an answer in a tenth of the room that its chunks would take
         self._over = False
-        self.chunks: List[T] = []  # for get_final_completion()
-        reply.as_it_comes()
 
     @classmethod
-    def begin(cls: Type[R], *arguments: Any) -> Tuple[R, Any]:
-        """Make a reader; give it with its first chunk."""
-        reader = cls(*arguments)
+    def begin(cls, result: Type[J], reply: _Reply) -> Tuple[_LineReader[J], Optional[J]]:
+        """Make a reader; give it with its first object."""
+        reader = cls(result, reply)
         return reader, reader.next()
 
-    def next(self) -> Optional[T]:
-        """Wait for the next chunk; None at the end of the answer."""
+    def next(self, waiting: bool = True) -> Optional[J]:
+        """Give the next object, *waiting* for it if need be; None at the end of the answer."""
         while True:
-            chunk = self.arrived()
-            if chunk is not None or self._over:
-                return chunk
+            while self._items:
+                made = self._make(self._items.popleft())
+                if made is not None:
+                    return made
+            if self._over or not waiting:
+                return None
             self._receive()
-
-    def arrived(self) -> Optional[T]:
-        """Give the next chunk of what has come."""
-        while self._items:
-            chunk = self._make(self._items.popleft())
-            if chunk is not None:
-                return chunk
-        return None
 
     def _receive(self) -> None:
         """Wait once for more; note the end."""
-        raise NotImplementedError
+        data = self.reply.receive()
+        self._over = not data
+        self._items.extend(self._parser.feed(data or b"\n"))
 
-    def _make(self, item: Any) -> Optional[T]:
-        """Make a chunk; None of what is none."""
-        raise NotImplementedError
+    def _make(self, item: Any) -> Optional[J]:
+        """Make an object; None of what is none."""
+        return self.reply.as_model(self._result, self.reply.parse(item))
 
-class _EventReader(_Reader[J]):
-    """Reads events. Their end is "[DONE]", or that every choice which began has a finish reason and no more comes."""
+    def whole(self) -> Any:
+        """Put the chunks of an answer together to what would have come at once."""
+        return _whole([self.reply.as_model(self._result, self.reply.parse(data)) for data in self._kept])
+
+class _EventReader(_LineReader[J]):
+    """Makes chunks of the events of an answer.
+
+    Their end is "[DONE]", or that every choice which began has a finish reason and no more comes.
+    """
+
+    _OURS = re.compile(r"(message)?\Z|response\.")  # names of events that are parts of an answer; most have none
+    _FAILURES = ("error", "response.error")
 
     def __init__(self, result: Type[J], reply: _Reply) -> None:
-        super().__init__(reply)
-        if reply.content_type != "text/event-stream":
-            kind = reply.quote(reply.content_type.encode("latin-1")) if reply.content_type else "no Content-Type"
-            raise InvalidResponseError(
-                f"{reply.what}: expected a stream of events, got {kind}: {reply.quote(reply.receive())}"
-            )
-        self._result = result
-        self._parser = _EventParser()
+        super().__init__(result, reply)
+        kind = reply.fields.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "text/event-stream":
+            found = reply.quote(kind.encode("latin-1")) if kind else "no Content-Type"
+            found += f": {reply.quote(reply.receive())}"
+            raise InvalidResponseError(f"{reply.what}: expected a stream of events, got {found}")
+        self._parser: _EventParser = _EventParser()
+        self._named: bool = result is PrimaryChatCompletionChunk  # chat v2, where the chunk itself is the only choice
+        self._signs = frozenset({"messages", "finish_reason"} if self._named else {"choices"})
         self._finished: Dict[int, bool] = {}  # by the index of the choice
 
     @property
@@ -2081,16 +2074,12 @@ class _EventReader(_Reader[J]):
     def _receive(self) -> None:
         try:
             data = self.reply.receive()
-        except APITimeoutError:
-            if not self._complete:
-                raise
-            self._over = True
-            return
         except APIConnectionError as error:
+            if not self._complete and isinstance(error, APITimeoutError):
+                raise
             if not self._complete:
                 raise StreamInterruptedError(f"the stream broke off: {error}") from error
-            self._over = True
-            return
+            data = b""
         if data:
             self._items.extend(self._parser.feed(data))
         elif not self._parser.at_end:
@@ -2103,178 +2092,140 @@ class _EventReader(_Reader[J]):
             )
 
     def _make(self, item: _Event) -> Optional[J]:
-        if item.data.strip() == b"[DONE]":
-            self._over = True
-            self._items.clear()
-            self.reply.drain()
+        name, data = item
+        if data[:1] != b"{" and self._is_aside(name, data):
             return None
-        is_error = item.name in ("error", "response.error")
-        is_ours = is_error or item.name in ("", "message") or item.name.startswith("response.")
-        if (not item.data and not is_error) or (not is_ours and item.data[:1] != b"{"):
-            return None  # it keeps the connection alive
         try:
-            chunk = self._chunk(item)
+            value = self.reply.parse(data)
+            if not isinstance(value, dict) or self._signs.isdisjoint(value):
+                self._raise_for_error(name, data, value)
+                if not self._OURS.match(name):
+                    return None  # a kind of event that is none of ours, such as "ping"
+            chunk: Any = self.reply.as_model(self._result, value)
         except InvalidResponseError as error:
             if not self._parser.at_end:
                 raise
             if self._complete:
                 return None
             raise StreamInterruptedError("the stream ended inside an event") from error
-        if chunk is not None:
-            self.chunks.append(chunk)
-            if len(self.chunks) == _MOST_CHUNKS:
-                self.chunks[:] = [_whole(self.chunks)]
-        return chunk
-
-    def _chunk(self, event: _Event) -> Optional[J]:
-        value = self.reply.parse(event.data)
-        if not isinstance(value, dict) or "choices" not in value:
-            self._raise_for_error(event, value)
-            if event.name not in ("", "message"):
-                return None  # a kind of event that is none of ours, such as "ping"
-        chunk = self.reply.as_model(self._result, value)
-        for choice in chunk.choices:  # type: ignore[attr-defined]  # chat v2 has another reader
+        if self._named:
+            self._finished[0] = bool(chunk.finish_reason) or self._complete
+            if name:
+                chunk.event = name
+        for choice in () if self._named else chunk.choices:
             if choice.delta is None:  # null is as good as absent
                 choice.delta = MessagesChunk()
-            index = choice.index or 0
-            self._finished[index] = bool(choice.finish_reason) or self._finished.get(index, False)
-        return chunk
+                data = _encode(chunk)
+            if choice.finish_reason:
+                self._finished[choice.index or 0] = True
+            elif (choice.index or 0) not in self._finished:
+                self._finished[choice.index or 0] = False
+        self._kept.append(data)
+        return cast(J, chunk)
 
-    def _raise_for_error(self, event: _Event, value: Any) -> None:
+    def _is_aside(self, name: str, data: bytes) -> bool:
+        """Tell whether an event is no part of the answer: "[DONE]", or what only keeps the connection alive."""
+        if data.strip() == b"[DONE]":
+            self._over = True
+            self._items.clear()
+            self.reply.answer.drain()
+            return True
+        return name not in self._FAILURES and not (data and self._OURS.match(name))
+
+    def _raise_for_error(self, name: str, data: bytes, value: Any) -> None:
         """Raise what the server says went wrong after it had begun to answer with status 200."""
         outer = value if isinstance(value, dict) else {}
         error = outer["error"] if isinstance(outer.get("error"), dict) else outer
         status = error.get("status", error.get("status_code"))
         known = isinstance(status, int) and 400 <= status <= 599
-        named = event.name in ("error", "response.error")
-        if known or named or "error" in outer or {"code", "message"} <= error.keys():
-            raise self.reply.error(status if known else None, event.data)
+        if known or name in self._FAILURES or "error" in outer or {"code", "message"} <= error.keys():
+            raise self.reply.error(status if known else None, data)
 
-class _NamedEventReader(_EventReader[Any]):
-    """Reads the events of chat v2, most of which have names."""
-
-    def _chunk(self, event: _Event) -> Any:
-        value = self.reply.parse(event.data)
-        if not isinstance(value, dict) or ("messages" not in value and "finish_reason" not in value):
-            self._raise_for_error(event, value)
-            if not event.name.startswith("response.") and event.name not in ("", "message"):
-                return None
-        chunk = self.reply.as_model(self._result, value)
-        if event.name:
-            chunk.event = event.name
-        if chunk.finish_reason:
-            self._finished[0] = True
-        return chunk
-
-class _LineReader(_Reader[J]):
-    """Reads JSON Lines."""
-
-    def __init__(self, result: Type[J], reply: _Reply) -> None:
-        super().__init__(reply)
-        self._result = result
-        self._rest: List[bytes] = []  # pieces of a line whose end has not come
-        self._size = 0  # of these, bytes
-
-    def _receive(self) -> None:
-        data = self.reply.receive()
-        self._over = not data
-        first, *others = data.split(b"\n")
-        self._rest.append(first)
-        self._size += len(first)
-        if self._size > _MOST_JSON_BYTES:
-            raise InvalidResponseError(f"{self.reply.what}: a line of more than {_MOST_JSON_BYTES} bytes")
-        if others or self._over:
-            lines = [b"".join(self._rest), *others]
-            self._rest = [] if self._over else [lines.pop()]
-            self._size = sum(map(len, self._rest))
-            self._items.extend(lines)
-
-    def _make(self, item: bytes) -> Optional[J]:
-        return self.reply.as_model(self._result, self.reply.parse(item)) if item.strip() else None
-
-class _Event(NamedTuple):
-    name: str  # "" where the server gave none
-    data: bytes
-
-class _EventParser:
-    """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): bytes in, events out.
+class _LineParser:
+    """JSON Lines: bytes in, lines out.
 
     Lines end with CRLF, LF or CR and with nothing else: str.splitlines() also cuts at U+2028, U+2029 and U+0085,
     which answers do contain.
     """
 
     _LINE_END = re.compile(rb"\r\n|\n|\r")
-    _BOM = b"\xef\xbb\xbf"
-    _MOST_EVENT_BYTES = 67_108_864
 
     def __init__(self) -> None:
-        self.at_end = False
-        self._line: List[bytes] = []  # pieces of a line whose end has not come
+        self._pieces: List[bytes] = []  # of a line whose end has not come
         self._after_cr = False  # the last byte was CR: an LF that follows belongs to it
-        self._at_start = True
-        self._name = ""
-        self._data: List[bytes] = []
-        self._size = 0  # bytes since the last event
+        self._size = 0  # bytes since the last line or event
 
-    def feed(self, data: bytes) -> List[_Event]:
-        """Take the next bytes, cut anywhere; give the events that they complete."""
+    def feed(self, data: bytes) -> List[Any]:
+        """Take the next bytes, cut anywhere; give what they complete."""
         if self._after_cr and data[:1] == b"\n":
-            data = data[1:]
-            self._after_cr = False
+            data, self._after_cr = data[1:], False
         if not data:
             return []
         self._after_cr = data[-1:] == b"\r"
         self._size += len(data)
-        lines = self._LINE_END.split(data) if b"\r" in data else data.split(b"\n")
-        self._line.append(lines[0])
-        events: List[_Event] = []
-        if len(lines) > 1:
-            lines[0] = b"".join(self._line)
-            self._line = [lines.pop()]
-            for line in lines:
-                self._take(line, events)
-        if self._size > self._MOST_EVENT_BYTES:
-            raise InvalidResponseError(f"an event of more than {self._MOST_EVENT_BYTES} bytes")
-        return events
+        *lines, rest = self._LINE_END.split(data) if b"\r" in data else data.split(b"\n")
+        if lines:
+            lines[0] = b"".join([*self._pieces, lines[0]])
+            self._pieces = []
+        self._pieces.append(rest)
+        items = self._take(lines)
+        if self._size > _MOST_JSON_BYTES:
+            raise InvalidResponseError(f"a line or an event of more than {_MOST_JSON_BYTES} bytes")
+        return items
+
+    def _take(self, lines: List[bytes]) -> List[Any]:
+        self._size = 0 if lines else self._size
+        return [line for line in lines if line.strip()]
+
+_Event = Tuple[str, bytes]  # its name, "" where the server gave none, and its data
+
+class _EventParser(_LineParser):
+    """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): bytes in, events out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_end = False
+        self._at_start = True
+        self._name = ""
+        self._data: List[bytes] = []
 
     def end(self) -> List[_Event]:
         """Give the last event where the blank line behind it is missing."""
         self.at_end = True
-        events: List[_Event] = []
-        self._take(b"".join(self._line), events)
-        self._take(b"", events)
-        self._line = []
-        return events
+        return self.feed(b"\n\n")
 
-    def _take(self, line: bytes, events: List[_Event]) -> None:
-        if self._at_start:
+    def _take(self, lines: List[bytes]) -> List[_Event]:
+        if lines and self._at_start:
             self._at_start = False
-            line = line[3:] if line.startswith(self._BOM) else line
-        if not line:
-            if self._data:
-                events.append(_Event(self._name, b"\n".join(self._data)))
-            self._name, self._data, self._size = "", [], 0
-        elif line.startswith(b"data:"):
-            self._data.append(line[6:] if line[5:6] == b" " else line[5:])
-        else:
-            field, _, value = line.partition(b":")
-            if field == b"data":
-                self._data.append(b"")
-            elif field == b"event":
-                self._name = (value[1:] if value[:1] == b" " else value).decode("utf-8", "replace")
+            lines[0] = re.sub(rb"\A\xef\xbb\xbf", b"", lines[0])  # a BOM
+        events: List[_Event] = []
+        for line in lines:
+            if not line:
+                if self._data:
+                    events.append((self._name, b"\n".join(self._data)))
+                self._name, self._data, self._size = "", [], 0
+            elif line.startswith(b"data:"):
+                self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+            else:
+                field, _, value = line.partition(b":")
+                if field == b"data":
+                    self._data.append(b"")
+                elif field == b"event":
+                    self._name = (value[1:] if value[:1] == b" " else value).decode("utf-8", "replace")
+        return events
 
 class _Reply:
     """What an answer means to the call that it belongs to."""
 
     def __init__(self, call: _Call, answer: _Answer, sent: Mapping[str, str], settings: _Settings) -> None:
-        self.status: int = answer.status
-        self.x_headers = {name: answer.fields.get(name) for name in ("x-request-id", "x-session-id", "x-client-id")}
-        self.content: bytes = b""  # the body, where it was read whole
         self.call = call
+        self.status: int = answer.status
+        self.fields: Dict[str, str] = answer.fields
+        self.x_headers = {name: self.fields.get(name) for name in ("x-request-id", "x-session-id", "x-client-id")}
         self.receive: Callable[[], bytes] = answer.receive
         self.close: Callable[[], None] = answer.close
-        self.drain: Callable[[], None] = answer.drain
-        self._answer = answer
+        self.content: bytes = b""  # the body, where it was read whole
+        self.answer: _Answer = answer
         self._sent = sent  # the headers of the request
         self._settings = settings
 
@@ -2282,14 +2233,13 @@ class _Reply:
     def what(self) -> str:
         return f"{self.call.method} {self.call.path}"
 
-    @property
-    def content_type(self) -> str:
-        """Media type without parameters, in lower case."""
-        return self._answer.fields.get("content-type", "").partition(";")[0].strip().lower()
-
     def begun(self, begin: Callable[[_Reply], T]) -> T:
-        """Begin to read the body; drop the connection if that fails."""
+        """Begin to read the body; drop the connection if that fails, or it is compressed though we did not ask for it."""
         try:
+            coding = self.fields.get("content-encoding", "").lower() or "identity"
+            if coding != "identity":
+                found = self.quote(coding.encode("latin-1"))
+                raise InvalidResponseError(f"{self.what}: the answer is encoded as {found}")
             return begin(self)
         except BaseException:
             self.close()
@@ -2297,21 +2247,13 @@ class _Reply:
 
     def as_it_comes(self) -> _Reply:
         """Have each wait for more of the body bounded by ``timeout``, not all of them together."""
-        self._require_identity()
-        self._answer.connection.deadline = math.inf
+        self.answer.connection.deadline = math.inf
         return self
 
     def read_whole(self) -> _Reply:
         """Read the body into ``content``."""
-        self._require_identity()
         self.content = self._read(_MOST_JSON_BYTES)
         return self
-
-    def _require_identity(self) -> None:
-        """Refuse a body that is compressed although we did not ask for that."""
-        coding = self._answer.fields.get("content-encoding", "").lower() or "identity"
-        if coding != "identity":
-            raise InvalidResponseError(f"{self.what}: the answer is encoded as {self.quote(coding.encode('latin-1'))}")
 
     def _read(self, most: int) -> bytes:
         """Read the body to its end; InvalidResponseError where it is larger than *most* bytes."""
@@ -2322,7 +2264,7 @@ class _Reply:
             size += len(block)
             if size > most:
                 raise InvalidResponseError(f"{self.what}: an answer of more than {most} bytes")
-        return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+        return b"".join(blocks)
 
     def decode(self, result: Type[J]) -> J:
         """Make a *result* of the body; InvalidResponseError where that cannot be."""
@@ -2336,7 +2278,7 @@ class _Reply:
             raise InvalidResponseError(f"{self.what}: expected JSON, got {self.quote(text)}") from error
 
     def as_model(self, result: Type[J], value: Any) -> J:
-        """Make *value*, fresh from the wire, into a *result*."""
+        """Make *value*, fresh from the wire, into a *result* that knows the headers which identify the exchange."""
         if isinstance(value, list) and result._array_field is not None:
             value = {result._array_field: value}
         if not isinstance(value, dict):
@@ -2345,10 +2287,6 @@ class _Reply:
             model = result._of(value)
         except (TypeError, ValueError) as error:
             raise InvalidResponseError(f"{self.what}: not what the API documents: {error}") from error
-        return self.stamp(model)
-
-    def stamp(self, model: J) -> J:
-        """Hang the headers that identify the exchange on a model."""
         model.__dict__["x_headers"] = self.x_headers
         return model
 
@@ -2360,10 +2298,10 @@ class _Reply:
             content = b""  # cut off, or too long: the status says enough
         finally:
             self.close()
-        content = _decompressed(content, self._answer.fields.get("content-encoding", ""))
+        content = _decompressed(content, self.fields.get("content-encoding", ""))
         has_token = any(name.lower() == "authorization" for name in self._sent)
         secrets = _Secrets(self._settings, self._sent)
-        return _response_error(self.call, status or self.status, content, self._answer.pairs, has_token, secrets)
+        return _response_error(self.call, status or self.status, content, self.answer.pairs, has_token, secrets)
 
     def quote(self, content: bytes) -> str:
         """Quote the beginning of what the server sent, and say what to do where it is a page."""

@@ -34,6 +34,7 @@ from faults import (
     well_behaved,
 )
 
+import gigachat_lite
 from gigachat_lite import (
     APIConnectionError,
     APITimeoutError,
@@ -193,7 +194,7 @@ def parse(pieces):
     """Give the events of a stream that came in *pieces*, and ended."""
     parser = _EventParser()
     events = [event for piece in pieces for event in parser.feed(piece)]
-    return [tuple(event) for event in events + parser.end()]
+    return events + parser.end()
 
 
 def cuts(stream):
@@ -289,9 +290,9 @@ def test_events_come_at_once():
     """An event is given by the feed that brings its blank line, not later; after CR nothing waits for an LF."""
     parser = _EventParser()
     assert parser.feed(b"data: 1\n") == []
-    assert [event.data for event in parser.feed(b"\nda")] == [b"1"]
+    assert [data for _, data in parser.feed(b"\nda")] == [b"1"]
     assert parser.feed(b"ta: 2\r") == []
-    assert [event.data for event in parser.feed(b"\r")] == [b"2"]
+    assert [data for _, data in parser.feed(b"\r")] == [b"2"]
     assert parser.feed(b"\n") == []
     assert parser.end() == []
 
@@ -343,7 +344,7 @@ PIECES = {
 @pytest.mark.parametrize("piece", PIECES.values(), ids=PIECES)
 def test_too_large_event(monkeypatch, piece):
     """An event without an end is refused when it exceeds the bound, however it is made up."""
-    monkeypatch.setattr(_EventParser, "_MOST_EVENT_BYTES", 100_000)
+    monkeypatch.setattr(gigachat_lite, "_MOST_JSON_BYTES", 100_000)
     parser = _EventParser()
     with pytest.raises(InvalidResponseError, match="an event of more than 100000 bytes"):
         for _ in range(100_000 // len(piece) + 2):
@@ -352,7 +353,7 @@ def test_too_large_event(monkeypatch, piece):
 
 def test_bound_is_for_one_event(monkeypatch):
     """Streams of any length pass: only what has come since the last blank line counts."""
-    monkeypatch.setattr(_EventParser, "_MOST_EVENT_BYTES", 10_000)
+    monkeypatch.setattr(gigachat_lite, "_MOST_JSON_BYTES", 10_000)
     event = b"data: " + b"x" * 5_000 + b"\n\n"
     assert len(parse([event] * 100)) == 100
     assert len(parse([event * 100])) == 100

@@ -367,7 +367,7 @@ def _worst_inputs(module: Any) -> Dict[str, Any]:
     def lines(data: bytes, size: int = 65_536) -> None:
         blocks = pieces(data, size)
         reply = types.SimpleNamespace(
-            as_it_comes=lambda: None,
+            as_it_comes=lambda: reply,
             receive=lambda: next(blocks, b""),
             parse=lambda line: line,
             as_model=lambda _, line: line,
