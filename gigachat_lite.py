@@ -915,7 +915,7 @@ class _Client:
     def _stream(self, path: str, result: Type[J], body: Dict[str, Any], headers: Mapping[str, str]) -> Stream[J]:
         """Prepare a request whose answer comes as events; it is sent when the stream is iterated."""
         call = self._request("POST", path, body, headers=headers)
-        return Stream(functools.partial(self._send, call, functools.partial(_EventReader.begin, result)))
+        return Stream(functools.partial(self._send, call), _read_events, result)
 
     def _request(
         self, method: str, path: str, body: Any = None, *, query: Sequence[Tuple[str, Any]] = (),
@@ -1445,7 +1445,7 @@ class GigaChatSyncClient(_Client):
         if not batch.output_file_id:
             raise ValueError(f"batch {batch.id} has no results yet: it is {batch.status}")
         call = self._request("GET", _content_path(batch.output_file_id))
-        return Stream(functools.partial(self._send, call, functools.partial(_LineReader.begin, BatchResult)))
+        return Stream(functools.partial(self._send, call), _read_lines, BatchResult)
 
     @property
     def assistants(self) -> AssistantsSyncClient:
@@ -1923,10 +1923,17 @@ class Stream(Generic[T]):
     The request is sent when iteration begins. Retries end with the first chunk: no chunk is ever repeated.
     """
 
-    def __init__(self, begin: Callable[[], Tuple[_LineReader[Any], Optional[T]]]) -> None:
-        self._begin = begin  # sends the request; gives the reader of its answer, and the first chunk
+    def __init__(
+        self, send: Callable[[Callable[[_Reply], Any]], Any], read: Callable[[Any, _Reply], Iterator[Any]],
+        result: Type[Any],
+    ) -> None:
+        self._send = send  # the request; takes what begins to read an answer to it
+        self._read = read
+        self._result = result
         self._flight = _Flight()
-        self._reader: Optional[_LineReader[Any]] = None
+        self._reply: Optional[_Reply] = None
+        self._arriving: Iterator[Optional[T]] = iter(())  # the chunks, with None before each wait for more
+        self._chunks: Iterator[T] = iter(())  # the chunks alone
         self._reading = False
         self._ended = False
 
@@ -1941,7 +1948,7 @@ class Stream(Generic[T]):
             raise RuntimeError("another thread is waiting for the next chunk of this stream")
         self._reading = True
         try:
-            chunk: Optional[T] = self._reader.next() if self._reader is not None else self._first()
+            chunk = next(self._chunks, None) if self._reply is not None else self._first()
         except _Cut:
             raise APIConnectionError("the stream was closed before its end") from None
         except BaseException:
@@ -1959,15 +1966,20 @@ class Stream(Generic[T]):
     def _first(self) -> Optional[T]:
         context = contextvars.copy_context()
         context.run(_flight_cvar.set, self._flight)
-        self._reader, chunk = context.run(self._begin)
-        return chunk
+        return cast(Optional[T], context.run(self._send, self._begin))
+
+    def _begin(self, reply: _Reply) -> Optional[T]:
+        self._reply = reply.as_it_comes()
+        self._arriving = self._read(self._result, reply)
+        self._chunks = filter(None, self._arriving)
+        return next(self._chunks, None)
 
     def _arrived(self) -> Optional[T]:
         """Give the next chunk if it is here already."""
-        if self._reader is None or self._reading or self._flight.cut_off:
+        if self._reading or self._flight.cut_off:
             return None
         try:
-            return self._reader.next(waiting=False)
+            return next(self._arriving, None)
         except BaseException:
             self.close()
             raise
@@ -1985,7 +1997,7 @@ class Stream(Generic[T]):
         """Read the rest; give the whole answer, put together of all chunks."""
         for _ in self:
             pass
-        return self._reader.whole()
+        return _whole([self._reply.as_model(self._result, self._reply.parse(event)) for event in self._reply.events])
 
     def __enter__(self) -> Stream[T]:
         return self
@@ -2001,145 +2013,101 @@ class Stream(Generic[T]):
             self._drop()
 
     def _drop(self) -> None:
-        if self._reader is not None:
-            self._reader.reply.close()
+        if self._reply is not None:
+            self._reply.close()
 
-class _LineReader(Generic[J]):
-    """Makes objects of the JSON Lines of an answer, as they come."""
+def _read_lines(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
+    """Give the objects of JSON Lines as they come, and None before each wait for more."""
+    parser, data = _LineParser(), b"-"
+    while data:
+        yield None
+        data = reply.receive()
+        for line in parser.feed(data or b"\n"):
+            yield reply.as_model(result, reply.parse(line))
 
-    def __init__(self, result: Type[J], reply: _Reply) -> None:
-        self.reply = reply.as_it_comes()
-        self._result = result
-        self._parser = _LineParser()
-        self._items: Deque[Any] = collections.deque()  # what has come and was not made into objects yet
-        self._kept: List[bytes] = []  # for whole(): all of an answer in a tenth of the room that its chunks would take
-        self._over = False
+_OURS = re.compile(r"(message)?\Z|response\.")  # names of events that are parts of an answer; most have none
+_FAILURES = ("error", "response.error")
 
-    @classmethod
-    def begin(cls, result: Type[J], reply: _Reply) -> Tuple[_LineReader[J], Optional[J]]:
-        """Make a reader; give it with its first object."""
-        reader = cls(result, reply)
-        return reader, reader.next()
+def _read_events(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
+    """Give the chunks of an answer as its events come, and None before each wait for more.
 
-    def next(self, waiting: bool = True) -> Optional[J]:
-        """Give the next object, *waiting* for it if need be; None at the end of the answer."""
-        while True:
-            while self._items:
-                made = self._make(self._items.popleft())
-                if made is not None:
-                    return made
-            if self._over or not waiting:
-                return None
-            self._receive()
-
-    def _receive(self) -> None:
-        """Wait once for more; note the end."""
-        data = self.reply.receive()
-        self._over = not data
-        self._items.extend(self._parser.feed(data or b"\n"))
-
-    def _make(self, item: Any) -> Optional[J]:
-        """Make an object; None of what is none."""
-        return self.reply.as_model(self._result, self.reply.parse(item))
-
-    def whole(self) -> Any:
-        """Put the chunks of an answer together to what would have come at once."""
-        return _whole([self.reply.as_model(self._result, self.reply.parse(data)) for data in self._kept])
-
-class _EventReader(_LineReader[J]):
-    """Makes chunks of the events of an answer.
-
-    Their end is "[DONE]", or that every choice which began has a finish reason and no more comes.
+    The end is "[DONE]", or that every choice which began has a finish reason and no more comes. It is one function
+    since it knows no object that holds it, so that a stream which nobody wants any more goes at once.
     """
+    _require_events(reply)
+    named = result is PrimaryChatCompletionChunk  # chat v2, where events have names and the chunk is the only choice
+    sign = "messages" if named else "choices"
+    finished: Dict[int, bool] = {}  # by the index of the choice
+    parser, data = _EventParser(), b"-"
+    while data:
+        yield None
+        data = _receive(reply, finished)
+        for name, text in parser.feed(data) if data else parser.end():
+            if text[:1] != b"{":
+                if text.strip() == b"[DONE]":
+                    reply.answer.drain()
+                    return
+                if name not in _FAILURES and not (text and _OURS.match(name)):
+                    continue  # it keeps the connection alive
+            try:
+                value = reply.parse(text)
+                if not isinstance(value, dict) or (sign not in value and not (named and "finish_reason" in value)):
+                    _raise_for_error(reply, name, text, value)
+                    if not _OURS.match(name):
+                        continue  # a kind of event that is none of ours, such as "ping"
+                chunk: Any = reply.as_model(result, value)
+            except InvalidResponseError as error:
+                if data:
+                    raise
+                if _complete(finished):
+                    return
+                raise StreamInterruptedError("the stream ended inside an event") from error
+            if named:
+                finished[0] = bool(chunk.finish_reason) or _complete(finished)
+                if name:
+                    chunk.event = name
+            for choice in () if named else chunk.choices:
+                if choice.delta is None:  # null is as good as absent
+                    choice.delta = MessagesChunk()
+                    text = _encode(chunk)
+                if choice.finish_reason:
+                    finished[choice.index or 0] = True
+                elif (choice.index or 0) not in finished:
+                    finished[choice.index or 0] = False
+            reply.events.append(text)
+            yield chunk
+    if not _complete(finished):
+        raise StreamInterruptedError("the stream ended before the answer did: neither [DONE] nor a finish reason came")
 
-    _OURS = re.compile(r"(message)?\Z|response\.")  # names of events that are parts of an answer; most have none
-    _FAILURES = ("error", "response.error")
+def _require_events(reply: _Reply) -> None:
+    kind = reply.fields.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "text/event-stream":
+        found = reply.quote(kind.encode("latin-1")) if kind else "no Content-Type"
+        found += f": {reply.quote(reply.receive())}"
+        raise InvalidResponseError(f"{reply.what}: expected a stream of events, got {found}")
 
-    def __init__(self, result: Type[J], reply: _Reply) -> None:
-        super().__init__(result, reply)
-        kind = reply.fields.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "text/event-stream":
-            found = reply.quote(kind.encode("latin-1")) if kind else "no Content-Type"
-            found += f": {reply.quote(reply.receive())}"
-            raise InvalidResponseError(f"{reply.what}: expected a stream of events, got {found}")
-        self._parser: _EventParser = _EventParser()
-        self._named: bool = result is PrimaryChatCompletionChunk  # chat v2, where the chunk itself is the only choice
-        self._signs = frozenset({"messages", "finish_reason"} if self._named else {"choices"})
-        self._finished: Dict[int, bool] = {}  # by the index of the choice
+def _complete(finished: Dict[int, bool]) -> bool:
+    return bool(finished) and all(finished.values())
 
-    @property
-    def _complete(self) -> bool:
-        return bool(self._finished) and all(self._finished.values())
+def _receive(reply: _Reply, finished: Dict[int, bool]) -> bytes:
+    """Wait for more of a stream; nothing at its end, or where it breaks off and is complete."""
+    try:
+        return reply.receive()
+    except APIConnectionError as error:
+        if _complete(finished):
+            return b""
+        if isinstance(error, APITimeoutError):
+            raise
+        raise StreamInterruptedError(f"the stream broke off: {error}") from error
 
-    def _receive(self) -> None:
-        try:
-            data = self.reply.receive()
-        except APIConnectionError as error:
-            if not self._complete and isinstance(error, APITimeoutError):
-                raise
-            if not self._complete:
-                raise StreamInterruptedError(f"the stream broke off: {error}") from error
-            data = b""
-        if data:
-            self._items.extend(self._parser.feed(data))
-        elif not self._parser.at_end:
-            self._items.extend(self._parser.end())
-        elif self._complete:
-            self._over = True
-        else:
-            raise StreamInterruptedError(
-                "the stream ended before the answer did: neither [DONE] nor a finish reason came"
-            )
-
-    def _make(self, item: _Event) -> Optional[J]:
-        name, data = item
-        if data[:1] != b"{" and self._is_aside(name, data):
-            return None
-        try:
-            value = self.reply.parse(data)
-            if not isinstance(value, dict) or self._signs.isdisjoint(value):
-                self._raise_for_error(name, data, value)
-                if not self._OURS.match(name):
-                    return None  # a kind of event that is none of ours, such as "ping"
-            chunk: Any = self.reply.as_model(self._result, value)
-        except InvalidResponseError as error:
-            if not self._parser.at_end:
-                raise
-            if self._complete:
-                return None
-            raise StreamInterruptedError("the stream ended inside an event") from error
-        if self._named:
-            self._finished[0] = bool(chunk.finish_reason) or self._complete
-            if name:
-                chunk.event = name
-        for choice in () if self._named else chunk.choices:
-            if choice.delta is None:  # null is as good as absent
-                choice.delta = MessagesChunk()
-                data = _encode(chunk)
-            if choice.finish_reason:
-                self._finished[choice.index or 0] = True
-            elif (choice.index or 0) not in self._finished:
-                self._finished[choice.index or 0] = False
-        self._kept.append(data)
-        return cast(J, chunk)
-
-    def _is_aside(self, name: str, data: bytes) -> bool:
-        """Tell whether an event is no part of the answer: "[DONE]", or what only keeps the connection alive."""
-        if data.strip() == b"[DONE]":
-            self._over = True
-            self._items.clear()
-            self.reply.answer.drain()
-            return True
-        return name not in self._FAILURES and not (data and self._OURS.match(name))
-
-    def _raise_for_error(self, name: str, data: bytes, value: Any) -> None:
-        """Raise what the server says went wrong after it had begun to answer with status 200."""
-        outer = value if isinstance(value, dict) else {}
-        error = outer["error"] if isinstance(outer.get("error"), dict) else outer
-        status = error.get("status", error.get("status_code"))
-        known = isinstance(status, int) and 400 <= status <= 599
-        if known or name in self._FAILURES or "error" in outer or {"code", "message"} <= error.keys():
-            raise self.reply.error(status if known else None, data)
+def _raise_for_error(reply: _Reply, name: str, text: bytes, value: Any) -> None:
+    """Raise what the server says went wrong after it had begun to answer with status 200."""
+    outer = value if isinstance(value, dict) else {}
+    error = outer["error"] if isinstance(outer.get("error"), dict) else outer
+    status = error.get("status", error.get("status_code"))
+    known = isinstance(status, int) and 400 <= status <= 599
+    if known or name in _FAILURES or "error" in outer or {"code", "message"} <= error.keys():
+        raise reply.error(status if known else None, text)
 
 class _LineParser:
     """JSON Lines: bytes in, lines out.
@@ -2184,14 +2152,12 @@ class _EventParser(_LineParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.at_end = False
         self._at_start = True
         self._name = ""
         self._data: List[bytes] = []
 
     def end(self) -> List[_Event]:
         """Give the last event where the blank line behind it is missing."""
-        self.at_end = True
         return self.feed(b"\n\n")
 
     def _take(self, lines: List[bytes]) -> List[_Event]:
@@ -2204,14 +2170,15 @@ class _EventParser(_LineParser):
                 if self._data:
                     events.append((self._name, b"\n".join(self._data)))
                 self._name, self._data, self._size = "", [], 0
-            elif line.startswith(b"data:"):
-                self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+            elif line[:6] == b"data: ":  # as most are
+                self._data.append(line[6:])
             else:
                 field, _, value = line.partition(b":")
+                value = value[1:] if value[:1] == b" " else value
                 if field == b"data":
-                    self._data.append(b"")
+                    self._data.append(value)
                 elif field == b"event":
-                    self._name = (value[1:] if value[:1] == b" " else value).decode("utf-8", "replace")
+                    self._name = value.decode("utf-8", "replace")
         return events
 
 class _Reply:
@@ -2225,6 +2192,7 @@ class _Reply:
         self.receive: Callable[[], bytes] = answer.receive
         self.close: Callable[[], None] = answer.close
         self.content: bytes = b""  # the body, where it was read whole
+        self.events: List[bytes] = []  # of a stream: all in a tenth of the room that the chunks would take
         self.answer: _Answer = answer
         self._sent = sent  # the headers of the request
         self._settings = settings
@@ -2279,12 +2247,13 @@ class _Reply:
 
     def as_model(self, result: Type[J], value: Any) -> J:
         """Make *value*, fresh from the wire, into a *result* that knows the headers which identify the exchange."""
-        if isinstance(value, list) and result._array_field is not None:
-            value = {result._array_field: value}
         if not isinstance(value, dict):
-            raise InvalidResponseError(f"{self.what}: expected a JSON object, got {type(value).__name__}")
+            if not isinstance(value, list) or result._array_field is None:
+                raise InvalidResponseError(f"{self.what}: expected a JSON object, got {type(value).__name__}")
+            value = {result._array_field: value}
+        model = result.__new__(result)
         try:
-            model = result._of(value)
+            model._adopt(value)
         except (TypeError, ValueError) as error:
             raise InvalidResponseError(f"{self.what}: not what the API documents: {error}") from error
         model.__dict__["x_headers"] = self.x_headers

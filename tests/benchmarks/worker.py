@@ -367,13 +367,9 @@ def _worst_inputs(module: Any) -> Dict[str, Any]:
     def lines(data: bytes, size: int = 65_536) -> None:
         blocks = pieces(data, size)
         reply = types.SimpleNamespace(
-            as_it_comes=lambda: reply,
-            receive=lambda: next(blocks, b""),
-            parse=lambda line: line,
-            as_model=lambda _, line: line,
+            receive=lambda: next(blocks, b""), parse=lambda line: line, as_model=lambda _, line: line
         )
-        reader = module._LineReader(dict, reply)
-        while reader.next() is not None:
+        for _ in module._read_lines(dict, reply):
             pass
 
     settings = module._read_settings({"credentials": "Y2xpZW50OnNlY3JldA=="}, {})
