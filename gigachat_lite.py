@@ -65,6 +65,7 @@ from typing import (  # isort: skip
 )
 
 if TYPE_CHECKING:
+    import asyncio
     from urllib.request import OpenerDirector, Request
 
     from typing_extensions import Concatenate, ParamSpec, dataclass_transform
@@ -1275,6 +1276,139 @@ class ChatNamespace(_Resource):
         """Answer with the help of Python functions and of the server's tools. ``POST /v2/chat/completions``."""
         return _run_tools_here(_TalkV2(ChatNamespace(self._client).create, payload, functions), max_rounds)
 
+class AssistantsSyncClient(_Resource):
+    """Assistants: a model with instructions, files and functions, kept by the server."""
+
+    def get(self, assistant_id: Optional[str] = None) -> Assistants:
+        """List the assistants, or the one with this id. ``GET /assistants``."""
+        query = [("assistant_id", assistant_id)] if assistant_id else []
+        return self._client._call("GET", "/assistants", Assistants, query=query)
+
+    def create(
+        self, model: str, name: str, instructions: Optional[str] = None, description: Optional[str] = None,
+        file_ids: Optional[List[str]] = None, functions: Optional[List[Function]] = None,
+        metadata: Optional[Dict[str, Any]] = None,
+    ) -> CreateAssistant:
+        """Make an assistant; ``metadata`` takes up to 16 pairs. ``POST /assistants``."""
+        body = {key: value for key, value in locals().items() if key not in ("self", "functions")}
+        return self._client._call("POST", "/assistants", CreateAssistant, _with_functions(body, functions))
+
+    def update(
+        self, assistant_id: str, name: Optional[str] = None, description: Optional[str] = None,
+        instructions: Optional[str] = None, file_ids: Optional[List[str]] = None,
+        functions: Optional[List[Function]] = None, metadata: Optional[Dict[str, Any]] = None,
+    ) -> Assistant:
+        """Change an assistant. ``POST /assistants/modify``."""
+        body = {key: value for key, value in locals().items() if key not in ("self", "functions")}
+        return self._client._call("POST", "/assistants/modify", Assistant, _with_functions(body, functions))
+
+    def delete(self, assistant_id: str) -> AssistantDelete:
+        """Delete an assistant. ``POST /assistants/delete``."""
+        return self._client._call("POST", "/assistants/delete", AssistantDelete, {"assistant_id": assistant_id})
+
+    def delete_file(self, assistant_id: str, file_id: str) -> AssistantFileDelete:
+        """Take a file from an assistant. ``POST /assistants/files/delete``."""
+        body = {"assistant_id": assistant_id, "file_id": file_id}
+        return self._client._call("POST", "/assistants/files/delete", AssistantFileDelete, body)
+
+class ThreadsSyncClient(_Resource):
+    """Threads: conversations kept by the server."""
+
+    def list(
+        self, assistants_ids: Optional[List[str]] = None, limit: Optional[int] = None, before: Optional[int] = None,
+    ) -> Threads:
+        """List threads; ``before``: Unix time, seconds. ``GET /threads``."""
+        query = [("assistants_ids", assistant_id) for assistant_id in assistants_ids or ()]
+        return self._client._call("GET", "/threads", Threads, query=query + _page(limit, before))
+
+    get_threads = list
+
+    def create(self) -> Thread:
+        """Begin a thread. ``POST /threads``."""
+        return self._client._call("POST", "/threads", Thread, {})
+
+    def create_thread(self) -> str:
+        """Begin a thread; give its id. ``POST /threads``."""
+        return ThreadsSyncClient.create(self).id
+
+    def retrieve(self, threads_ids: List[str]) -> Threads:
+        """Give the threads with these ids. ``POST /threads/retrieve``."""
+        return self._client._call("POST", "/threads/retrieve", Threads, {"threads_ids": threads_ids})
+
+    def delete(self, thread_id: str) -> bool:
+        """Delete a thread. ``POST /threads/delete``, whose answer is empty. Raises NotFoundError."""
+        self._client._send(self._client._request("POST", "/threads/delete", {"thread_id": thread_id}))
+        return True
+
+    def get_messages(self, thread_id: str, limit: Optional[int] = None, before: Optional[int] = None) -> ThreadMessages:
+        """Give a thread's messages; ``before``: Unix time, seconds. ``GET /threads/messages``."""
+        query: List[Tuple[str, Any]] = [("thread_id", thread_id)]
+        return self._client._call("GET", "/threads/messages", ThreadMessages, query=query + _page(limit, before))
+
+    def add_message(self, thread_id: str, message: Message) -> ThreadMessagesResponse:
+        """Add a message to a thread without an answer to it. ``POST /threads/messages``."""
+        return ThreadsSyncClient.add_messages(self, thread_id, [message])
+
+    def add_messages(
+        self, thread_id: Optional[str] = None, messages: Optional[Sequence[Message]] = None
+    ) -> ThreadMessagesResponse:
+        """Add messages to a thread, a new one without *thread_id*, without an answer. ``POST /threads/messages``."""
+        whole = [_with_nulls(message) for message in _as_messages(messages or [])]
+        body = _thread_body(thread_id, None, None, whole)
+        return self._client._call("POST", "/threads/messages", ThreadMessagesResponse, body)
+
+    def run(
+        self, thread_id: str, assistant_id: Optional[str] = None, thread_options: Optional[ThreadRunOptions] = None,
+        options: Optional[ThreadRunOptions] = None,
+    ) -> ThreadRunResponse:
+        """Begin to answer a thread; :meth:`get_run` tells how it goes. ``POST /threads/run``."""
+        body = _run_body(thread_id, assistant_id, thread_options, options)
+        return self._client._call("POST", "/threads/run", ThreadRunResponse, body)
+
+    def run_stream(
+        self, thread_id: str, assistant_id: Optional[str] = None, thread_options: Optional[ThreadRunOptions] = None,
+        options: Optional[ThreadRunOptions] = None,
+    ) -> Stream[ThreadCompletionChunk]:
+        """Answer a thread bit by bit. ``POST /threads/run``. Raises StreamInterruptedError when cut off."""
+        body = {**_run_body(thread_id, assistant_id, thread_options, options), "stream": True}
+        return self._client._stream("/threads/run", ThreadCompletionChunk, body, {})
+
+    def get_run(self, thread_id: str) -> ThreadRunResult:
+        """Tell how a thread's run goes. ``GET /threads/run``."""
+        return self._client._call("GET", "/threads/run", ThreadRunResult, query=[("thread_id", thread_id)])
+
+    def run_messages(
+        self, messages: Sequence[Message], thread_id: Optional[str] = None, assistant_id: Optional[str] = None,
+        model: Optional[str] = None, thread_options: Optional[ThreadRunOptions] = None,
+    ) -> ThreadCompletion:
+        """Add messages to a thread and answer. ``POST /threads/messages/run``."""
+        body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
+        body.update(_run_options(thread_options))
+        return self._client._call("POST", "/threads/messages/run", ThreadCompletion, body)
+
+    def run_messages_stream(
+        self, messages: Sequence[Message], thread_id: Optional[str] = None, assistant_id: Optional[str] = None,
+        model: Optional[str] = None, thread_options: Optional[ThreadRunOptions] = None,
+        update_interval: Optional[int] = None,
+    ) -> Stream[ThreadCompletionChunk]:
+        """Add messages and answer bit by bit; ``update_interval``: seconds. ``POST /threads/messages/run``."""
+        body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
+        body.update(_run_options(thread_options), stream=True, update_interval=update_interval)
+        return self._client._stream("/threads/messages/run", ThreadCompletionChunk, body, {})
+
+    def rerun_messages(self, thread_id: str, thread_options: Optional[ThreadRunOptions] = None) -> ThreadCompletion:
+        """Answer a thread's last message anew. ``POST /threads/messages/rerun``."""
+        body = {"thread_id": thread_id, **_run_options(thread_options)}
+        return self._client._call("POST", "/threads/messages/rerun", ThreadCompletion, body)
+
+    def rerun_messages_stream(
+        self, thread_id: str, thread_options: Optional[ThreadRunOptions] = None, update_interval: Optional[int] = None,
+    ) -> Stream[ThreadCompletionChunk]:
+        """Answer anew, bit by bit; ``update_interval``: seconds. ``POST /threads/messages/rerun``."""
+        body = {**_run_options(thread_options), "thread_id": thread_id, "update_interval": update_interval}
+        body["stream"] = True
+        return self._client._stream("/threads/messages/rerun", ThreadCompletionChunk, body, {})
+
 class GigaChatSyncClient(_Client):
     """The blocking half of the client. Close it, or use it in a ``with`` block."""
 
@@ -1296,6 +1430,8 @@ class GigaChatSyncClient(_Client):
         return self._shared.token if authorization_cvar.get() else self._retrying(self._current_token)
 
     chat = ChatNamespace()
+    assistants = AssistantsSyncClient()
+    threads = ThreadsSyncClient()
 
     def stream(self, payload: Payload) -> Stream[ChatCompletionChunk]:
         """Answer a conversation bit by bit. ``POST /chat/completions``. Raises StreamInterruptedError when cut off."""
@@ -1409,14 +1545,9 @@ class GigaChatSyncClient(_Client):
         blacklist: Optional[bool] = None, whitelist: Optional[bool] = None, unnormalized_history: Optional[bool] = None,
     ) -> FilterCheck:
         """Have texts and images checked by the content filter, all of it by default. ``POST /filter/check``."""
-        settings = {
-            "neuro": neuro, "blacklist": blacklist, "whitelist": whitelist,
-            "unnormalized_history": unnormalized_history,
-        }
-        body = {
-            "model": model, "messages": _as_messages(messages), "functions": functions,
-            "settings": {name: value for name, value in settings.items() if value is not None} or None,
-        }
+        choices = {"neuro": neuro, "blacklist": blacklist, "whitelist": whitelist}
+        settings = _without_nulls({**choices, "unnormalized_history": unnormalized_history}) or None
+        body = {"model": model, "messages": _as_messages(messages), "functions": functions, "settings": settings}
         return self._call("POST", "/filter/check", FilterCheck, _without_nulls(body))
 
     def create_batch(self, requests: BatchSource, method: str = "chat_completions") -> Batch:
@@ -1446,154 +1577,6 @@ class GigaChatSyncClient(_Client):
             raise ValueError(f"batch {batch.id} has no results yet: it is {batch.status}")
         call = self._request("GET", _content_path(batch.output_file_id))
         return Stream(functools.partial(self._send, call), _read_lines, BatchResult)
-
-    @property
-    def assistants(self) -> AssistantsSyncClient:
-        return AssistantsSyncClient(self)
-
-    @property
-    def threads(self) -> ThreadsSyncClient:
-        return ThreadsSyncClient(self)
-
-class AssistantsSyncClient(_Resource):
-    """Assistants: a model with instructions, files and functions, kept by the server."""
-
-    def get(self, assistant_id: Optional[str] = None) -> Assistants:
-        """List the assistants, or the one with this id. ``GET /assistants``."""
-        query = [("assistant_id", assistant_id)] if assistant_id else []
-        return self._client._call("GET", "/assistants", Assistants, query=query)
-
-    def create(
-        self, model: str, name: str, instructions: Optional[str] = None, description: Optional[str] = None,
-        file_ids: Optional[List[str]] = None, functions: Optional[List[Function]] = None,
-        metadata: Optional[Dict[str, Any]] = None,
-    ) -> CreateAssistant:
-        """Make an assistant; ``metadata`` takes up to 16 pairs. ``POST /assistants``."""
-        body = {
-            "model": model, "name": name, "description": description, "instructions": instructions,
-            "file_ids": file_ids, "metadata": metadata,
-        }
-        return self._client._call("POST", "/assistants", CreateAssistant, _with_functions(body, functions))
-
-    def update(
-        self, assistant_id: str, name: Optional[str] = None, description: Optional[str] = None,
-        instructions: Optional[str] = None, file_ids: Optional[List[str]] = None,
-        functions: Optional[List[Function]] = None, metadata: Optional[Dict[str, Any]] = None,
-    ) -> Assistant:
-        """Change an assistant. ``POST /assistants/modify``."""
-        body = {
-            "assistant_id": assistant_id, "name": name, "description": description, "instructions": instructions,
-            "file_ids": file_ids, "metadata": metadata,
-        }
-        return self._client._call("POST", "/assistants/modify", Assistant, _with_functions(body, functions))
-
-    def delete(self, assistant_id: str) -> AssistantDelete:
-        """Delete an assistant. ``POST /assistants/delete``."""
-        return self._client._call("POST", "/assistants/delete", AssistantDelete, {"assistant_id": assistant_id})
-
-    def delete_file(self, assistant_id: str, file_id: str) -> AssistantFileDelete:
-        """Take a file from an assistant. ``POST /assistants/files/delete``."""
-        body = {"assistant_id": assistant_id, "file_id": file_id}
-        return self._client._call("POST", "/assistants/files/delete", AssistantFileDelete, body)
-
-class ThreadsSyncClient(_Resource):
-    """Threads: conversations kept by the server."""
-
-    def list(
-        self, assistants_ids: Optional[List[str]] = None, limit: Optional[int] = None, before: Optional[int] = None,
-    ) -> Threads:
-        """List threads; ``before``: Unix time, seconds. ``GET /threads``."""
-        query = [("assistants_ids", assistant_id) for assistant_id in assistants_ids or ()]
-        return self._client._call("GET", "/threads", Threads, query=query + _page(limit, before))
-
-    get_threads = list
-
-    def create(self) -> Thread:
-        """Begin a thread. ``POST /threads``."""
-        return self._client._call("POST", "/threads", Thread, {})
-
-    def create_thread(self) -> str:
-        """Begin a thread; give its id. ``POST /threads``."""
-        return ThreadsSyncClient.create(self).id
-
-    def retrieve(self, threads_ids: List[str]) -> Threads:
-        """Give the threads with these ids. ``POST /threads/retrieve``."""
-        return self._client._call("POST", "/threads/retrieve", Threads, {"threads_ids": threads_ids})
-
-    def delete(self, thread_id: str) -> bool:
-        """Delete a thread. ``POST /threads/delete``, whose answer is empty. Raises NotFoundError."""
-        self._client._send(self._client._request("POST", "/threads/delete", {"thread_id": thread_id}))
-        return True
-
-    def get_messages(self, thread_id: str, limit: Optional[int] = None, before: Optional[int] = None) -> ThreadMessages:
-        """Give a thread's messages; ``before``: Unix time, seconds. ``GET /threads/messages``."""
-        query: List[Tuple[str, Any]] = [("thread_id", thread_id)]
-        return self._client._call("GET", "/threads/messages", ThreadMessages, query=query + _page(limit, before))
-
-    def add_message(self, thread_id: str, message: Message) -> ThreadMessagesResponse:
-        """Add a message to a thread without an answer to it. ``POST /threads/messages``."""
-        return ThreadsSyncClient.add_messages(self, thread_id, [message])
-
-    def add_messages(
-        self, thread_id: Optional[str] = None, messages: Optional[Sequence[Message]] = None
-    ) -> ThreadMessagesResponse:
-        """Add messages to a thread, a new one without *thread_id*, without an answer. ``POST /threads/messages``."""
-        whole = [_with_nulls(message) for message in _as_messages(messages or [])]
-        body = _thread_body(thread_id, None, None, whole)
-        return self._client._call("POST", "/threads/messages", ThreadMessagesResponse, body)
-
-    def run(
-        self, thread_id: str, assistant_id: Optional[str] = None, thread_options: Optional[ThreadRunOptions] = None,
-        options: Optional[ThreadRunOptions] = None,
-    ) -> ThreadRunResponse:
-        """Begin to answer a thread; :meth:`get_run` tells how it goes. ``POST /threads/run``."""
-        body = _run_body(thread_id, assistant_id, thread_options, options)
-        return self._client._call("POST", "/threads/run", ThreadRunResponse, body)
-
-    def run_stream(
-        self, thread_id: str, assistant_id: Optional[str] = None, thread_options: Optional[ThreadRunOptions] = None,
-        options: Optional[ThreadRunOptions] = None,
-    ) -> Stream[ThreadCompletionChunk]:
-        """Answer a thread bit by bit. ``POST /threads/run``. Raises StreamInterruptedError when cut off."""
-        body = {**_run_body(thread_id, assistant_id, thread_options, options), "stream": True}
-        return self._client._stream("/threads/run", ThreadCompletionChunk, body, {})
-
-    def get_run(self, thread_id: str) -> ThreadRunResult:
-        """Tell how a thread's run goes. ``GET /threads/run``."""
-        return self._client._call("GET", "/threads/run", ThreadRunResult, query=[("thread_id", thread_id)])
-
-    def run_messages(
-        self, messages: Sequence[Message], thread_id: Optional[str] = None, assistant_id: Optional[str] = None,
-        model: Optional[str] = None, thread_options: Optional[ThreadRunOptions] = None,
-    ) -> ThreadCompletion:
-        """Add messages to a thread and answer. ``POST /threads/messages/run``."""
-        body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
-        body.update(_run_options(thread_options))
-        return self._client._call("POST", "/threads/messages/run", ThreadCompletion, body)
-
-    def run_messages_stream(
-        self, messages: Sequence[Message], thread_id: Optional[str] = None, assistant_id: Optional[str] = None,
-        model: Optional[str] = None, thread_options: Optional[ThreadRunOptions] = None,
-        update_interval: Optional[int] = None,
-    ) -> Stream[ThreadCompletionChunk]:
-        """Add messages and answer bit by bit; ``update_interval``: seconds. ``POST /threads/messages/run``."""
-        body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
-        body.update(_run_options(thread_options), stream=True, update_interval=update_interval)
-        return self._client._stream("/threads/messages/run", ThreadCompletionChunk, body, {})
-
-    def rerun_messages(self, thread_id: str, thread_options: Optional[ThreadRunOptions] = None) -> ThreadCompletion:
-        """Answer a thread's last message anew. ``POST /threads/messages/rerun``."""
-        body = {"thread_id": thread_id, **_run_options(thread_options)}
-        return self._client._call("POST", "/threads/messages/rerun", ThreadCompletion, body)
-
-    def rerun_messages_stream(
-        self, thread_id: str, thread_options: Optional[ThreadRunOptions] = None, update_interval: Optional[int] = None,
-    ) -> Stream[ThreadCompletionChunk]:
-        """Answer anew, bit by bit; ``update_interval``: seconds. ``POST /threads/messages/rerun``."""
-        body = {
-            "thread_id": thread_id, **_run_options(thread_options), "stream": True, "update_interval": update_interval,
-        }
-        return self._client._stream("/threads/messages/rerun", ThreadCompletionChunk, body, {})
 
 
 # ---------- async twins
@@ -1642,57 +1625,6 @@ class AsyncChatNamespace(_Resource):
         return await _run_tools_aside(talk, max_rounds, self._workers)
 
 @_named
-class GigaChatAsyncClient(_Client):
-    """The async half of the client: the same calls, in worker threads. Close it, or use it in ``async with``."""
-
-    async def __aenter__(self: T) -> T:
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close all connections; calls under way end with an APIConnectionError."""
-        self._close()
-
-    aget_token = _twin(GigaChatSyncClient.get_token)
-    achat = AsyncChatNamespace()
-    astream = _stream_twin(GigaChatSyncClient.stream)
-    achat_parse = _twin(GigaChatSyncClient.chat_parse)
-
-    async def arun_tools(self, payload: Payload, functions: _Functions, *, max_rounds: int = 10) -> _Ran:
-        """Do as run_tools() does; coroutine functions are awaited in the caller's event loop, others run in workers."""
-        return await _run_tools_aside(_Talk(ChatNamespace(self), payload, functions), max_rounds, self._workers)
-
-    aget_models = _twin(GigaChatSyncClient.get_models)
-    aget_model = _twin(GigaChatSyncClient.get_model)
-    aembeddings = _twin(GigaChatSyncClient.embeddings)
-    atokens_count = _twin(GigaChatSyncClient.tokens_count)
-    aupload_file = _twin(GigaChatSyncClient.upload_file)
-    aget_file = _twin(GigaChatSyncClient.get_file)
-    aget_files = _twin(GigaChatSyncClient.get_files)
-    adelete_file = _twin(GigaChatSyncClient.delete_file)
-    aget_image = _twin(GigaChatSyncClient.get_image)
-    adownload_file = _twin(GigaChatSyncClient.download_file)
-    aget_balance = _twin(GigaChatSyncClient.get_balance)
-    acheck_ai = _twin(GigaChatSyncClient.check_ai)
-    aopenapi_function_convert = _twin(GigaChatSyncClient.openapi_function_convert)
-    avalidate_function = _twin(GigaChatSyncClient.validate_function)
-    acheck_filter = _twin(GigaChatSyncClient.check_filter)
-    acreate_batch = _twin(GigaChatSyncClient.create_batch)
-    aget_batches = _twin(GigaChatSyncClient.get_batches)
-    aget_batch = _twin(GigaChatSyncClient.get_batch)
-    abatch_results = _stream_twin(GigaChatSyncClient.batch_results)
-
-    @property
-    def a_assistants(self) -> AssistantsAsyncClient:
-        return AssistantsAsyncClient(self)
-
-    @property
-    def a_threads(self) -> ThreadsAsyncClient:
-        return ThreadsAsyncClient(self)
-
-@_named
 class AssistantsAsyncClient(_Resource):
     """Async form of :class:`AssistantsSyncClient`."""
 
@@ -1722,6 +1654,51 @@ class ThreadsAsyncClient(_Resource):
     run_messages_stream = _stream_twin(ThreadsSyncClient.run_messages_stream)
     rerun_messages = _twin(ThreadsSyncClient.rerun_messages)
     rerun_messages_stream = _stream_twin(ThreadsSyncClient.rerun_messages_stream)
+
+@_named
+class GigaChatAsyncClient(_Client):
+    """The async half of the client: the same calls, in worker threads. Close it, or use it in ``async with``."""
+
+    async def __aenter__(self: T) -> T:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections; calls under way end with an APIConnectionError."""
+        self._close()
+
+    aget_token = _twin(GigaChatSyncClient.get_token)
+    achat = AsyncChatNamespace()
+    a_assistants = AssistantsAsyncClient()
+    a_threads = ThreadsAsyncClient()
+    astream = _stream_twin(GigaChatSyncClient.stream)
+    achat_parse = _twin(GigaChatSyncClient.chat_parse)
+
+    async def arun_tools(self, payload: Payload, functions: _Functions, *, max_rounds: int = 10) -> _Ran:
+        """Do as run_tools() does; coroutine functions are awaited in the caller's event loop, others run in workers."""
+        return await _run_tools_aside(_Talk(ChatNamespace(self), payload, functions), max_rounds, self._workers)
+
+    aget_models = _twin(GigaChatSyncClient.get_models)
+    aget_model = _twin(GigaChatSyncClient.get_model)
+    aembeddings = _twin(GigaChatSyncClient.embeddings)
+    atokens_count = _twin(GigaChatSyncClient.tokens_count)
+    aupload_file = _twin(GigaChatSyncClient.upload_file)
+    aget_file = _twin(GigaChatSyncClient.get_file)
+    aget_files = _twin(GigaChatSyncClient.get_files)
+    adelete_file = _twin(GigaChatSyncClient.delete_file)
+    aget_image = _twin(GigaChatSyncClient.get_image)
+    adownload_file = _twin(GigaChatSyncClient.download_file)
+    aget_balance = _twin(GigaChatSyncClient.get_balance)
+    acheck_ai = _twin(GigaChatSyncClient.check_ai)
+    aopenapi_function_convert = _twin(GigaChatSyncClient.openapi_function_convert)
+    avalidate_function = _twin(GigaChatSyncClient.validate_function)
+    acheck_filter = _twin(GigaChatSyncClient.check_filter)
+    acreate_batch = _twin(GigaChatSyncClient.create_batch)
+    aget_batches = _twin(GigaChatSyncClient.get_batches)
+    aget_batch = _twin(GigaChatSyncClient.get_batch)
+    abatch_results = _stream_twin(GigaChatSyncClient.batch_results)
 
 class GigaChat(GigaChatSyncClient, GigaChatAsyncClient):
     """A client of GigaChat, blocking and async. Safe to share between threads, event loops and forked processes."""
@@ -1792,38 +1769,11 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, u
     done: asyncio.Future[T] = loop.create_future()
     context = contextvars.copy_context()
     context.run(_flight_cvar.set, flight)
-
-    left = False  # whether nobody waits any more
-
-    def settle(result: Optional[T], error: Optional[BaseException]) -> None:
-        if left or done.done():  # noqa: F821  # it is there until this task has left
-            return
-        if error is not None:
-            done.set_exception(error)  # noqa: F821
-        else:
-            done.set_result(result)  # type: ignore[arg-type]  # noqa: F821  # T itself may be Optional
-
-    def work() -> None:
-        result: Optional[T] = None
-        failure: Optional[BaseException] = None
-        try:
-            result = context.run(job)
-        except StopIteration as error:  # of the caller's own making; a future refuses it
-            failure = RuntimeError(f"StopIteration: {error}")
-        except BaseException as error:
-            failure = error
-        try:
-            loop.call_soon_threadsafe(settle, result, failure)
-        except RuntimeError:
-            pass  # the loop is closed: nobody waits any more
-        failure = None  # it holds this frame: no cycle is left behind
-
     try:
-        workers.submit(work, urgent)
+        workers.submit(functools.partial(_work_for, loop, done, functools.partial(context.run, job)), urgent)
         return await done
     except BaseException:
         if not done.done() or done.cancelled():  # cancelled, or closed together with its loop
-            left = True
             flight.cut()
         raise
     finally:
@@ -1877,38 +1827,57 @@ class _Workers:
             raise GigaChatException(f"no thread can be started for an async call: {error}") from error
 
     def _work(self) -> None:
+        turn = _Turn()
         while True:
             with self._lock:
-                job, is_call = self._next()
-                turn = _Turn()
+                is_call = bool(self._calls) and not self._urgent and self._calling < self._most
+                jobs = self._calls if is_call else self._urgent
+                job = jobs.popleft() if jobs else None
+                self._calling += is_call
+                waited_in_vain = turn in self._idle
+                if waited_in_vain:
+                    self._idle.remove(turn)
+                if job is None and (waited_in_vain or self._stopped):
+                    self._threads.discard(threading.current_thread())
+                    return
                 if job is None:
-                    if self._stopped:
-                        self._threads.discard(threading.current_thread())
-                        return
+                    turn = _Turn()
                     self._idle.append(turn)
-            if job is not None:
-                try:
-                    job()
-                finally:
-                    del job
-                    if is_call:
-                        with self._lock:
-                            self._calling -= 1
-            elif not turn.wait(self._IDLE_SECONDS):
-                with self._lock:
-                    if turn in self._idle:
-                        self._idle.remove(turn)
-                        self._threads.discard(threading.current_thread())
-                        return
+            if job is None:
+                turn.wait(self._IDLE_SECONDS)
+                continue
+            try:
+                job()
+            finally:
+                del job
+                if is_call:
+                    with self._lock:
+                        self._calling -= 1
 
-    def _next(self) -> Tuple[Optional[Callable[[], None]], bool]:
-        """Take the next job; tell whether it is a call."""
-        if self._urgent:
-            return self._urgent.popleft(), False
-        if self._calls and self._calling < self._most:
-            self._calling += 1
-            return self._calls.popleft(), True
-        return None, False
+def _work_for(loop: asyncio.AbstractEventLoop, done: asyncio.Future[T], job: Callable[[], T]) -> None:
+    """Do the *job* of a coroutine, and tell its loop what came of it."""
+    result: Optional[T] = None
+    failure: Optional[BaseException] = None
+    try:
+        result = job()
+    except StopIteration as error:  # of the caller's own making; a future refuses it
+        failure = RuntimeError(f"StopIteration: {error}")
+    except BaseException as error:
+        failure = error
+    try:
+        loop.call_soon_threadsafe(_settle, done, result, failure)
+    except RuntimeError:
+        pass  # the loop is closed: nobody waits any more
+    del done, failure  # the traceback of the failure holds this frame: no cycle is left behind
+
+def _settle(done: asyncio.Future[Any], result: Any, failure: Optional[BaseException]) -> None:
+    if done.done():
+        return  # cancelled
+    if failure is None:
+        done.set_result(result)
+    else:
+        done.set_exception(failure)
+        done.exception()  # or it would complain that nobody looked, where the coroutine was closed meanwhile
 
 
 # ---------- answers and streams
@@ -2062,6 +2031,7 @@ def _read_events(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
                 if _complete(finished):
                     return
                 raise StreamInterruptedError("the stream ended inside an event") from error
+            reply.events.append(text)
             if named:
                 finished[0] = bool(chunk.finish_reason) or _complete(finished)
                 if name:
@@ -2069,12 +2039,11 @@ def _read_events(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
             for choice in () if named else chunk.choices:
                 if choice.delta is None:  # null is as good as absent
                     choice.delta = MessagesChunk()
-                    text = _encode(chunk)
+                    reply.events[-1] = _encode(chunk)
                 if choice.finish_reason:
                     finished[choice.index or 0] = True
                 elif (choice.index or 0) not in finished:
                     finished[choice.index or 0] = False
-            reply.events.append(text)
             yield chunk
     if not _complete(finished):
         raise StreamInterruptedError("the stream ended before the answer did: neither [DONE] nor a finish reason came")
@@ -2202,7 +2171,7 @@ class _Reply:
         return f"{self.call.method} {self.call.path}"
 
     def begun(self, begin: Callable[[_Reply], T]) -> T:
-        """Begin to read the body; drop the connection if that fails, or it is compressed though we did not ask for it."""
+        """Begin to read the body; drop the connection if that fails, or it comes compressed, unasked."""
         try:
             coding = self.fields.get("content-encoding", "").lower() or "identity"
             if coding != "identity":
