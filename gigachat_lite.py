@@ -915,7 +915,7 @@ class _Client:
 
     def _stream(self, path: str, result: Type[J], body: Dict[str, Any], headers: Mapping[str, str]) -> Stream[J]:
         """Prepare a request whose answer comes as events; it is sent when the stream is iterated."""
-        call = self._request("POST", path, body, headers=headers)
+        call = self._request("POST", path, {**body, "stream": True}, headers=headers)
         return Stream(functools.partial(self._send, call), _read_events, result)
 
     def _request(
@@ -1370,7 +1370,7 @@ class ThreadsSyncClient(_Resource):
         options: Optional[ThreadRunOptions] = None,
     ) -> Stream[ThreadCompletionChunk]:
         """Answer a thread bit by bit. ``POST /threads/run``. Raises StreamInterruptedError when cut off."""
-        body = {**_run_body(thread_id, assistant_id, thread_options, options), "stream": True}
+        body = _run_body(thread_id, assistant_id, thread_options, options)
         return self._client._stream("/threads/run", ThreadCompletionChunk, body, {})
 
     def get_run(self, thread_id: str) -> ThreadRunResult:
@@ -1382,8 +1382,7 @@ class ThreadsSyncClient(_Resource):
         model: Optional[str] = None, thread_options: Optional[ThreadRunOptions] = None,
     ) -> ThreadCompletion:
         """Add messages to a thread and answer. ``POST /threads/messages/run``."""
-        body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
-        body.update(_run_options(thread_options))
+        body = {**_thread_body(thread_id, assistant_id, model, _as_messages(messages)), **_run_options(thread_options)}
         return self._client._call("POST", "/threads/messages/run", ThreadCompletion, body)
 
     def run_messages_stream(
@@ -1393,7 +1392,7 @@ class ThreadsSyncClient(_Resource):
     ) -> Stream[ThreadCompletionChunk]:
         """Add messages and answer bit by bit; ``update_interval``: seconds. ``POST /threads/messages/run``."""
         body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
-        body.update(_run_options(thread_options), stream=True, update_interval=update_interval)
+        body.update(_run_options(thread_options), update_interval=update_interval)
         return self._client._stream("/threads/messages/run", ThreadCompletionChunk, body, {})
 
     def rerun_messages(self, thread_id: str, thread_options: Optional[ThreadRunOptions] = None) -> ThreadCompletion:
@@ -1405,8 +1404,7 @@ class ThreadsSyncClient(_Resource):
         self, thread_id: str, thread_options: Optional[ThreadRunOptions] = None, update_interval: Optional[int] = None,
     ) -> Stream[ThreadCompletionChunk]:
         """Answer anew, bit by bit; ``update_interval``: seconds. ``POST /threads/messages/rerun``."""
-        body = {**_run_options(thread_options), "thread_id": thread_id, "update_interval": update_interval}
-        body["stream"] = True
+        body = {"thread_id": thread_id, **_run_options(thread_options), "update_interval": update_interval}
         return self._client._stream("/threads/messages/rerun", ThreadCompletionChunk, body, {})
 
 class GigaChatSyncClient(_Client):
@@ -1505,8 +1503,7 @@ class GigaChatSyncClient(_Client):
     ) -> bytes:
         """Give a file's content; or write it to a path or a binary file, and give nothing. ``GET /files/{id}/content``.
 
-        The file at a path appears when all of it has arrived. Raises NotFoundError, and ForbiddenError for a file that
-        was stored under another X-Client-ID.
+        The file at a path appears when it is whole. Raises NotFoundError; ForbiddenError under another X-Client-ID.
         """
         call = self._request("GET", _content_path(file_id))
         open_reply = functools.partial(self._send, call, _Reply.as_it_comes)
@@ -1569,10 +1566,7 @@ class GigaChatSyncClient(_Client):
         return self._call("GET", "/batches", _Batches, query=[("batch_id", batch_id)]).only(batch_id)
 
     def batch_results(self, batch: Batch) -> Stream[BatchResult]:
-        """Read the results of a completed batch, matched to its requests by ``id``, in no certain order.
-
-        ``GET /files/{output_file_id}/content``.
-        """
+        """Read the results of a completed batch, by ``id`` and in no order. ``GET /files/{output_file_id}/content``."""
         if not batch.output_file_id:
             raise ValueError(f"batch {batch.id} has no results yet: it is {batch.status}")
         call = self._request("GET", _content_path(batch.output_file_id))
@@ -1598,9 +1592,8 @@ def _stream_twin(method: Callable[Concatenate[Any, P], Stream[T]]) -> Callable[C
         return AsyncStream(method(__self, *args, **kwargs), __self._workers)
 
     signature = inspect.signature(method)
-    call.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        return_annotation=signature.return_annotation.replace("Stream", "AsyncStream", 1)
-    )
+    signature = signature.replace(return_annotation=f"Async{signature.return_annotation}")
+    call.__signature__ = signature  # type: ignore[attr-defined]
     return call
 
 def _named(kind: Type[T]) -> Type[T]:
@@ -1715,20 +1708,19 @@ class AsyncStream(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        # One hop to a worker brings all that one read brought: a hop takes 100 µs, an event 5.
         if self._waiting:
             raise RuntimeError("another task is waiting for the next chunk of this stream")
         stream = self._stream
-        chunk = stream._arrived()
-        if chunk is None:
-            self._waiting = True
-            try:
+        self._waiting = True
+        try:
+            chunk = stream._arrived()
+            if chunk is None:  # one hop to a worker brings all that one read brought: a hop takes 100 µs, an event 5
                 chunk = await _in_worker(self._workers, functools.partial(next, stream, None), stream._flight, True)
-            except BaseException:
-                stream.close()
-                raise
-            finally:
-                self._waiting = False
+        except BaseException:
+            stream.close()
+            raise
+        finally:
+            self._waiting = False
         if chunk is None:
             raise StopAsyncIteration
         return chunk
@@ -1821,10 +1813,9 @@ class _Workers:
             thread.start()
         except RuntimeError as error:
             with self._lock:
-                if any(other.is_alive() for other in self._threads) or job not in jobs:
-                    return
-                jobs.remove(job)
-            raise GigaChatException(f"no thread can be started for an async call: {error}") from error
+                if job in jobs and not any(other.is_alive() for other in self._threads):
+                    jobs.remove(job)
+                    raise GigaChatException(f"no thread can be started for an async call: {error}") from error
 
     def _work(self) -> None:
         turn = _Turn()
@@ -1856,27 +1847,23 @@ class _Workers:
 
 def _work_for(loop: asyncio.AbstractEventLoop, done: asyncio.Future[T], job: Callable[[], T]) -> None:
     """Do the *job* of a coroutine, and tell its loop what came of it."""
-    result: Optional[T] = None
-    failure: Optional[BaseException] = None
+    settle: Callable[[Any], None] = done.set_exception
     try:
-        result = job()
+        outcome: Any = job()
+        settle = done.set_result
     except StopIteration as error:  # of the caller's own making; a future refuses it
-        failure = RuntimeError(f"StopIteration: {error}")
+        outcome = RuntimeError(f"StopIteration: {error}")
     except BaseException as error:
-        failure = error
+        outcome = error
     try:
-        loop.call_soon_threadsafe(_settle, done, result, failure)
+        loop.call_soon_threadsafe(_settle, done, settle, outcome)
     except RuntimeError:
         pass  # the loop is closed: nobody waits any more
-    del done, failure  # the traceback of the failure holds this frame: no cycle is left behind
+    del done, settle, outcome  # the traceback of a failure holds this frame: no cycle is left behind
 
-def _settle(done: asyncio.Future[Any], result: Any, failure: Optional[BaseException]) -> None:
-    if done.done():
-        return  # cancelled
-    if failure is None:
-        done.set_result(result)
-    else:
-        done.set_exception(failure)
+def _settle(done: asyncio.Future[Any], settle: Callable[[Any], None], outcome: Any) -> None:
+    if not done.done():  # not cancelled
+        settle(outcome)
         done.exception()  # or it would complain that nobody looked, where the coroutine was closed meanwhile
 
 
@@ -1892,12 +1879,9 @@ class Stream(Generic[T]):
     The request is sent when iteration begins. Retries end with the first chunk: no chunk is ever repeated.
     """
 
-    def __init__(
-        self, send: Callable[[Callable[[_Reply], Any]], Any], read: Callable[[Any, _Reply], Iterator[Any]],
-        result: Type[Any],
-    ) -> None:
-        self._send = send  # the request; takes what begins to read an answer to it
-        self._read = read
+    def __init__(self, send: Callable[..., Any], read: Callable[..., Iterator[Any]], result: Type[Any]) -> None:
+        self._send = send  # takes what begins to read an answer
+        self._read = read  # makes *result* objects of an answer
         self._result = result
         self._flight = _Flight()
         self._reply: Optional[_Reply] = None
@@ -1911,12 +1895,12 @@ class Stream(Generic[T]):
 
     def __next__(self) -> T:
         """Wait for the next chunk; StopIteration at the end of the answer, and only there: what was cut raises."""
-        if self._flight.cut_off:
-            raise APIConnectionError("the stream was closed before its end")
         if self._reading:
             raise RuntimeError("another thread is waiting for the next chunk of this stream")
         self._reading = True
         try:
+            if self._flight.cut_off:
+                raise _Cut
             chunk = next(self._chunks, None) if self._reply is not None else self._first()
         except _Cut:
             raise APIConnectionError("the stream was closed before its end") from None
@@ -1925,8 +1909,8 @@ class Stream(Generic[T]):
             raise
         finally:
             self._reading = False
-            if self._flight.cut_off:  # by what went wrong here, or meanwhile by another thread
-                self._drop()
+            if self._flight.cut_off and self._reply is not None:  # by what went wrong here, or by another thread
+                self._reply.close()
         if chunk is None:
             self._ended = True
             raise StopIteration
@@ -1945,13 +1929,7 @@ class Stream(Generic[T]):
 
     def _arrived(self) -> Optional[T]:
         """Give the next chunk if it is here already."""
-        if self._reading or self._flight.cut_off:
-            return None
-        try:
-            return next(self._arriving, None)
-        except BaseException:
-            self.close()
-            raise
+        return None if self._reading or self._flight.cut_off else next(self._arriving, None)
 
     @property
     def text_stream(self) -> Iterator[str]:
@@ -1978,11 +1956,7 @@ class Stream(Generic[T]):
         """Stop reading and free the connection; from another thread, end what is under way."""
         if not self._ended:
             self._flight.cut()
-        if not self._reading:
-            self._drop()
-
-    def _drop(self) -> None:
-        if self._reply is not None:
+        if self._reply is not None and not self._reading:
             self._reply.close()
 
 def _read_lines(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
@@ -2000,8 +1974,8 @@ _FAILURES = ("error", "response.error")
 def _read_events(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
     """Give the chunks of an answer as its events come, and None before each wait for more.
 
-    The end is "[DONE]", or that every choice which began has a finish reason and no more comes. It is one function
-    since it knows no object that holds it, so that a stream which nobody wants any more goes at once.
+    Their end is "[DONE]", or that every choice which began has a finish reason and no more comes. Nothing here knows
+    the stream: one that nobody holds any more goes at once, and its connection with it.
     """
     _require_events(reply)
     named = result is PrimaryChatCompletionChunk  # chat v2, where events have names and the chunk is the only choice
@@ -2011,9 +1985,10 @@ def _read_events(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
     while data:
         yield None
         data = _receive(reply, finished)
-        for name, text in parser.feed(data) if data else parser.end():
+        for name, text in parser.feed(data or b"\n\n"):  # the last event may lack the blank line behind it
             if text[:1] != b"{":
                 if text.strip() == b"[DONE]":
+                    yield None  # that may wait
                     reply.answer.drain()
                     return
                 if name not in _FAILURES and not (text and _OURS.match(name)):
@@ -2079,11 +2054,7 @@ def _raise_for_error(reply: _Reply, name: str, text: bytes, value: Any) -> None:
         raise reply.error(status if known else None, text)
 
 class _LineParser:
-    """JSON Lines: bytes in, lines out.
-
-    Lines end with CRLF, LF or CR and with nothing else: str.splitlines() also cuts at U+2028, U+2029 and U+0085,
-    which answers do contain.
-    """
+    """JSON Lines: bytes in, lines out. They end with CRLF, LF or CR; splitlines() also cuts at U+2028 and U+0085."""
 
     _LINE_END = re.compile(rb"\r\n|\n|\r")
 
@@ -2114,8 +2085,6 @@ class _LineParser:
         self._size = 0 if lines else self._size
         return [line for line in lines if line.strip()]
 
-_Event = Tuple[str, bytes]  # its name, "" where the server gave none, and its data
-
 class _EventParser(_LineParser):
     """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): bytes in, events out."""
 
@@ -2125,15 +2094,11 @@ class _EventParser(_LineParser):
         self._name = ""
         self._data: List[bytes] = []
 
-    def end(self) -> List[_Event]:
-        """Give the last event where the blank line behind it is missing."""
-        return self.feed(b"\n\n")
-
-    def _take(self, lines: List[bytes]) -> List[_Event]:
+    def _take(self, lines: List[bytes]) -> List[Tuple[str, bytes]]:
         if lines and self._at_start:
             self._at_start = False
             lines[0] = re.sub(rb"\A\xef\xbb\xbf", b"", lines[0])  # a BOM
-        events: List[_Event] = []
+        events: List[Tuple[str, bytes]] = []  # the name, "" where the server gave none, and the data
         for line in lines:
             if not line:
                 if self._data:
@@ -2194,14 +2159,12 @@ class _Reply:
 
     def _read(self, most: int) -> bytes:
         """Read the body to its end; InvalidResponseError where it is larger than *most* bytes."""
-        blocks: List[bytes] = []
-        size = 0
+        body = bytearray()
         for block in iter(self.receive, b""):
-            blocks.append(block)
-            size += len(block)
-            if size > most:
+            body += block
+            if len(body) > most:
                 raise InvalidResponseError(f"{self.what}: an answer of more than {most} bytes")
-        return b"".join(blocks)
+        return bytes(body)
 
     def decode(self, result: Type[J]) -> J:
         """Make a *result* of the body; InvalidResponseError where that cannot be."""
@@ -2247,8 +2210,7 @@ class _Reply:
             return f"a page. {_todays(_advice('page', self.call.place), self.call.url)}"
         if self.call.private:
             return "something else"
-        secrets = _Secrets(self._settings, self._sent)
-        text = _one_line(secrets.hide(content[:4096].decode("utf-8", "replace")), 200)
+        text = _one_line(_Secrets(self._settings, self._sent).hide(content[:4096].decode("utf-8", "replace")), 200)
         return repr(text) if text else "an empty body"
 
 

@@ -348,7 +348,7 @@ def _worst_inputs(module: Any) -> Dict[str, Any]:
         parser = module._EventParser()
         for piece in pieces(data, size):
             parser.feed(piece)
-        parser.end()
+        parser.feed(b"\n\n")
 
     def chunks(data: bytes, size: int = 65_536) -> None:
         payload = module._Payload(module._parse_head(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked"))
