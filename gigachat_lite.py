@@ -66,6 +66,7 @@ from typing import (  # isort: skip
 )
 
 if TYPE_CHECKING:
+    import asyncio
     from urllib.request import OpenerDirector, Request
 
     from typing_extensions import Concatenate, ParamSpec, dataclass_transform
@@ -107,7 +108,6 @@ __all__ = [
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 J = TypeVar("J", bound="JSONObject")
-R = TypeVar("R", bound="_Reader[Any]")
 K = TypeVar("K", bound="_Client")
 V = TypeVar("V", "ChatCompletionChunk", "ThreadCompletionChunk")
 
@@ -824,9 +824,8 @@ class _Client:
 
     def _stream(self, path: str, result: Type[J], body: Dict[str, Any], headers: Mapping[str, str]) -> Stream[J]:
         """Prepare a request whose answer comes as events; it is sent when the stream is iterated."""
-        call = self._request("POST", path, body, headers=headers)
-        reader: Any = _NamedEventReader if result is PrimaryChatCompletionChunk else _EventReader
-        return Stream(functools.partial(self._send, call, functools.partial(reader.begin, result)))
+        call = self._request("POST", path, {**body, "stream": True}, headers=headers)
+        return Stream(functools.partial(self._send, call), _read_events, result)
 
     def _request(
         self, method: str, path: str, body: Any = None, *, query: Sequence[Tuple[str, Any]] = (),
@@ -1159,186 +1158,6 @@ class ChatNamespace(_Resource):
         """Answer with the help of Python functions and of the server's tools. ``POST /v2/chat/completions``."""
         return _run_tools_here(_TalkV2(ChatNamespace(self._client).create, payload, functions), max_rounds)
 
-class GigaChatSyncClient(_Client):
-    """The blocking half of the client. Close it, or use it in a ``with`` block."""
-
-    def __enter__(self: T) -> T:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close all connections; calls under way in other threads end with an APIConnectionError."""
-        self._close()
-
-    def get_token(self) -> Optional[AccessToken]:
-        """Give the access token, asking for one if need be: OAuth, or ``POST /token`` for user and password.
-
-        None where nothing is configured to get a token with. ``authorization_cvar`` keeps it from asking for one.
-        """
-        return self._shared.token if authorization_cvar.get() else self._retrying(self._current_token)
-
-    chat = ChatNamespace()
-
-    def stream(self, payload: Payload) -> Stream[ChatCompletionChunk]:
-        """Answer a conversation bit by bit. ``POST /chat/completions``. Raises StreamInterruptedError when cut off."""
-        body = self._chat_body(_as_chat(payload), True)
-        return self._stream(_chat_path(self, chat_url_cvar), ChatCompletionChunk, body, _STREAM_HEADERS)
-
-    @overload
-    def chat_parse(self, payload: Payload, *, response_format: Type[T], strict: bool = ...) -> _Parsed[T]: ...
-    @overload
-    def chat_parse(self, payload: Payload, *, response_format: Any, strict: bool = ...) -> _Parsed[Any]: ...
-    def chat_parse(self, payload: Payload, *, response_format: Any, strict: bool = True) -> _Parsed[Any]:
-        """Answer with a value of a type that ``schema_of()`` knows. ``POST /chat/completions``.
-
-        Gives the completion and the value. Raises InvalidResponseError where the answer does not fit, and
-        LengthFinishReasonError where it was cut; both have it as ``completion``.
-        """
-        return _parse(ChatNamespace(self), copy.copy(_as_chat(payload)), response_format, strict)
-
-    def run_tools(self, payload: Payload, functions: _Functions, *, max_rounds: int = 10) -> _Ran:
-        """Answer with the help of Python functions, called as the model asks; give the answer and the whole history.
-
-        ``POST /chat/completions``, *max_rounds* times at most. What a function raises is told to the model and logged.
-        """
-        return _run_tools_here(_Talk(ChatNamespace(self), payload, functions), max_rounds)
-
-    def get_models(self) -> Models:
-        """List the models. ``GET /models``."""
-        return self._call("GET", "/models", Models)
-
-    def get_model(self, model: str) -> Model:
-        """Describe one model. ``GET /models/{model}``. Raises NotFoundError."""
-        return self._call("GET", f"/models/{_quote(model)}", Model)
-
-    def embeddings(self, texts: Union[str, Sequence[str]], model: str = "Embeddings") -> Embeddings:
-        """Turn texts into vectors, in the order of *texts* by ``index``. ``POST /embeddings``."""
-        return self._call("POST", "/embeddings", Embeddings, {"input": _texts(texts), "model": model})
-
-    def tokens_count(self, input_: Union[str, Sequence[str]], model: Optional[str] = None) -> List[TokensCount]:
-        """Count the tokens of each text, for the client's model unless told otherwise. ``POST /tokens/count``."""
-        body = {"model": model or self._settings.model, "input": _texts(input_)}
-        return self._call("POST", "/tokens/count", _TokensCounts, body).data
-
-    def upload_file(self, file: FileSource, purpose: str = "general") -> UploadedFile:
-        """Store a file. ``POST /files``. Text up to 40 MB, images up to 15 MB, audio up to 35 MB.
-
-        *file* is a path, bytes, a file open in binary mode, or a tuple ``(name, content[, type[, headers]])``.
-        """
-        return self._call("POST", "/files", UploadedFile, _Upload(file, purpose))
-
-    def get_file(self, file: Union[str, UploadedFile]) -> UploadedFile:
-        """Describe a stored file. ``GET /files/{id}``. Raises NotFoundError."""
-        return self._call("GET", f"/files/{_quote(file)}", UploadedFile)
-
-    def get_files(self) -> UploadedFiles:
-        """List the stored files. ``GET /files``."""
-        return self._call("GET", "/files", UploadedFiles)
-
-    def delete_file(self, file: Union[str, UploadedFile]) -> DeletedFile:
-        """Delete a stored file. ``POST /files/{id}/delete``. Raises NotFoundError."""
-        file_id = file.id if isinstance(file, UploadedFile) else file
-        # The API takes any body or none; the official SDK sends the id as a file.
-        return self._call("POST", f"/files/{_quote(file_id)}/delete", DeletedFile, _Upload(_utf8(file_id)))
-
-    def get_image(self, file_id: Union[str, UploadedFile]) -> Image:
-        """Give a file's content in base64. ``GET /files/{id}/content``. Raises NotFoundError."""
-        reply: _Reply = self._send(self._request("GET", _content_path(file_id), headers={"Accept": "application/jpg"}))
-        return reply.stamp(Image(content=base64.b64encode(reply.content).decode("ascii")))
-
-    def download_file(
-        self, file_id: Union[str, UploadedFile], to: Union[str, os.PathLike[str], BinaryIO, None] = None
-    ) -> bytes:
-        """Give a file's content; or write it to a path or a binary file, and give nothing. ``GET /files/{id}/content``.
-
-        The file at a path appears when all of it has arrived. Raises NotFoundError, and ForbiddenError for a file that
-        was stored under another X-Client-ID.
-        """
-        call = self._request("GET", _content_path(file_id))
-        open_reply = functools.partial(self._send, call, _Reply.as_it_comes)
-        if to is None:
-            return _read_all(open_reply())
-        if isinstance(to, (str, os.PathLike)):
-            _save(open_reply, to)
-        else:
-            _copy(open_reply, to)
-        return b""
-
-    def get_balance(self) -> Balance:
-        """Tell how many tokens are left. ``GET /balance``. Raises ForbiddenError for pay-as-you-go accounts."""
-        return self._call("GET", "/balance", Balance)
-
-    def check_ai(self, text: str, model: str) -> AICheckResult:
-        """Tell whether a person or a model wrote a text of at least 20 words. ``POST /ai/check``.
-
-        *model* is GigaCheckClassification or GigaCheckDetection; the latter finds passages too.
-        """
-        return self._call("POST", "/ai/check", AICheckResult, {"input": text, "model": model})
-
-    def openapi_function_convert(self, openapi_function: str) -> OpenApiFunctions:
-        """Turn the text of an OpenAPI document into functions. ``POST /functions/convert``."""
-        return self._call("POST", "/functions/convert", OpenApiFunctions, _utf8(openapi_function))
-
-    def validate_function(self, function: Union[Function, Dict[str, Any]]) -> FunctionValidation:
-        """Have a function's description checked. ``POST /functions/validate``."""
-        if not isinstance(function, (Function, dict)):
-            raise TypeError(f"a function is Function or a dict, not {type(function).__name__}")
-        return self._call("POST", "/functions/validate", FunctionValidation, function)
-
-    def check_filter(
-        self, messages: Union[str, Sequence[Message]], model: str = "GigaFilter", *,
-        functions: Optional[Sequence[Union[Function, Dict[str, Any]]]] = None, neuro: Optional[bool] = None,
-        blacklist: Optional[bool] = None, whitelist: Optional[bool] = None, unnormalized_history: Optional[bool] = None,
-    ) -> FilterCheck:
-        """Have texts and images checked by the content filter, all of it by default. ``POST /filter/check``."""
-        settings = {
-            "neuro": neuro, "blacklist": blacklist, "whitelist": whitelist,
-            "unnormalized_history": unnormalized_history,
-        }
-        body = {
-            "model": model, "messages": _as_messages(messages), "functions": functions,
-            "settings": {name: value for name, value in settings.items() if value is not None} or None,
-        }
-        return self._call("POST", "/filter/check", FilterCheck, _without_nulls(body))
-
-    def create_batch(self, requests: BatchSource, method: str = "chat_completions") -> Batch:
-        """Hand in requests to be answered later. ``POST /batches``. Pay-as-you-go accounts only.
-
-        *requests* is a list of payloads (for ``method="embedder"``, of bodies of /embeddings), whose ids become "0",
-        "1" and so on; or JSON Lines, as bytes or the path of a file: ``{"id": ..., "request": {...}}`` a line.
-        """
-        lines = _batch_lines(requests, self._chat_body, method)
-        headers = {"Content-Type": "application/octet-stream"}
-        return self._call("POST", "/batches", Batch, lines, query=[("method", method)], headers=headers)
-
-    def get_batches(self) -> List[Batch]:
-        """List the batches. ``GET /batches``."""
-        return self._call("GET", "/batches", _Batches).batches
-
-    def get_batch(self, batch_id: str) -> Batch:
-        """Tell how far a batch is. ``GET /batches?batch_id=``. Raises NotFoundError."""
-        return self._call("GET", "/batches", _Batches, query=[("batch_id", batch_id)]).only(batch_id)
-
-    def batch_results(self, batch: Batch) -> Stream[BatchResult]:
-        """Read the results of a completed batch, matched to its requests by ``id``, in no certain order.
-
-        ``GET /files/{output_file_id}/content``.
-        """
-        if not batch.output_file_id:
-            raise ValueError(f"batch {batch.id} has no results yet: it is {batch.status}")
-        call = self._request("GET", _content_path(batch.output_file_id))
-        return Stream(functools.partial(self._send, call, functools.partial(_LineReader.begin, BatchResult)))
-
-    @property
-    def assistants(self) -> AssistantsSyncClient:
-        return AssistantsSyncClient(self)
-
-    @property
-    def threads(self) -> ThreadsSyncClient:
-        return ThreadsSyncClient(self)
-
 class AssistantsSyncClient(_Resource):
     """Assistants: a model with instructions, files and functions, kept by the server."""
 
@@ -1353,10 +1172,7 @@ class AssistantsSyncClient(_Resource):
         metadata: Optional[Dict[str, Any]] = None,
     ) -> CreateAssistant:
         """Make an assistant; ``metadata`` takes up to 16 pairs. ``POST /assistants``."""
-        body = {
-            "model": model, "name": name, "description": description, "instructions": instructions,
-            "file_ids": file_ids, "metadata": metadata,
-        }
+        body = {key: value for key, value in locals().items() if key not in ("self", "functions")}
         return self._client._call("POST", "/assistants", CreateAssistant, _with_functions(body, functions))
 
     def update(
@@ -1365,10 +1181,7 @@ class AssistantsSyncClient(_Resource):
         functions: Optional[List[Function]] = None, metadata: Optional[Dict[str, Any]] = None,
     ) -> Assistant:
         """Change an assistant. ``POST /assistants/modify``."""
-        body = {
-            "assistant_id": assistant_id, "name": name, "description": description, "instructions": instructions,
-            "file_ids": file_ids, "metadata": metadata,
-        }
+        body = {key: value for key, value in locals().items() if key not in ("self", "functions")}
         return self._client._call("POST", "/assistants/modify", Assistant, _with_functions(body, functions))
 
     def delete(self, assistant_id: str) -> AssistantDelete:
@@ -1439,7 +1252,7 @@ class ThreadsSyncClient(_Resource):
         options: Optional[ThreadRunOptions] = None,
     ) -> Stream[ThreadCompletionChunk]:
         """Answer a thread bit by bit. ``POST /threads/run``. Raises StreamInterruptedError when cut off."""
-        body = {**_run_body(thread_id, assistant_id, thread_options, options), "stream": True}
+        body = _run_body(thread_id, assistant_id, thread_options, options)
         return self._client._stream("/threads/run", ThreadCompletionChunk, body, {})
 
     def get_run(self, thread_id: str) -> ThreadRunResult:
@@ -1451,8 +1264,7 @@ class ThreadsSyncClient(_Resource):
         model: Optional[str] = None, thread_options: Optional[ThreadRunOptions] = None,
     ) -> ThreadCompletion:
         """Add messages to a thread and answer. ``POST /threads/messages/run``."""
-        body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
-        body.update(_run_options(thread_options))
+        body = {**_thread_body(thread_id, assistant_id, model, _as_messages(messages)), **_run_options(thread_options)}
         return self._client._call("POST", "/threads/messages/run", ThreadCompletion, body)
 
     def run_messages_stream(
@@ -1462,7 +1274,7 @@ class ThreadsSyncClient(_Resource):
     ) -> Stream[ThreadCompletionChunk]:
         """Add messages and answer bit by bit; ``update_interval``: seconds. ``POST /threads/messages/run``."""
         body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
-        body.update(_run_options(thread_options), stream=True, update_interval=update_interval)
+        body.update(_run_options(thread_options), update_interval=update_interval)
         return self._client._stream("/threads/messages/run", ThreadCompletionChunk, body, {})
 
     def rerun_messages(self, thread_id: str, thread_options: Optional[ThreadRunOptions] = None) -> ThreadCompletion:
@@ -1474,10 +1286,173 @@ class ThreadsSyncClient(_Resource):
         self, thread_id: str, thread_options: Optional[ThreadRunOptions] = None, update_interval: Optional[int] = None,
     ) -> Stream[ThreadCompletionChunk]:
         """Answer anew, bit by bit; ``update_interval``: seconds. ``POST /threads/messages/rerun``."""
-        body = {
-            "thread_id": thread_id, **_run_options(thread_options), "stream": True, "update_interval": update_interval,
-        }
+        body = {"thread_id": thread_id, **_run_options(thread_options), "update_interval": update_interval}
         return self._client._stream("/threads/messages/rerun", ThreadCompletionChunk, body, {})
+
+class GigaChatSyncClient(_Client):
+    """The blocking half of the client. Close it, or use it in a ``with`` block."""
+
+    def __enter__(self: T) -> T:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections; calls under way in other threads end with an APIConnectionError."""
+        self._close()
+
+    def get_token(self) -> Optional[AccessToken]:
+        """Give the access token, asking for one if need be: OAuth, or ``POST /token`` for user and password.
+
+        None where nothing is configured to get a token with. ``authorization_cvar`` keeps it from asking for one.
+        """
+        return self._shared.token if authorization_cvar.get() else self._retrying(self._current_token)
+
+    chat = ChatNamespace()
+    assistants = AssistantsSyncClient()
+    threads = ThreadsSyncClient()
+
+    def stream(self, payload: Payload) -> Stream[ChatCompletionChunk]:
+        """Answer a conversation bit by bit. ``POST /chat/completions``. Raises StreamInterruptedError when cut off."""
+        body = self._chat_body(_as_chat(payload), True)
+        return self._stream(_chat_path(self, chat_url_cvar), ChatCompletionChunk, body, _STREAM_HEADERS)
+
+    @overload
+    def chat_parse(self, payload: Payload, *, response_format: Type[T], strict: bool = ...) -> _Parsed[T]: ...
+    @overload
+    def chat_parse(self, payload: Payload, *, response_format: Any, strict: bool = ...) -> _Parsed[Any]: ...
+    def chat_parse(self, payload: Payload, *, response_format: Any, strict: bool = True) -> _Parsed[Any]:
+        """Answer with a value of a type that ``schema_of()`` knows. ``POST /chat/completions``.
+
+        Gives the completion and the value. Raises InvalidResponseError where the answer does not fit, and
+        LengthFinishReasonError where it was cut; both have it as ``completion``.
+        """
+        return _parse(ChatNamespace(self), copy.copy(_as_chat(payload)), response_format, strict)
+
+    def run_tools(self, payload: Payload, functions: _Functions, *, max_rounds: int = 10) -> _Ran:
+        """Answer with the help of Python functions, called as the model asks; give the answer and the whole history.
+
+        ``POST /chat/completions``, *max_rounds* times at most. What a function raises is told to the model and logged.
+        """
+        return _run_tools_here(_Talk(ChatNamespace(self), payload, functions), max_rounds)
+
+    def get_models(self) -> Models:
+        """List the models. ``GET /models``."""
+        return self._call("GET", "/models", Models)
+
+    def get_model(self, model: str) -> Model:
+        """Describe one model. ``GET /models/{model}``. Raises NotFoundError."""
+        return self._call("GET", f"/models/{_quote(model)}", Model)
+
+    def embeddings(self, texts: Union[str, Sequence[str]], model: str = "Embeddings") -> Embeddings:
+        """Turn texts into vectors, in the order of *texts* by ``index``. ``POST /embeddings``."""
+        return self._call("POST", "/embeddings", Embeddings, {"input": _texts(texts), "model": model})
+
+    def tokens_count(self, input_: Union[str, Sequence[str]], model: Optional[str] = None) -> List[TokensCount]:
+        """Count the tokens of each text, for the client's model unless told otherwise. ``POST /tokens/count``."""
+        body = {"model": model or self._settings.model, "input": _texts(input_)}
+        return self._call("POST", "/tokens/count", _TokensCounts, body).data
+
+    def upload_file(self, file: FileSource, purpose: str = "general") -> UploadedFile:
+        """Store a file. ``POST /files``. Text up to 40 MB, images up to 15 MB, audio up to 35 MB.
+
+        *file* is a path, bytes, a file open in binary mode, or a tuple ``(name, content[, type[, headers]])``.
+        """
+        return self._call("POST", "/files", UploadedFile, _Upload(file, purpose))
+
+    def get_file(self, file: Union[str, UploadedFile]) -> UploadedFile:
+        """Describe a stored file. ``GET /files/{id}``. Raises NotFoundError."""
+        return self._call("GET", f"/files/{_quote(file)}", UploadedFile)
+
+    def get_files(self) -> UploadedFiles:
+        """List the stored files. ``GET /files``."""
+        return self._call("GET", "/files", UploadedFiles)
+
+    def delete_file(self, file: Union[str, UploadedFile]) -> DeletedFile:
+        """Delete a stored file. ``POST /files/{id}/delete``. Raises NotFoundError."""
+        file_id = file.id if isinstance(file, UploadedFile) else file
+        # The API takes any body or none; the official SDK sends the id as a file.
+        return self._call("POST", f"/files/{_quote(file_id)}/delete", DeletedFile, _Upload(_utf8(file_id)))
+
+    def get_image(self, file_id: Union[str, UploadedFile]) -> Image:
+        """Give a file's content in base64. ``GET /files/{id}/content``. Raises NotFoundError."""
+        reply: _Reply = self._send(self._request("GET", _content_path(file_id), headers={"Accept": "application/jpg"}))
+        return reply.as_model(Image, {"content": base64.b64encode(reply.content).decode("ascii")})
+
+    def download_file(
+        self, file_id: Union[str, UploadedFile], to: Union[str, os.PathLike[str], BinaryIO, None] = None
+    ) -> bytes:
+        """Give a file's content; or write it to a path or a binary file, and give nothing. ``GET /files/{id}/content``.
+
+        The file at a path appears when it is whole. Raises NotFoundError; ForbiddenError under another X-Client-ID.
+        """
+        call = self._request("GET", _content_path(file_id))
+        open_reply = functools.partial(self._send, call, _Reply.as_it_comes)
+        if to is None:
+            return _read_all(open_reply())
+        if isinstance(to, (str, os.PathLike)):
+            _save(open_reply, to)
+        else:
+            _copy(open_reply, to)
+        return b""
+
+    def get_balance(self) -> Balance:
+        """Tell how many tokens are left. ``GET /balance``. Raises ForbiddenError for pay-as-you-go accounts."""
+        return self._call("GET", "/balance", Balance)
+
+    def check_ai(self, text: str, model: str) -> AICheckResult:
+        """Tell whether a person or a model wrote a text of at least 20 words. ``POST /ai/check``.
+
+        *model* is GigaCheckClassification or GigaCheckDetection; the latter finds passages too.
+        """
+        return self._call("POST", "/ai/check", AICheckResult, {"input": text, "model": model})
+
+    def openapi_function_convert(self, openapi_function: str) -> OpenApiFunctions:
+        """Turn the text of an OpenAPI document into functions. ``POST /functions/convert``."""
+        return self._call("POST", "/functions/convert", OpenApiFunctions, _utf8(openapi_function))
+
+    def validate_function(self, function: Union[Function, Dict[str, Any]]) -> FunctionValidation:
+        """Have a function's description checked. ``POST /functions/validate``."""
+        if not isinstance(function, (Function, dict)):
+            raise TypeError(f"a function is Function or a dict, not {type(function).__name__}")
+        return self._call("POST", "/functions/validate", FunctionValidation, function)
+
+    def check_filter(
+        self, messages: Union[str, Sequence[Message]], model: str = "GigaFilter", *,
+        functions: Optional[Sequence[Union[Function, Dict[str, Any]]]] = None, neuro: Optional[bool] = None,
+        blacklist: Optional[bool] = None, whitelist: Optional[bool] = None, unnormalized_history: Optional[bool] = None,
+    ) -> FilterCheck:
+        """Have texts and images checked by the content filter, all of it by default. ``POST /filter/check``."""
+        choices = {"neuro": neuro, "blacklist": blacklist, "whitelist": whitelist}
+        settings = _without_nulls({**choices, "unnormalized_history": unnormalized_history}) or None
+        body = {"model": model, "messages": _as_messages(messages), "functions": functions, "settings": settings}
+        return self._call("POST", "/filter/check", FilterCheck, _without_nulls(body))
+
+    def create_batch(self, requests: BatchSource, method: str = "chat_completions") -> Batch:
+        """Hand in requests to be answered later. ``POST /batches``. Pay-as-you-go accounts only.
+
+        *requests* is a list of payloads (for ``method="embedder"``, of bodies of /embeddings), whose ids become "0",
+        "1" and so on; or JSON Lines, as bytes or the path of a file: ``{"id": ..., "request": {...}}`` a line.
+        """
+        lines = _batch_lines(requests, self._chat_body, method)
+        headers = {"Content-Type": "application/octet-stream"}
+        return self._call("POST", "/batches", Batch, lines, query=[("method", method)], headers=headers)
+
+    def get_batches(self) -> List[Batch]:
+        """List the batches. ``GET /batches``."""
+        return self._call("GET", "/batches", _Batches).batches
+
+    def get_batch(self, batch_id: str) -> Batch:
+        """Tell how far a batch is. ``GET /batches?batch_id=``. Raises NotFoundError."""
+        return self._call("GET", "/batches", _Batches, query=[("batch_id", batch_id)]).only(batch_id)
+
+    def batch_results(self, batch: Batch) -> Stream[BatchResult]:
+        """Read the results of a completed batch, by ``id`` and in no order. ``GET /files/{output_file_id}/content``."""
+        if not batch.output_file_id:
+            raise ValueError(f"batch {batch.id} has no results yet: it is {batch.status}")
+        call = self._request("GET", _content_path(batch.output_file_id))
+        return Stream(functools.partial(self._send, call), _read_lines, BatchResult)
 
 
 # ---------- async twins
@@ -1499,9 +1474,8 @@ def _stream_twin(method: Callable[Concatenate[Any, P], Stream[T]]) -> Callable[C
         return AsyncStream(method(__self, *args, **kwargs), __self._workers)
 
     signature = inspect.signature(method)
-    call.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        return_annotation=signature.return_annotation.replace("Stream", "AsyncStream", 1)
-    )
+    signature = signature.replace(return_annotation=f"Async{signature.return_annotation}")
+    call.__signature__ = signature  # type: ignore[attr-defined]
     return call
 
 def _named(kind: Type[T]) -> Type[T]:
@@ -1524,57 +1498,6 @@ class AsyncChatNamespace(_Resource):
         """Do as the blocking form does; coroutine functions are awaited in the caller's event loop."""
         talk = _TalkV2(ChatNamespace(self._client).create, payload, functions)
         return await _run_tools_aside(talk, max_rounds, self._workers)
-
-@_named
-class GigaChatAsyncClient(_Client):
-    """The async half of the client: the same calls, in worker threads. Close it, or use it in ``async with``."""
-
-    async def __aenter__(self: T) -> T:
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close all connections; calls under way end with an APIConnectionError."""
-        self._close()
-
-    aget_token = _twin(GigaChatSyncClient.get_token)
-    achat = AsyncChatNamespace()
-    astream = _stream_twin(GigaChatSyncClient.stream)
-    achat_parse = _twin(GigaChatSyncClient.chat_parse)
-
-    async def arun_tools(self, payload: Payload, functions: _Functions, *, max_rounds: int = 10) -> _Ran:
-        """Do as run_tools() does; coroutine functions are awaited in the caller's event loop, others run in workers."""
-        return await _run_tools_aside(_Talk(ChatNamespace(self), payload, functions), max_rounds, self._workers)
-
-    aget_models = _twin(GigaChatSyncClient.get_models)
-    aget_model = _twin(GigaChatSyncClient.get_model)
-    aembeddings = _twin(GigaChatSyncClient.embeddings)
-    atokens_count = _twin(GigaChatSyncClient.tokens_count)
-    aupload_file = _twin(GigaChatSyncClient.upload_file)
-    aget_file = _twin(GigaChatSyncClient.get_file)
-    aget_files = _twin(GigaChatSyncClient.get_files)
-    adelete_file = _twin(GigaChatSyncClient.delete_file)
-    aget_image = _twin(GigaChatSyncClient.get_image)
-    adownload_file = _twin(GigaChatSyncClient.download_file)
-    aget_balance = _twin(GigaChatSyncClient.get_balance)
-    acheck_ai = _twin(GigaChatSyncClient.check_ai)
-    aopenapi_function_convert = _twin(GigaChatSyncClient.openapi_function_convert)
-    avalidate_function = _twin(GigaChatSyncClient.validate_function)
-    acheck_filter = _twin(GigaChatSyncClient.check_filter)
-    acreate_batch = _twin(GigaChatSyncClient.create_batch)
-    aget_batches = _twin(GigaChatSyncClient.get_batches)
-    aget_batch = _twin(GigaChatSyncClient.get_batch)
-    abatch_results = _stream_twin(GigaChatSyncClient.batch_results)
-
-    @property
-    def a_assistants(self) -> AssistantsAsyncClient:
-        return AssistantsAsyncClient(self)
-
-    @property
-    def a_threads(self) -> ThreadsAsyncClient:
-        return ThreadsAsyncClient(self)
 
 @_named
 class AssistantsAsyncClient(_Resource):
@@ -1607,6 +1530,51 @@ class ThreadsAsyncClient(_Resource):
     rerun_messages = _twin(ThreadsSyncClient.rerun_messages)
     rerun_messages_stream = _stream_twin(ThreadsSyncClient.rerun_messages_stream)
 
+@_named
+class GigaChatAsyncClient(_Client):
+    """The async half of the client: the same calls, in worker threads. Close it, or use it in ``async with``."""
+
+    async def __aenter__(self: T) -> T:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections; calls under way end with an APIConnectionError."""
+        self._close()
+
+    aget_token = _twin(GigaChatSyncClient.get_token)
+    achat = AsyncChatNamespace()
+    a_assistants = AssistantsAsyncClient()
+    a_threads = ThreadsAsyncClient()
+    astream = _stream_twin(GigaChatSyncClient.stream)
+    achat_parse = _twin(GigaChatSyncClient.chat_parse)
+
+    async def arun_tools(self, payload: Payload, functions: _Functions, *, max_rounds: int = 10) -> _Ran:
+        """Do as run_tools() does; coroutine functions are awaited in the caller's event loop, others run in workers."""
+        return await _run_tools_aside(_Talk(ChatNamespace(self), payload, functions), max_rounds, self._workers)
+
+    aget_models = _twin(GigaChatSyncClient.get_models)
+    aget_model = _twin(GigaChatSyncClient.get_model)
+    aembeddings = _twin(GigaChatSyncClient.embeddings)
+    atokens_count = _twin(GigaChatSyncClient.tokens_count)
+    aupload_file = _twin(GigaChatSyncClient.upload_file)
+    aget_file = _twin(GigaChatSyncClient.get_file)
+    aget_files = _twin(GigaChatSyncClient.get_files)
+    adelete_file = _twin(GigaChatSyncClient.delete_file)
+    aget_image = _twin(GigaChatSyncClient.get_image)
+    adownload_file = _twin(GigaChatSyncClient.download_file)
+    aget_balance = _twin(GigaChatSyncClient.get_balance)
+    acheck_ai = _twin(GigaChatSyncClient.check_ai)
+    aopenapi_function_convert = _twin(GigaChatSyncClient.openapi_function_convert)
+    avalidate_function = _twin(GigaChatSyncClient.validate_function)
+    acheck_filter = _twin(GigaChatSyncClient.check_filter)
+    acreate_batch = _twin(GigaChatSyncClient.create_batch)
+    aget_batches = _twin(GigaChatSyncClient.get_batches)
+    aget_batch = _twin(GigaChatSyncClient.get_batch)
+    abatch_results = _stream_twin(GigaChatSyncClient.batch_results)
+
 class GigaChat(GigaChatSyncClient, GigaChatAsyncClient):
     """A client of GigaChat, blocking and async. Safe to share between threads, event loops and forked processes."""
 
@@ -1622,30 +1590,26 @@ class AsyncStream(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        # One hop to a worker brings all that one read brought: a hop takes 100 µs, an event 5.
         if self._waiting:
             raise RuntimeError("another task is waiting for the next chunk of this stream")
         stream = self._stream
-        chunk = stream._arrived()
-        if chunk is None:
-            self._waiting = True
-            try:
-                chunk = await _in_worker(self._workers, stream._next, stream._flight, urgent=True)
-            except BaseException:
-                stream.close()
-                raise
-            finally:
-                self._waiting = False
+        self._waiting = True
+        try:
+            chunk = stream._arrived()
+            if chunk is None:  # one hop to a worker brings all that one read brought: a hop takes 100 µs, an event 5
+                chunk = await _in_worker(self._workers, functools.partial(next, stream, None), stream._flight, True)
+        except BaseException:
+            stream.close()
+            raise
+        finally:
+            self._waiting = False
         if chunk is None:
             raise StopAsyncIteration
         return chunk
 
     @property
-    def text_stream(self) -> AsyncIterator[str]:
+    async def text_stream(self) -> AsyncIterator[str]:
         """The text alone, without reasoning and calls, as it arrives."""
-        return self._texts()
-
-    async def _texts(self) -> AsyncIterator[str]:
         async for chunk in self:
             text = _text_of(chunk)
             if text:
@@ -1659,7 +1623,7 @@ class AsyncStream(Generic[T]):
         """Read the rest; give the whole answer, put together of all chunks."""
         async for _ in self:
             pass
-        return _whole(self._stream._chunks)
+        return await _in_worker(self._workers, self._stream.get_final_completion, _Flight())
 
     async def __aenter__(self) -> AsyncStream[T]:
         return self
@@ -1679,38 +1643,11 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, u
     done: asyncio.Future[T] = loop.create_future()
     context = contextvars.copy_context()
     context.run(_flight_cvar.set, flight)
-
-    left = False  # whether nobody waits any more
-
-    def settle(result: Optional[T], error: Optional[BaseException]) -> None:
-        if left or done.done():  # noqa: F821  # it is there until this task has left
-            return
-        if error is not None:
-            done.set_exception(error)  # noqa: F821
-        else:
-            done.set_result(result)  # type: ignore[arg-type]  # noqa: F821  # T itself may be Optional
-
-    def work() -> None:
-        result: Optional[T] = None
-        failure: Optional[BaseException] = None
-        try:
-            result = context.run(job)
-        except StopIteration as error:  # of the caller's own making; a future refuses it
-            failure = RuntimeError(f"StopIteration: {error}")
-        except BaseException as error:
-            failure = error
-        try:
-            loop.call_soon_threadsafe(settle, result, failure)
-        except RuntimeError:
-            pass  # the loop is closed: nobody waits any more
-        failure = None  # it holds this frame: no cycle is left behind
-
     try:
-        workers.submit(work, urgent)
+        workers.submit(functools.partial(_work_for, loop, done, functools.partial(context.run, job)), urgent)
         return await done
     except BaseException:
         if not done.done() or done.cancelled():  # cancelled, or closed together with its loop
-            left = True
             flight.cut()
         raise
     finally:
@@ -1758,51 +1695,64 @@ class _Workers:
             thread.start()
         except RuntimeError as error:
             with self._lock:
-                if any(other.is_alive() for other in self._threads) or job not in jobs:
-                    return
-                jobs.remove(job)
-            raise GigaChatException(f"no thread can be started for an async call: {error}") from error
+                if job in jobs and not any(other.is_alive() for other in self._threads):
+                    jobs.remove(job)
+                    raise GigaChatException(f"no thread can be started for an async call: {error}") from error
 
     def _work(self) -> None:
+        turn = _Turn()
         while True:
             with self._lock:
-                job, is_call = self._next()
-                turn = _Turn()
+                is_call = bool(self._calls) and not self._urgent and self._calling < self._most
+                jobs = self._calls if is_call else self._urgent
+                job = jobs.popleft() if jobs else None
+                self._calling += is_call
+                waited_in_vain = turn in self._idle
+                if waited_in_vain:
+                    self._idle.remove(turn)
+                if job is None and (waited_in_vain or self._stopped):
+                    self._threads.discard(threading.current_thread())
+                    return
                 if job is None:
-                    if self._stopped:
-                        self._threads.discard(threading.current_thread())
-                        return
+                    turn = _Turn()
                     self._idle.append(turn)
-            if job is not None:
-                try:
-                    job()
-                finally:
-                    del job
-                    if is_call:
-                        with self._lock:
-                            self._calling -= 1
-            elif not turn.wait(self._IDLE_SECONDS):
-                with self._lock:
-                    if turn in self._idle:
-                        self._idle.remove(turn)
-                        self._threads.discard(threading.current_thread())
-                        return
+            if job is None:
+                turn.wait(self._IDLE_SECONDS)
+                continue
+            try:
+                job()
+            finally:
+                del job
+                if is_call:
+                    with self._lock:
+                        self._calling -= 1
 
-    def _next(self) -> Tuple[Optional[Callable[[], None]], bool]:
-        """Take the next job; tell whether it is a call."""
-        if self._urgent:
-            return self._urgent.popleft(), False
-        if self._calls and self._calling < self._most:
-            self._calling += 1
-            return self._calls.popleft(), True
-        return None, False
+def _work_for(loop: asyncio.AbstractEventLoop, done: asyncio.Future[T], job: Callable[[], T]) -> None:
+    """Do the *job* of a coroutine, and tell its loop what came of it."""
+    settle: Callable[[Any], None] = done.set_exception
+    try:
+        outcome: Any = job()
+        settle = done.set_result
+    except StopIteration as error:  # of the caller's own making; a future refuses it
+        outcome = RuntimeError(f"StopIteration: {error}")
+    except BaseException as error:
+        outcome = error
+    try:
+        loop.call_soon_threadsafe(_settle, done, settle, outcome)
+    except RuntimeError:
+        pass  # the loop is closed: nobody waits any more
+    del done, settle, outcome  # the traceback of a failure holds this frame: no cycle is left behind
+
+def _settle(done: asyncio.Future[Any], settle: Callable[[Any], None], outcome: Any) -> None:
+    if not done.done():  # not cancelled
+        settle(outcome)
+        done.exception()  # or it would complain that nobody looked, where the coroutine was closed meanwhile
 
 
 # ---------- answers and streams
 
 _MOST_JSON_BYTES = 268_435_456  # an endless answer must not eat the machine's memory
 _MOST_ERROR_BYTES = 1_048_576
-_MOST_CHUNKS = 1000  # of a stream, that are kept apart for get_final_completion()
 _DRAIN_SECONDS = 0.1  # how long the end of an answer whose last event is here may take to save the connection
 
 class Stream(Generic[T]):
@@ -1811,37 +1761,29 @@ class Stream(Generic[T]):
     The request is sent when iteration begins. Retries end with the first chunk: no chunk is ever repeated.
     """
 
-    def __init__(self, begin: Callable[[], Tuple[_Reader[T], Optional[T]]]) -> None:
-        self._begin = begin  # sends the request; gives the reader of its answer, and the first chunk
+    def __init__(self, send: Callable[..., Any], read: Callable[..., Iterator[Any]], result: Type[Any]) -> None:
+        self._send = send  # takes what begins to read an answer
+        self._read = read  # makes *result* objects of an answer
+        self._result = result
         self._flight = _Flight()
-        self._reader: Optional[_Reader[T]] = None
+        self._reply: Optional[_Reply] = None
+        self._arriving: Iterator[Optional[T]] = iter(())  # the chunks, with None before each wait for more
+        self._chunks: Iterator[T] = iter(())  # the chunks alone
         self._reading = False
         self._ended = False
-        self._chunks: List[Any] = []  # all that came, where they are parts of one answer
 
     def __iter__(self) -> Stream[T]:
         return self
 
     def __next__(self) -> T:
-        chunk = self._next()
-        if chunk is None:
-            raise StopIteration
-        return chunk
-
-    def _next(self) -> Optional[T]:
-        """Wait for the next chunk; None at the end of the answer, and only there: what was cut raises."""
-        if self._ended:
-            return None
-        if self._flight.cut_off:
-            raise APIConnectionError("the stream was closed before its end")
+        """Wait for the next chunk; StopIteration at the end of the answer, and only there: what was cut raises."""
         if self._reading:
             raise RuntimeError("another thread is waiting for the next chunk of this stream")
         self._reading = True
         try:
-            reader = self._reader
-            chunk = reader.next() if reader is not None else self._first()
-            self._ended = chunk is None
-            return chunk
+            if self._flight.cut_off:
+                raise _Cut
+            chunk = next(self._chunks, None) if self._reply is not None else self._first()
         except _Cut:
             raise APIConnectionError("the stream was closed before its end") from None
         except BaseException:
@@ -1849,25 +1791,27 @@ class Stream(Generic[T]):
             raise
         finally:
             self._reading = False
-            if self._flight.cut_off:  # by what went wrong here, or meanwhile by another thread
-                self._drop()
+            if self._flight.cut_off and self._reply is not None:  # by what went wrong here, or by another thread
+                self._reply.close()
+        if chunk is None:
+            self._ended = True
+            raise StopIteration
+        return chunk
 
     def _first(self) -> Optional[T]:
         context = contextvars.copy_context()
         context.run(_flight_cvar.set, self._flight)
-        self._reader, chunk = context.run(self._begin)
-        self._chunks = self._reader.chunks
-        return chunk
+        return cast(Optional[T], context.run(self._send, self._begin))
+
+    def _begin(self, reply: _Reply) -> Optional[T]:
+        self._reply = reply.as_it_comes()
+        self._arriving = self._read(self._result, reply)
+        self._chunks = filter(None, self._arriving)
+        return next(self._chunks, None)
 
     def _arrived(self) -> Optional[T]:
         """Give the next chunk if it is here already."""
-        if self._reader is None or self._reading or self._flight.cut_off:
-            return None
-        try:
-            return self._reader.arrived()
-        except BaseException:
-            self.close()
-            raise
+        return None if self._reading or self._flight.cut_off else next(self._arriving, None)
 
     @property
     def text_stream(self) -> Iterator[str]:
@@ -1882,7 +1826,7 @@ class Stream(Generic[T]):
         """Read the rest; give the whole answer, put together of all chunks."""
         for _ in self:
             pass
-        return _whole(self._chunks)
+        return _whole([self._reply.as_model(self._result, self._reply.parse(event)) for event in self._reply.events])
 
     def __enter__(self) -> Stream[T]:
         return self
@@ -1894,269 +1838,178 @@ class Stream(Generic[T]):
         """Stop reading and free the connection; from another thread, end what is under way."""
         if not self._ended:
             self._flight.cut()
-        if not self._reading:
-            self._drop()
+        if self._reply is not None and not self._reading:
+            self._reply.close()
 
-    def _drop(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.reply.close()
+def _read_lines(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
+    """Give the objects of JSON Lines as they come, and None before each wait for more."""
+    parser, data = _LineParser(), b"-"
+    while data:
+        yield None
+        data = reply.receive()
+        for line in parser.feed(data or b"\n"):
+            yield reply.as_model(result, reply.parse(line))
 
-class _Reader(Generic[T]):
-    """Makes chunks of the body of a reply as it comes."""
+_OURS = re.compile(r"(message)?\Z|response\.")  # names of events that are parts of an answer; most have none
+_FAILURES = ("error", "response.error")
 
-    def __init__(self, reply: _Reply) -> None:
-        self.reply = reply
-        self._items: Deque[Any] = collections.deque()  # what has come and was not made into chunks yet
-        self._over = False
-        self.chunks: List[T] = []  # for get_final_completion()
-        reply.as_it_comes()
+def _read_events(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
+    """Give the chunks of an answer as its events come, and None before each wait for more.
 
-    @classmethod
-    def begin(cls: Type[R], *arguments: Any) -> Tuple[R, Any]:
-        """Make a reader; give it with its first chunk."""
-        reader = cls(*arguments)
-        return reader, reader.next()
-
-    def next(self) -> Optional[T]:
-        """Wait for the next chunk; None at the end of the answer."""
-        while True:
-            chunk = self.arrived()
-            if chunk is not None or self._over:
-                return chunk
-            self._receive()
-
-    def arrived(self) -> Optional[T]:
-        """Give the next chunk of what has come."""
-        while self._items:
-            chunk = self._make(self._items.popleft())
-            if chunk is not None:
-                return chunk
-        return None
-
-    def _receive(self) -> None:
-        """Wait once for more; note the end."""
-        raise NotImplementedError
-
-    def _make(self, item: Any) -> Optional[T]:
-        """Make a chunk; None of what is none."""
-        raise NotImplementedError
-
-class _EventReader(_Reader[J]):
-    """Reads events. Their end is "[DONE]", or that every choice which began has a finish reason and no more comes."""
-
-    def __init__(self, result: Type[J], reply: _Reply) -> None:
-        super().__init__(reply)
-        if reply.content_type != "text/event-stream":
-            kind = reply.quote(reply.content_type.encode("latin-1")) if reply.content_type else "no Content-Type"
-            raise InvalidResponseError(
-                f"{reply.what}: expected a stream of events, got {kind}: {reply.quote(reply.receive())}"
-            )
-        self._result = result
-        self._parser = _EventParser()
-        self._finished: Dict[int, bool] = {}  # by the index of the choice
-
-    @property
-    def _complete(self) -> bool:
-        return bool(self._finished) and all(self._finished.values())
-
-    def _receive(self) -> None:
-        try:
-            data = self.reply.receive()
-        except APITimeoutError:
-            if not self._complete:
-                raise
-            self._over = True
-            return
-        except APIConnectionError as error:
-            if not self._complete:
-                raise StreamInterruptedError(f"the stream broke off: {error}") from error
-            self._over = True
-            return
-        if data:
-            self._items.extend(self._parser.feed(data))
-        elif not self._parser.at_end:
-            self._items.extend(self._parser.end())
-        elif self._complete:
-            self._over = True
-        else:
-            raise StreamInterruptedError(
-                "the stream ended before the answer did: neither [DONE] nor a finish reason came"
-            )
-
-    def _make(self, item: _Event) -> Optional[J]:
-        if item.data.strip() == b"[DONE]":
-            self._over = True
-            self._items.clear()
-            self.reply.drain()
-            return None
-        is_error = item.name in ("error", "response.error")
-        is_ours = is_error or item.name in ("", "message") or item.name.startswith("response.")
-        if (not item.data and not is_error) or (not is_ours and item.data[:1] != b"{"):
-            return None  # it keeps the connection alive
-        try:
-            chunk = self._chunk(item)
-        except InvalidResponseError as error:
-            if not self._parser.at_end:
-                raise
-            if self._complete:
-                return None
-            raise StreamInterruptedError("the stream ended inside an event") from error
-        if chunk is not None:
-            self.chunks.append(chunk)
-            if len(self.chunks) == _MOST_CHUNKS:
-                self.chunks[:] = [_whole(self.chunks)]
-        return chunk
-
-    def _chunk(self, event: _Event) -> Optional[J]:
-        value = self.reply.parse(event.data)
-        if not isinstance(value, dict) or "choices" not in value:
-            self._raise_for_error(event, value)
-            if event.name not in ("", "message"):
-                return None  # a kind of event that is none of ours, such as "ping"
-        chunk = self.reply.as_model(self._result, value)
-        for choice in chunk.choices:  # type: ignore[attr-defined]  # chat v2 has another reader
-            if choice.delta is None:  # null is as good as absent
-                choice.delta = MessagesChunk()
-            index = choice.index or 0
-            self._finished[index] = bool(choice.finish_reason) or self._finished.get(index, False)
-        return chunk
-
-    def _raise_for_error(self, event: _Event, value: Any) -> None:
-        """Raise what the server says went wrong after it had begun to answer with status 200."""
-        outer = value if isinstance(value, dict) else {}
-        error = outer["error"] if isinstance(outer.get("error"), dict) else outer
-        status = error.get("status", error.get("status_code"))
-        known = isinstance(status, int) and 400 <= status <= 599
-        named = event.name in ("error", "response.error")
-        if known or named or "error" in outer or {"code", "message"} <= error.keys():
-            raise self.reply.error(status if known else None, event.data)
-
-class _NamedEventReader(_EventReader[Any]):
-    """Reads the events of chat v2, most of which have names."""
-
-    def _chunk(self, event: _Event) -> Any:
-        value = self.reply.parse(event.data)
-        if not isinstance(value, dict) or ("messages" not in value and "finish_reason" not in value):
-            self._raise_for_error(event, value)
-            if not event.name.startswith("response.") and event.name not in ("", "message"):
-                return None
-        chunk = self.reply.as_model(self._result, value)
-        if event.name:
-            chunk.event = event.name
-        if chunk.finish_reason:
-            self._finished[0] = True
-        return chunk
-
-class _LineReader(_Reader[J]):
-    """Reads JSON Lines."""
-
-    def __init__(self, result: Type[J], reply: _Reply) -> None:
-        super().__init__(reply)
-        self._result = result
-        self._rest: List[bytes] = []  # pieces of a line whose end has not come
-        self._size = 0  # of these, bytes
-
-    def _receive(self) -> None:
-        data = self.reply.receive()
-        self._over = not data
-        first, *others = data.split(b"\n")
-        self._rest.append(first)
-        self._size += len(first)
-        if self._size > _MOST_JSON_BYTES:
-            raise InvalidResponseError(f"{self.reply.what}: a line of more than {_MOST_JSON_BYTES} bytes")
-        if others or self._over:
-            lines = [b"".join(self._rest), *others]
-            self._rest = [] if self._over else [lines.pop()]
-            self._size = sum(map(len, self._rest))
-            self._items.extend(lines)
-
-    def _make(self, item: bytes) -> Optional[J]:
-        return self.reply.as_model(self._result, self.reply.parse(item)) if item.strip() else None
-
-class _Event(NamedTuple):
-    name: str  # "" where the server gave none
-    data: bytes
-
-class _EventParser:
-    """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): bytes in, events out.
-
-    Lines end with CRLF, LF or CR and with nothing else: str.splitlines() also cuts at U+2028, U+2029 and U+0085,
-    which answers do contain.
+    Their end is "[DONE]", or that every choice which began has a finish reason and no more comes. Nothing here knows
+    the stream: one that nobody holds any more goes at once, and its connection with it.
     """
+    _require_events(reply)
+    named = result is PrimaryChatCompletionChunk  # chat v2, where events have names and the chunk is the only choice
+    sign = "messages" if named else "choices"
+    finished: Dict[int, bool] = {}  # by the index of the choice
+    parser, data = _EventParser(), b"-"
+    while data:
+        yield None
+        data = _receive(reply, finished)
+        for name, text in parser.feed(data or b"\n\n"):  # the last event may lack the blank line behind it
+            if text[:1] != b"{":
+                if text.strip() == b"[DONE]":
+                    yield None  # that may wait
+                    reply.answer.drain()
+                    return
+                if name not in _FAILURES and not (text and _OURS.match(name)):
+                    continue  # it keeps the connection alive
+            try:
+                value = reply.parse(text)
+                if not isinstance(value, dict) or (sign not in value and not (named and "finish_reason" in value)):
+                    _raise_for_error(reply, name, text, value)
+                    if not _OURS.match(name):
+                        continue  # a kind of event that is none of ours, such as "ping"
+                chunk: Any = reply.as_model(result, value)
+            except InvalidResponseError as error:
+                if data:
+                    raise
+                if _complete(finished):
+                    return
+                raise StreamInterruptedError("the stream ended inside an event") from error
+            reply.events.append(text)
+            if named:
+                finished[0] = bool(chunk.finish_reason) or _complete(finished)
+                if name:
+                    chunk.event = name
+            for choice in () if named else chunk.choices:
+                if choice.delta is None:  # null is as good as absent
+                    choice.delta = MessagesChunk()
+                    reply.events[-1] = _encode(chunk)
+                if choice.finish_reason:
+                    finished[choice.index or 0] = True
+                elif (choice.index or 0) not in finished:
+                    finished[choice.index or 0] = False
+            yield chunk
+    if not _complete(finished):
+        raise StreamInterruptedError("the stream ended before the answer did: neither [DONE] nor a finish reason came")
+
+def _require_events(reply: _Reply) -> None:
+    kind = reply.fields.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "text/event-stream":
+        found = reply.quote(kind.encode("latin-1")) if kind else "no Content-Type"
+        found += f": {reply.quote(reply.receive())}"
+        raise InvalidResponseError(f"{reply.what}: expected a stream of events, got {found}")
+
+def _complete(finished: Dict[int, bool]) -> bool:
+    return bool(finished) and all(finished.values())
+
+def _receive(reply: _Reply, finished: Dict[int, bool]) -> bytes:
+    """Wait for more of a stream; nothing at its end, or where it breaks off and is complete."""
+    try:
+        return reply.receive()
+    except APIConnectionError as error:
+        if _complete(finished):
+            return b""
+        if isinstance(error, APITimeoutError):
+            raise
+        raise StreamInterruptedError(f"the stream broke off: {error}") from error
+
+def _raise_for_error(reply: _Reply, name: str, text: bytes, value: Any) -> None:
+    """Raise what the server says went wrong after it had begun to answer with status 200."""
+    outer = value if isinstance(value, dict) else {}
+    error = outer["error"] if isinstance(outer.get("error"), dict) else outer
+    status = error.get("status", error.get("status_code"))
+    known = isinstance(status, int) and 400 <= status <= 599
+    if known or name in _FAILURES or "error" in outer or {"code", "message"} <= error.keys():
+        raise reply.error(status if known else None, text)
+
+class _LineParser:
+    """JSON Lines: bytes in, lines out. They end with CRLF, LF or CR; splitlines() also cuts at U+2028 and U+0085."""
 
     _LINE_END = re.compile(rb"\r\n|\n|\r")
-    _BOM = b"\xef\xbb\xbf"
-    _MOST_EVENT_BYTES = 67_108_864
 
     def __init__(self) -> None:
-        self.at_end = False
-        self._line: List[bytes] = []  # pieces of a line whose end has not come
+        self._pieces: List[bytes] = []  # of a line whose end has not come
         self._after_cr = False  # the last byte was CR: an LF that follows belongs to it
-        self._at_start = True
-        self._name = ""
-        self._data: List[bytes] = []
-        self._size = 0  # bytes since the last event
+        self._size = 0  # bytes since the last line or event
 
-    def feed(self, data: bytes) -> List[_Event]:
-        """Take the next bytes, cut anywhere; give the events that they complete."""
+    def feed(self, data: bytes) -> List[Any]:
+        """Take the next bytes, cut anywhere; give what they complete."""
         if self._after_cr and data[:1] == b"\n":
-            data = data[1:]
-            self._after_cr = False
+            data, self._after_cr = data[1:], False
         if not data:
             return []
         self._after_cr = data[-1:] == b"\r"
         self._size += len(data)
-        lines = self._LINE_END.split(data) if b"\r" in data else data.split(b"\n")
-        self._line.append(lines[0])
-        events: List[_Event] = []
-        if len(lines) > 1:
-            lines[0] = b"".join(self._line)
-            self._line = [lines.pop()]
-            for line in lines:
-                self._take(line, events)
-        if self._size > self._MOST_EVENT_BYTES:
-            raise InvalidResponseError(f"an event of more than {self._MOST_EVENT_BYTES} bytes")
-        return events
+        *lines, rest = self._LINE_END.split(data) if b"\r" in data else data.split(b"\n")
+        if lines:
+            lines[0] = b"".join([*self._pieces, lines[0]])
+            self._pieces = []
+        self._pieces.append(rest)
+        items = self._take(lines)
+        if self._size > _MOST_JSON_BYTES:
+            raise InvalidResponseError(f"a line or an event of more than {_MOST_JSON_BYTES} bytes")
+        return items
 
-    def end(self) -> List[_Event]:
-        """Give the last event where the blank line behind it is missing."""
-        self.at_end = True
-        events: List[_Event] = []
-        self._take(b"".join(self._line), events)
-        self._take(b"", events)
-        self._line = []
-        return events
+    def _take(self, lines: List[bytes]) -> List[Any]:
+        self._size = 0 if lines else self._size
+        return [line for line in lines if line.strip()]
 
-    def _take(self, line: bytes, events: List[_Event]) -> None:
-        if self._at_start:
+class _EventParser(_LineParser):
+    """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): bytes in, events out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._at_start = True
+        self._name = ""
+        self._data: List[bytes] = []
+
+    def _take(self, lines: List[bytes]) -> List[Tuple[str, bytes]]:
+        if lines and self._at_start:
             self._at_start = False
-            line = line[3:] if line.startswith(self._BOM) else line
-        if not line:
-            if self._data:
-                events.append(_Event(self._name, b"\n".join(self._data)))
-            self._name, self._data, self._size = "", [], 0
-        elif line.startswith(b"data:"):
-            self._data.append(line[6:] if line[5:6] == b" " else line[5:])
-        else:
-            field, _, value = line.partition(b":")
-            if field == b"data":
-                self._data.append(b"")
-            elif field == b"event":
-                self._name = (value[1:] if value[:1] == b" " else value).decode("utf-8", "replace")
+            lines[0] = re.sub(rb"\A\xef\xbb\xbf", b"", lines[0])  # a BOM
+        events: List[Tuple[str, bytes]] = []  # the name, "" where the server gave none, and the data
+        for line in lines:
+            if not line:
+                if self._data:
+                    events.append((self._name, b"\n".join(self._data)))
+                self._name, self._data, self._size = "", [], 0
+            elif line[:6] == b"data: ":  # as most are
+                self._data.append(line[6:])
+            else:
+                field, _, value = line.partition(b":")
+                value = value[1:] if value[:1] == b" " else value
+                if field == b"data":
+                    self._data.append(value)
+                elif field == b"event":
+                    self._name = value.decode("utf-8", "replace")
+        return events
 
 class _Reply:
     """What an answer means to the call that it belongs to."""
 
     def __init__(self, call: _Call, answer: _Answer, sent: Mapping[str, str], settings: _Settings) -> None:
-        self.status: int = answer.status
-        self.x_headers = {name: answer.fields.get(name) for name in ("x-request-id", "x-session-id", "x-client-id")}
-        self.content: bytes = b""  # the body, where it was read whole
         self.call = call
+        self.status: int = answer.status
+        self.fields: Dict[str, str] = answer.fields
+        self.x_headers = {name: self.fields.get(name) for name in ("x-request-id", "x-session-id", "x-client-id")}
         self.receive: Callable[[], bytes] = answer.receive
         self.close: Callable[[], None] = answer.close
-        self.drain: Callable[[], None] = answer.drain
-        self._answer = answer
+        self.content: bytes = b""  # the body, where it was read whole
+        self.events: List[bytes] = []  # of a stream: all in a tenth of the room that the chunks would take
+        self.answer: _Answer = answer
         self._sent = sent  # the headers of the request
         self._settings = settings
 
@@ -2164,14 +2017,13 @@ class _Reply:
     def what(self) -> str:
         return f"{self.call.method} {self.call.path}"
 
-    @property
-    def content_type(self) -> str:
-        """Media type without parameters, in lower case."""
-        return self._answer.fields.get("content-type", "").partition(";")[0].strip().lower()
-
     def begun(self, begin: Callable[[_Reply], T]) -> T:
-        """Begin to read the body; drop the connection if that fails."""
+        """Begin to read the body; drop the connection if that fails, or it comes compressed, unasked."""
         try:
+            coding = self.fields.get("content-encoding", "").lower() or "identity"
+            if coding != "identity":
+                found = self.quote(coding.encode("latin-1"))
+                raise InvalidResponseError(f"{self.what}: the answer is encoded as {found}")
             return begin(self)
         except BaseException:
             self.close()
@@ -2179,32 +2031,22 @@ class _Reply:
 
     def as_it_comes(self) -> _Reply:
         """Have each wait for more of the body bounded by ``timeout``, not all of them together."""
-        self._require_identity()
-        self._answer.connection.deadline = math.inf
+        self.answer.connection.deadline = math.inf
         return self
 
     def read_whole(self) -> _Reply:
         """Read the body into ``content``."""
-        self._require_identity()
         self.content = self._read(_MOST_JSON_BYTES)
         return self
 
-    def _require_identity(self) -> None:
-        """Refuse a body that is compressed although we did not ask for that."""
-        coding = self._answer.fields.get("content-encoding", "").lower() or "identity"
-        if coding != "identity":
-            raise InvalidResponseError(f"{self.what}: the answer is encoded as {self.quote(coding.encode('latin-1'))}")
-
     def _read(self, most: int) -> bytes:
         """Read the body to its end; InvalidResponseError where it is larger than *most* bytes."""
-        blocks: List[bytes] = []
-        size = 0
+        body = bytearray()
         for block in iter(self.receive, b""):
-            blocks.append(block)
-            size += len(block)
-            if size > most:
+            body += block
+            if len(body) > most:
                 raise InvalidResponseError(f"{self.what}: an answer of more than {most} bytes")
-        return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+        return bytes(body)
 
     def decode(self, result: Type[J]) -> J:
         """Make a *result* of the body; InvalidResponseError where that cannot be."""
@@ -2218,19 +2060,16 @@ class _Reply:
             raise InvalidResponseError(f"{self.what}: expected JSON, got {self.quote(text)}") from error
 
     def as_model(self, result: Type[J], value: Any) -> J:
-        """Make *value*, fresh from the wire, into a *result*."""
-        if isinstance(value, list) and result._array_field is not None:
-            value = {result._array_field: value}
+        """Make *value*, fresh from the wire, into a *result* that knows the headers which identify the exchange."""
         if not isinstance(value, dict):
-            raise InvalidResponseError(f"{self.what}: expected a JSON object, got {type(value).__name__}")
+            if not isinstance(value, list) or result._array_field is None:
+                raise InvalidResponseError(f"{self.what}: expected a JSON object, got {type(value).__name__}")
+            value = {result._array_field: value}
+        model = result.__new__(result)
         try:
-            model = result._of(value)
+            model._adopt(value)
         except (TypeError, ValueError) as error:
             raise InvalidResponseError(f"{self.what}: not what the API documents: {error}") from error
-        return self.stamp(model)
-
-    def stamp(self, model: J) -> J:
-        """Hang the headers that identify the exchange on a model."""
         model.__dict__["x_headers"] = self.x_headers
         return model
 
@@ -2242,9 +2081,9 @@ class _Reply:
             content = b""  # cut off, or too long: the status says enough
         finally:
             self.close()
-        content = _decompressed(content, self._answer.fields.get("content-encoding", ""))
+        content = _decompressed(content, self.fields.get("content-encoding", ""))
         status = status or self.status
-        return _response_error(self.call, status, content, self._answer.pairs, self._sent, self._settings)
+        return _response_error(self.call, status, content, self.answer.pairs, self._sent, self._settings)
 
     def quote(self, content: bytes) -> str:
         """Quote the beginning of what the server sent, and say what to do where it is a page."""
@@ -2252,8 +2091,7 @@ class _Reply:
             return f"a page. {_todays(_advice('page', self.call.place), self.call.url)}"
         if self.call.private:
             return "something else"
-        secrets = _Secrets(self._settings, self._sent)
-        text = _one_line(secrets.hide(content[:4096].decode("utf-8", "replace")), 200)
+        text = _one_line(_Secrets(self._settings, self._sent).hide(content[:4096].decode("utf-8", "replace")), 200)
         return repr(text) if text else "an empty body"
 
 

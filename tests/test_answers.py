@@ -34,6 +34,7 @@ from faults import (
     well_behaved,
 )
 
+import gigachat_lite
 from gigachat_lite import (
     APIConnectionError,
     APITimeoutError,
@@ -193,7 +194,7 @@ def parse(pieces):
     """Give the events of a stream that came in *pieces*, and ended."""
     parser = _EventParser()
     events = [event for piece in pieces for event in parser.feed(piece)]
-    return [tuple(event) for event in events + parser.end()]
+    return events + parser.feed(b"\n\n")
 
 
 def cuts(stream):
@@ -289,11 +290,11 @@ def test_events_come_at_once():
     """An event is given by the feed that brings its blank line, not later; after CR nothing waits for an LF."""
     parser = _EventParser()
     assert parser.feed(b"data: 1\n") == []
-    assert [event.data for event in parser.feed(b"\nda")] == [b"1"]
+    assert [data for _, data in parser.feed(b"\nda")] == [b"1"]
     assert parser.feed(b"ta: 2\r") == []
-    assert [event.data for event in parser.feed(b"\r")] == [b"2"]
+    assert [data for _, data in parser.feed(b"\r")] == [b"2"]
     assert parser.feed(b"\n") == []
-    assert parser.end() == []
+    assert parser.feed(b"\n\n") == []
 
 
 def seconds_for(size, piece_size):
@@ -343,7 +344,7 @@ PIECES = {
 @pytest.mark.parametrize("piece", PIECES.values(), ids=PIECES)
 def test_too_large_event(monkeypatch, piece):
     """An event without an end is refused when it exceeds the bound, however it is made up."""
-    monkeypatch.setattr(_EventParser, "_MOST_EVENT_BYTES", 100_000)
+    monkeypatch.setattr(gigachat_lite, "_MOST_JSON_BYTES", 100_000)
     parser = _EventParser()
     with pytest.raises(InvalidResponseError, match="an event of more than 100000 bytes"):
         for _ in range(100_000 // len(piece) + 2):
@@ -352,7 +353,7 @@ def test_too_large_event(monkeypatch, piece):
 
 def test_bound_is_for_one_event(monkeypatch):
     """Streams of any length pass: only what has come since the last blank line counts."""
-    monkeypatch.setattr(_EventParser, "_MOST_EVENT_BYTES", 10_000)
+    monkeypatch.setattr(gigachat_lite, "_MOST_JSON_BYTES", 10_000)
     event = b"data: " + b"x" * 5_000 + b"\n\n"
     assert len(parse([event] * 100)) == 100
     assert len(parse([event * 100])) == 100
@@ -1187,3 +1188,33 @@ def test_long_streams_do_not_grow():
         assert sum(1 for _ in stream) == count + 1
         assert stream.get_final_completion().choices[0].message.content == "x" * count + "y"
         assert sum(type(one) is ChoicesChunk for one in gc.get_objects()) < 2000
+
+
+def test_null_delta():
+    """A delta that is null is as good as an absent one, in a chunk and in the whole answer."""
+    null = event({"choices": [{"delta": None, "index": 0}]})
+    with RawServer(streaming(delta("раз"), null, FINISHED, DONE)) as server, raw_client(server) as client:
+        stream = client.stream("Привет")
+        assert contents(stream) == ["раз", None, "два"]
+        assert stream.get_final_completion().choices[0].message.content == "раздва"
+
+
+@both
+def test_whole_answer_of_a_closed_stream(how):
+    """What came whole can be put together after the stream was closed, as often as one likes."""
+
+    async def run(client):
+        async with client.astream("Привет") as stream:
+            async for _ in stream:
+                pass
+        return [await stream.get_final_completion() for _ in range(2)]
+
+    with RawServer(streaming(delta("раз"), FINISHED, DONE)) as server, raw_client(server) as client:
+        if how == "async":
+            wholes = asyncio.run(run(client))
+        else:
+            with client.stream("Привет") as stream:
+                for _ in stream:
+                    pass
+            wholes = [stream.get_final_completion() for _ in range(2)]
+        assert [one.choices[0].message.content for one in wholes] == ["раздва"] * 2

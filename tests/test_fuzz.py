@@ -261,7 +261,7 @@ def test_events():
 
     def events_of(parts):
         parser = _EventParser()
-        return [found for part in parts for found in parser.feed(part)] + parser.end()
+        return [found for part in parts for found in parser.feed(part)] + parser.feed(b"\n\n")
 
     for _ in range(4000):
         whole = mutate(rnd, STREAM)

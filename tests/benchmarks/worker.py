@@ -348,7 +348,7 @@ def _worst_inputs(module: Any) -> Dict[str, Any]:
         parser = module._EventParser()
         for piece in pieces(data, size):
             parser.feed(piece)
-        parser.end()
+        parser.feed(b"\n\n")
 
     def chunks(data: bytes, size: int = 65_536) -> None:
         payload = module._Payload(module._parse_head(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked"))
@@ -367,13 +367,9 @@ def _worst_inputs(module: Any) -> Dict[str, Any]:
     def lines(data: bytes, size: int = 65_536) -> None:
         blocks = pieces(data, size)
         reply = types.SimpleNamespace(
-            as_it_comes=lambda: None,
-            receive=lambda: next(blocks, b""),
-            parse=lambda line: line,
-            as_model=lambda _, line: line,
+            receive=lambda: next(blocks, b""), parse=lambda line: line, as_model=lambda _, line: line
         )
-        reader = module._LineReader(dict, reply)
-        while reader.next() is not None:
+        for _ in module._read_lines(dict, reply):
             pass
 
     settings = module._read_settings({"credentials": "Y2xpZW50OnNlY3JldA=="}, {})
