@@ -4044,36 +4044,28 @@ if TYPE_CHECKING:
         type: T
     class _HasBytes(Protocol[T]):
         bytes: T
-    class _HasSchema(Protocol[T]):
-        schema: T
 
-class _Method:
-    """A method that no key of an answer hides: what can be set is looked up before the object's own attributes."""
-
-    def __init__(self, function: Any) -> None:
-        self._function = function
+class _Method(property):
+    """A method that no key of an answer hides: a property is looked up before the object's own attributes."""
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        return self._function.__get__(instance, owner)
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        raise AttributeError(f"{self._function.__name__} is a method")
+        return cast(Any, self.fget).__get__(instance, owner)
 
 def _method(function: T) -> T:
-    return cast(T, _Method(function))
+    return cast(T, _Method(cast(Any, function)))
 
 class _Signature:
     """What a model's constructor takes, for help() and notebooks; made when somebody looks."""
 
-    def __get__(self, instance: object, owner: Any) -> Any:
+    def __get__(self, instance: object, owner: Any) -> inspect.Signature:
+        more = [inspect.Parameter("more", inspect.Parameter.VAR_KEYWORD)] if owner._takes_more else []
+        kind = inspect.Parameter.KEYWORD_ONLY if more else inspect.Parameter.POSITIONAL_OR_KEYWORD
         parameters = []
-        for field in getattr(owner, "__dataclass_fields__", {}).values():
-            default = inspect.Parameter.empty if field.name in owner._required else owner._defaults.get(field.name)
-            kind = inspect.Parameter.KEYWORD_ONLY if owner._takes_more else inspect.Parameter.POSITIONAL_OR_KEYWORD
-            parameters.append(inspect.Parameter(field.name, kind, default=default, annotation=field.type))
-        if owner._takes_more:
-            parameters.append(inspect.Parameter("more", inspect.Parameter.VAR_KEYWORD))
-        return inspect.Signature(parameters)
+        for name, default in owner._defaults.items():
+            default = inspect.Parameter.empty if name in owner._required else default
+            annotation = owner.__dataclass_fields__[name].type
+            parameters.append(inspect.Parameter(name, kind, default=default, annotation=annotation))
+        return inspect.Signature(parameters + more)
 
 _Rule = Tuple[Optional[type], Callable[[Any], Any]]  # the type that a value should have; what to make of any other
 
@@ -4090,14 +4082,13 @@ class JSONObject:
     _array_field: ClassVar[Optional[str]] = None  # which field takes the items where the API answers with a bare array
     _sends_nulls: ClassVar[bool] = False  # a JSON schema: a None that was given is meant, and any type may be right
     _lenient: ClassVar[bool] = False  # whether it may lack fields that have no default, once it is made
-    _takes_more: ClassVar[bool] = False  # whether the constructor takes names that it does not know
+    _takes_more: ClassVar[bool] = False  # whether the constructor takes names that it does not know, and id_ for id
     _spellings: ClassVar[Sequence[Tuple[str, str]]] = ()  # other names of fields, and the fields
     # Makes the fields of what may be written as a text, and without a list around it where it is the only one.
     _of_text: ClassVar[Any] = None
     # What __init_subclass__() works out for each class: what its constructor takes, and what it must be given.
     _defaults: ClassVar[Dict[str, Any]] = {}
     _required: ClassVar[FrozenSet[str]] = frozenset()
-    _needed: ClassVar[Tuple[str, ...]] = ()  # of these, what an answer must have
     _rules: ClassVar[Optional[Dict[str, _Rule]]] = {}  # by the name of the field; None until they are needed
     __signature__ = _Signature()
 
@@ -4111,17 +4102,22 @@ class JSONObject:
         fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # a dataclass since three lines
         cls._defaults = {field.name: None if field.default is missing else field.default for field in fields}
         cls._required = frozenset(field.name for field in fields if field.default is field.default_factory is missing)
-        cls._needed = () if cls._lenient else tuple(cls._required)
         cls._rules = None
 
     if not TYPE_CHECKING:  # which gets each class's own __init__ from dataclass_transform()
 
         def __init__(self, *values: Any, **named: Any) -> None:
             kind = type(self)
+            if kind._takes_more:
+                named = {name.rstrip("_"): value for name, value in named.items()}
             given = {**dict(zip(kind._defaults, values)), **named} if values else named
-            if len(given) < len(values) + len(named) or not kind._required <= given.keys() <= kind._defaults.keys():
+            known = kind._takes_more or kind._required <= given.keys() <= kind._defaults.keys()
+            if not known or len(given) < len(values) + len(named):
                 raise TypeError(_wrong_arguments(kind, values, named))
-            fields = {name: v if type(v) is str else _copied(v) for name, v in given.items() if v is not None}
+            fields = {
+                name: value if type(value) is str else _copied(value)
+                for name, value in given.items() if value is not None or name not in kind._defaults
+            }
             for name, default in kind._defaults.items():
                 if default is not None:
                     fields.setdefault(name, default)
@@ -4137,10 +4133,8 @@ class JSONObject:
     @classmethod
     def model_validate(cls: Type[J], value: Any) -> J:
         """Do as :meth:`from_dict`; give what is a *cls* already as it is. ValueError for anything else."""
-        if isinstance(value, cls):
-            return value
         try:
-            return cls.from_dict(value)
+            return value if isinstance(value, cls) else cls.from_dict(value)
         except TypeError as error:
             raise ValueError(str(error)) from error
 
@@ -4159,16 +4153,16 @@ class JSONObject:
                 value = fields.pop(other)
                 fields[name] = value if fields.get(name) is None else fields[name]
         rules = kind._rules or _rules_of(kind)
-        for name, value in fields.items():
-            if name in rules:
-                expected, make = rules[name]
-                if type(value) is not expected and value is not None:
-                    try:
+        try:
+            for name, value in fields.items():
+                if name in rules:
+                    expected, make = rules[name]
+                    if type(value) is not expected and value is not None:
                         fields[name] = make(value)
-                    except (TypeError, ValueError) as error:
-                        _add_place(error, "." + name)
-                        raise
-        for name in kind._needed:
+        except (TypeError, ValueError) as error:
+            _add_place(error, "." + name)
+            raise
+        for name in () if kind._lenient else kind._required:
             if fields.get(name) is None:
                 raise ValueError(f"$ lacks {name!r}")
         self.__dict__ = fields
@@ -4176,15 +4170,15 @@ class JSONObject:
     @_method
     def to_dict(self) -> Dict[str, Any]:
         """Give the JSON object back, without ``x_headers``; plain values inside it are shared, not copied."""
-        return {name: _plain(value) for name, value in vars(self).items() if name != "x_headers"}
+        return cast(Dict[str, Any], _plain(self))
 
     @_method
     def model_dump(self, *, mode: str = "python", by_alias: bool = False, exclude_none: bool = False) -> Dict[str, Any]:
         """Give all fields, known ones first, as pydantic does: those that are absent too; "id_" for "id" and the like
         unless *by_alias*. With ``mode="json"`` enums become their values.
         """
-        dump: Dict[str, Any] = _dump(self, by_alias, exclude_none)
-        return cast(Dict[str, Any], json.loads(_ENCODER.encode(dump))) if mode == "json" else dump
+        dump = _plain(self, functools.partial(_all_fields_of, by_alias, exclude_none))
+        return cast(Dict[str, Any], json.loads(_ENCODER.encode(dump)) if mode == "json" else dump)
 
     @_method
     def model_dump_json(
@@ -4192,7 +4186,7 @@ class JSONObject:
     ) -> str:
         """Write what :meth:`model_dump` gives as JSON."""
         separators = (",", ":") if indent is None else None
-        dump = _dump(self, by_alias, exclude_none)
+        dump = _plain(self, functools.partial(_all_fields_of, by_alias, exclude_none))
         return json.dumps(dump, ensure_ascii=False, indent=indent, separators=separators, default=_sent_fields)
 
     @property
@@ -4207,9 +4201,6 @@ class JSONObject:
     @property
     def bytes_(self: _HasBytes[T]) -> T:
         return self.bytes
-    @property
-    def schema_(self: _HasSchema[T]) -> T:
-        return self.schema
 
     if not TYPE_CHECKING:  # or type checkers would take any misspelt attribute
 
@@ -4221,7 +4212,7 @@ class JSONObject:
             return None if make is dataclasses.MISSING else make()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, JSONObject) and type(self) is type(other) and _plain(self) == _plain(other)
+        return type(self) is type(other) and _plain(self) == _plain(other)
 
     __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
 
@@ -4230,9 +4221,8 @@ class JSONObject:
 
         short = reprlib.Repr()
         short.maxlist, short.maxdict, short.maxstring, short.maxother = 6, 30, 300, 10_000
-        return (
-            f"{type(self).__name__}({', '.join(f'{name}={short.repr(value)}' for name, value in vars(self).items())})"
-        )
+        fields = ", ".join(f"{name}={short.repr(value)}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({fields})"
 
     @_method
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -4240,11 +4230,7 @@ class JSONObject:
 
         return copyreg.__newobj__, (type(self),), vars(self)  # type: ignore[attr-defined]
 
-    @_method
-    def __deepcopy__(self: J, memo: Dict[int, Any]) -> J:
-        other = copy.copy(self)
-        other.__dict__ = copy.deepcopy(vars(self), memo)
-        return other
+    __deepcopy__ = property(lambda self: None)  # by __reduce_ex__(), though an answer should have a key of this name
 
 APIResponse = JSONObject  # the official SDK's name for the base of all answers
 
@@ -4253,18 +4239,16 @@ def _wrong_arguments(kind: Type[JSONObject], values: Sequence[Any], named: Mappi
     import difflib
 
     names = list(kind._defaults)
-    given = [*names[: len(values)], *named]
     for name in named:
         if name not in names:
             nearest = difflib.get_close_matches(name, names, 1) or names
             return f"{kind.__name__} takes no {name!r}: {', '.join(nearest)}?"
-        if given.count(name) > 1:
+        if name in names[: len(values)]:
             return f"{kind.__name__} got {name!r} twice"
-    missing = [name for name in names if name in kind._required and name not in given]
+    missing = [name for name in names[len(values) :] if name in kind._required and name not in named]
     return f"{kind.__name__} " + (f"lacks {', '.join(missing)}" if missing else f"takes {', '.join(names)}")
 
-_Plain = Union[type, Tuple[type, ...]]
-_PLAIN: Dict[Any, Tuple[_Plain, str]] = {
+_PLAIN: Dict[Any, Tuple[Any, str]] = {  # by the type in an annotation: what will do, and its name in English
     str: (str, "text"), list: (list, "a list"), int: ((int, float), "a number"), float: ((int, float), "a number"),
     bool: (int, "true or false"),
 }
@@ -4276,69 +4260,55 @@ def _rules_of(kind: Type[JSONObject]) -> Dict[str, _Rule]:
     registered = all(base.__module__ in sys.modules for base in kind.__mro__)
     for name, hint in get_type_hints(kind, None if registered else globals()).items():
         choices = hint.__args__ if getattr(hint, "__origin__", None) is Union else (hint,)
-        origins = {getattr(choice, "__origin__", choice): choice for choice in choices}
-        optional = origins.pop(type(None), None) is not None
-        only = next(iter(origins)) if len(origins) == 1 and not kind._sends_nulls else None
+        held = {getattr(one, "__origin__", one): getattr(one, "__args__", (one,))[-1] for one in choices}
         # Numbers that may be None are mostly a request's, of types that the server may know: numpy's, "0.5".
-        if only in _PLAIN and (only in (str, list) or not optional):
-            rules[name] = (only, functools.partial(_as_plain, *_PLAIN[only]))
-        for container, choice in reversed(list(origins.items())):
-            inner = choice.__args__[-1] if container in (list, dict) else choice
-            if inner is Any:
-                break  # a dict will do, and is left as it is
-            if isinstance(inner, type) and issubclass(inner, JSONObject):
-                make = functools.partial({list: _as_list, dict: _as_values}.get(container, _as_one), inner)
-                alone = None if container in (list, dict) else inner
-                rules[name] = (str, functools.partial(_unless_text, make)) if str in origins else (alone, make)
+        checked = {str, list} if held.pop(type(None), None) else _PLAIN.keys()
+        models = [(one, model) for one, model in held.items() if isinstance(model, type) and issubclass(model, JSONObject)]
+        if Any in held.values():
+            continue  # a dict will do, and is left as it is
+        for holder, model in models:
+            right = (JSONObject, str) if str in held else JSONObject
+            one = functools.partial(_fitting, model, right, "an object")
+            makers = {list: functools.partial(_as_list, model), dict: functools.partial(_as_values, model)}
+            rules[name] = (None, makers.get(holder, one))
+        if len(held) == 1 and not models and not kind._sends_nulls and held.keys() <= checked:
+            (only,) = held
+            rules[name] = (only, functools.partial(_fitting, None, *_PLAIN[only]))
     kind._rules = rules
     return rules
 
-def _misfit(words: str, value: Any) -> ValueError:
-    return ValueError(f"$ must be {words}, not {type(value).__name__}")
-
-def _as_plain(kinds: _Plain, words: str, value: T) -> T:
-    if not isinstance(value, kinds):
-        raise _misfit(words, value)
-    return value
+def _fitting(kind: Optional[Type[JSONObject]], right: Any, words: str, value: Any) -> Any:
+    """Give *value* if its type is right, or make a *kind* of it."""
+    if kind is not None and type(value) is dict:
+        return kind._of(value)
+    if isinstance(value, right):
+        return value
+    if kind is not None and kind._of_text is not None and isinstance(value, str):
+        return kind._of(kind._of_text(value))
+    raise ValueError(f"$ must be {words}, not {type(value).__name__}")
 
 def _as_list(kind: Type[J], value: Any) -> List[J]:
-    if not isinstance(value, (list, tuple)):
-        if kind._of_text is None or not isinstance(value, (str, dict, kind)):
-            raise _misfit("a list", value)
+    if kind._of_text is not None and isinstance(value, (str, dict, kind)):
         value = [value]
     made: List[J] = []
-    for item in value:
-        try:
-            made.append(kind._of(item) if type(item) is dict else _as_one(kind, item))
-        except (TypeError, ValueError) as error:
-            _add_place(error, f"[{len(made)}]")
-            raise
+    items = _fitting(None, (list, tuple), "a list", value)
+    try:
+        for item in items:
+            made.append(kind._of(item) if type(item) is dict else _fitting(kind, JSONObject, "an object", item))
+    except (TypeError, ValueError) as error:
+        _add_place(error, f"[{len(made)}]")
+        raise
     return made
-
-def _as_one(kind: Type[J], value: Any) -> J:
-    if type(value) is dict:
-        self = kind.__new__(kind)
-        self._adopt(value)
-        return self
-    if isinstance(value, JSONObject):
-        return value  # type: ignore[return-value]  # whatever model it is
-    if isinstance(value, str) and kind._of_text is not None:
-        return kind._of(kind._of_text(value))
-    raise _misfit("an object", value)
 
 def _as_values(kind: Type[J], value: Any) -> Any:
     """Make models of those values that are objects: a JSON schema may be true or false as well."""
-    if not isinstance(value, dict):
-        raise _misfit("an object", value)
-    return {name: kind._of(item) if type(item) is dict else item for name, item in value.items()}
-
-def _unless_text(make: Callable[[Any], Any], value: Any) -> Any:
-    return value if isinstance(value, str) else make(value)
+    items = _fitting(None, dict, "an object", value).items()
+    return {name: kind._of(item) if type(item) is dict else item for name, item in items}
 
 def _add_place(error: Exception, step: str) -> None:
     """Say where the part is that an error is about: "$", which its text begins with, stands for the whole."""
     text = str(error)
-    error.args = (f"${step}{text[1:]}" if text.startswith("$") else text,)
+    error.args = (f"${step}{text[1:]}" if text.startswith("$") else f"${step}: {text}",)
 
 _TOO_DEEP = "the request is nested too deeply, or inside itself"
 
@@ -4353,30 +4323,51 @@ def _copied(value: Any) -> Any:
         raise ValueError(_TOO_DEEP) from None
     return value
 
-def _plain(value: Any) -> Any:
-    """Turn models back into JSON objects, also inside lists and dicts of models."""
+def _fields_of(model: JSONObject, nulls: bool = True) -> Dict[str, Any]:
+    return {name: item for name, item in vars(model).items() if name != "x_headers" and (nulls or item is not None)}
+
+def _all_fields_of(by_alias: bool, exclude_none: bool, model: JSONObject) -> Dict[str, Any]:
+    """Give the fields that are absent too, under the names that pydantic's models have for them."""
+    kind, fields = type(model), {}
+    for name, value in {**{name: getattr(model, name) for name in kind._defaults}, **vars(model)}.items():
+        if value is not None or not exclude_none:
+            renamed = name in kind._defaults and hasattr(kind, f"{name}_") and (name != "type" or kind._sends_nulls)
+            fields[f"{name}_" if renamed and not by_alias else name] = value
+    return fields
+
+def _plain(value: Any, fields_of: Callable[[JSONObject], Dict[str, Any]] = _fields_of) -> Any:
+    """Turn models back into JSON objects, also inside lists and dicts."""
     if isinstance(value, JSONObject):
-        return value.to_dict()
-    if isinstance(value, list) and value and isinstance(value[0], JSONObject):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict) and any(isinstance(item, JSONObject) for item in value.values()):
-        return {name: _plain(item) for name, item in value.items()}
+        value = fields_of(value)
+    if isinstance(value, dict):
+        return {name: _plain(item, fields_of) for name, item in value.items()}
+    if isinstance(value, list) and value and isinstance(value[0], (JSONObject, dict, list)):
+        return [_plain(item, fields_of) for item in value]
     return value
 
-def _dump(value: Any, by_alias: bool, exclude_none: bool) -> Any:
-    if isinstance(value, list):
-        return [_dump(item, by_alias, exclude_none) for item in value]
-    if isinstance(value, dict):
-        return {name: _dump(item, by_alias, exclude_none) for name, item in value.items()}
-    if not isinstance(value, JSONObject):
-        return value
-    known = type(value)._defaults
-    dump = {}
-    for name, item in {**{name: getattr(value, name) for name in known}, **vars(value)}.items():
-        alias = f"{name}_" if name in known and not by_alias and hasattr(JSONObject, f"{name}_") else name
-        if item is not None or not exclude_none:
-            dump[alias] = _dump(item, by_alias, exclude_none)
-    return dump
+def _encode(value: Any) -> bytes:
+    """Write JSON in UTF-8; ValueError or TypeError, with the place, for what JSON cannot say."""
+    try:
+        return _utf8(_ENCODER.encode(value))
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    except (TypeError, ValueError):
+        _refuse(value)
+        raise  # for a key
+
+def _refuse(value: Any) -> None:
+    """Raise for the first value inside a request that cannot be written."""
+    if isinstance(value, float):
+        raise ValueError(f"$ is {value}, which has no form in JSON")
+    if isinstance(value, (dict, list, tuple)):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            try:
+                _encode(item)
+            except (TypeError, ValueError) as error:
+                _add_place(error, f".{name}" if isinstance(value, dict) else f"[{name}]")
+                raise
+    elif not isinstance(value, str):
+        _encode(_sent_fields(value))
 
 # What a value that JSON has no form for can be turned into, by what it has.
 _INSTEAD = {
@@ -4384,43 +4375,12 @@ _INSTEAD = {
     "__float__": "float(value)", "__iter__": "list(value)",
 }
 
-def _encode(value: Any) -> bytes:
-    """Write JSON in UTF-8; ValueError or TypeError, with the place, for what JSON cannot say."""
-    try:
-        try:
-            return _utf8(_ENCODER.encode(value))
-        except (TypeError, ValueError):
-            _refuse(value)
-            raise  # for a key
-    except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
-
-def _refuse(value: Any) -> None:
-    """Raise for the first value inside a request that JSON cannot say."""
-    if isinstance(value, (dict, list, tuple)):
-        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
-            try:
-                _refuse(item)
-            except (TypeError, ValueError) as error:
-                _add_place(error, f".{name}" if isinstance(value, dict) else f"[{name}]")
-                raise
-    elif isinstance(value, str):
-        try:
-            _utf8(value)
-        except ValueError as error:
-            raise ValueError(f"$: {error}") from None
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"$ is {value}, which has no form in JSON")
-    elif value is not None and not isinstance(value, (int, float)):
-        _refuse(_sent_fields(value))
-
 def _sent_fields(value: Any) -> Any:
     """What goes out of a value that the encoder does not know; of a model, not the fields that are None."""
     if isinstance(value, JSONObject):
         fields, nulls = vars(value), type(value)._sends_nulls
-        if "x_headers" not in fields and (nulls or None not in fields.values()):
-            return fields  # as it is for most
-        return {name: item for name, item in fields.items() if (nulls or item is not None) and name != "x_headers"}
+        whole = "x_headers" not in fields and (nulls or None not in fields.values())
+        return fields if whole else _fields_of(value, nulls)
     if isinstance(value, enum.Enum):
         return value.value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -4432,20 +4392,17 @@ def _sent_fields(value: Any) -> Any:
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, default=_sent_fields)
 
 def _utf8(text: str) -> bytes:
-    """Write text in UTF-8; join the halves of a surrogate pair that stand side by side, as pieces of answers leave
-    them.
-    """
+    """Write text in UTF-8, with the halves of surrogate pairs joined, which two pieces of an answer may have brought."""
     if not isinstance(text, str):
         raise TypeError(f"expected text, not {type(text).__name__}")
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
         joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-    try:
-        return joined.encode("utf-8")
-    except UnicodeEncodeError as error:
-        half = error.object[error.start : error.start + 1]
-        raise ValueError(f"the text holds {half!r}, half of a surrogate pair, which is no character") from None
+    half = re.search("[\ud800-\udfff]", joined)
+    if half:
+        raise ValueError(f"the text holds {half.group()!r}, half of a surrogate pair, which is no character")
+    return joined.encode("utf-8")
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
@@ -4460,12 +4417,10 @@ def _decode(text: bytes) -> Any:
         # As decode() does, which takes 0.6 µs to look for the white space with regular expressions.
         value, end = _scan(decoded, 0)
         return value if end == len(decoded) else _DECODER.decode(decoded)
-    except RecursionError:
-        problem = "nested too deeply"
     except StopIteration as error:
         problem = f"not JSON: Expecting value at character {error}"
-    except ValueError as error:
-        problem = f"not JSON: {error}"
+    except (ValueError, RecursionError) as error:
+        problem = f"not JSON: {error}" if isinstance(error, ValueError) else "nested too deeply"
     raise ValueError(problem)
 
 
@@ -4495,13 +4450,6 @@ class ThreadStatus(str, enum.Enum):
 class _Open(JSONObject):
     """A model whose constructor takes names that it does not know, and id_ for id, as those of the official SDK do."""
     _takes_more = True
-
-    if not TYPE_CHECKING:
-
-        def __init__(self, *values: Any, **named: Any) -> None:
-            defaults = type(self)._defaults
-            given = {**defaults, **dict(zip(defaults, values)), **{name.rstrip("_"): v for name, v in named.items()}}
-            self._adopt({name: _copied(v) for name, v in given.items() if v is not None or name not in defaults})
 
 class AccessToken(JSONObject):
     """A token for API calls. ``expires_at``: Unix time, milliseconds; 0 where that is not known."""
