@@ -4089,6 +4089,7 @@ class JSONObject:
     # What __init_subclass__() works out for each class: what its constructor takes, and what it must be given.
     _defaults: ClassVar[Dict[str, Any]] = {}
     _required: ClassVar[FrozenSet[str]] = frozenset()
+    _needed: ClassVar[Tuple[str, ...]] = ()  # of these, what an answer must have
     _rules: ClassVar[Optional[Dict[str, _Rule]]] = {}  # by the name of the field; None until they are needed
     __signature__ = _Signature()
 
@@ -4102,23 +4103,21 @@ class JSONObject:
         fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # a dataclass since three lines
         cls._defaults = {field.name: None if field.default is missing else field.default for field in fields}
         cls._required = frozenset(field.name for field in fields if field.default is field.default_factory is missing)
-        cls._rules = None
+        cls._needed, cls._rules = () if cls._lenient else tuple(cls._required), None
 
     if not TYPE_CHECKING:  # which gets each class's own __init__ from dataclass_transform()
 
         def __init__(self, *values: Any, **named: Any) -> None:
             kind = type(self)
+            defaults = kind._defaults
+            given = {**dict(zip(defaults, values)), **named} if values else named
             if kind._takes_more:
-                named = {name.rstrip("_"): value for name, value in named.items()}
-            given = {**dict(zip(kind._defaults, values)), **named} if values else named
-            known = kind._takes_more or kind._required <= given.keys() <= kind._defaults.keys()
-            if not known or len(given) < len(values) + len(named):
+                given = {name.rstrip("_"): value for name, value in given.items()}
+            elif len(given) < len(values) + len(named) or not kind._required <= given.keys() <= defaults.keys():
                 raise TypeError(_wrong_arguments(kind, values, named))
-            fields = {
-                name: value if type(value) is str else _copied(value)
-                for name, value in given.items() if value is not None or name not in kind._defaults
-            }
-            for name, default in kind._defaults.items():
+            fields = {name: value if type(value) is str else _copied(value)
+                      for name, value in given.items() if value is not None or name not in defaults}
+            for name, default in defaults.items():
                 if default is not None:
                     fields.setdefault(name, default)
             self._adopt(fields)
@@ -4126,7 +4125,7 @@ class JSONObject:
     @classmethod
     def from_dict(cls: Type[J], fields: Mapping[str, Any]) -> J:
         """Make an object of a JSON object; unknown keys are kept. ValueError where it is not what *cls* should be."""
-        if not isinstance(fields, Mapping):
+        if not isinstance(fields, (dict, Mapping)):  # in this order, since asking Mapping takes longer
             raise TypeError(f"{cls.__name__} needs a dict, not {type(fields).__name__}")
         return cls._of(_copied(dict(fields)))
 
@@ -4139,10 +4138,14 @@ class JSONObject:
             raise ValueError(str(error)) from error
 
     @classmethod
-    def _of(cls: Type[J], fields: Dict[str, Any]) -> J:
-        """Make an object of a JSON object that nobody else holds."""
+    def _of(cls: Type[J], value: Any) -> J:
+        """Make an object of JSON that nobody else holds; what is a model already stays as it is."""
+        if type(value) is not dict:
+            if isinstance(value, JSONObject):
+                return value  # type: ignore[return-value]  # whatever model it is
+            value = cls._of_text(value) if cls._of_text and isinstance(value, str) else _fit(dict, "an object", value)
         self = cls.__new__(cls)
-        self._adopt(fields)
+        self._adopt(value)
         return self
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
@@ -4162,14 +4165,14 @@ class JSONObject:
         except (TypeError, ValueError) as error:
             _add_place(error, "." + name)
             raise
-        for name in () if kind._lenient else kind._required:
+        for name in kind._needed:
             if fields.get(name) is None:
                 raise ValueError(f"$ lacks {name!r}")
         self.__dict__ = fields
 
     @_method
     def to_dict(self) -> Dict[str, Any]:
-        """Give the JSON object back, without ``x_headers``; plain values inside it are shared, not copied."""
+        """Give the JSON object back, without ``x_headers``."""
         return cast(Dict[str, Any], _plain(self))
 
     @_method
@@ -4177,7 +4180,7 @@ class JSONObject:
         """Give all fields, known ones first, as pydantic does: those that are absent too; "id_" for "id" and the like
         unless *by_alias*. With ``mode="json"`` enums become their values.
         """
-        dump = _plain(self, functools.partial(_all_fields_of, by_alias, exclude_none))
+        dump = _copied(self, functools.partial(_all_fields_of, by_alias, exclude_none))
         return cast(Dict[str, Any], json.loads(_ENCODER.encode(dump)) if mode == "json" else dump)
 
     @_method
@@ -4186,7 +4189,7 @@ class JSONObject:
     ) -> str:
         """Write what :meth:`model_dump` gives as JSON."""
         separators = (",", ":") if indent is None else None
-        dump = _plain(self, functools.partial(_all_fields_of, by_alias, exclude_none))
+        dump = _copied(self, functools.partial(_all_fields_of, by_alias, exclude_none))
         return json.dumps(dump, ensure_ascii=False, indent=indent, separators=separators, default=_sent_fields)
 
     @property
@@ -4213,8 +4216,6 @@ class JSONObject:
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and _plain(self) == _plain(other)
-
-    __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
 
     def __repr__(self) -> str:
         import reprlib
@@ -4248,7 +4249,7 @@ def _wrong_arguments(kind: Type[JSONObject], values: Sequence[Any], named: Mappi
     missing = [name for name in names[len(values) :] if name in kind._required and name not in named]
     return f"{kind.__name__} " + (f"lacks {', '.join(missing)}" if missing else f"takes {', '.join(names)}")
 
-_PLAIN: Dict[Any, Tuple[Any, str]] = {  # by the type in an annotation: what will do, and its name in English
+_PLAIN: Dict[Any, Tuple[Any, str]] = {  # by the type in an annotation: which types will do, and what to call them
     str: (str, "text"), list: (list, "a list"), int: ((int, float), "a number"), float: ((int, float), "a number"),
     bool: (int, "true or false"),
 }
@@ -4263,38 +4264,32 @@ def _rules_of(kind: Type[JSONObject]) -> Dict[str, _Rule]:
         held = {getattr(one, "__origin__", one): getattr(one, "__args__", (one,))[-1] for one in choices}
         # Numbers that may be None are mostly a request's, of types that the server may know: numpy's, "0.5".
         checked = {str, list} if held.pop(type(None), None) else _PLAIN.keys()
-        models = [(one, model) for one, model in held.items() if isinstance(model, type) and issubclass(model, JSONObject)]
-        if Any in held.values():
-            continue  # a dict will do, and is left as it is
-        for holder, model in models:
-            right = (JSONObject, str) if str in held else JSONObject
-            one = functools.partial(_fitting, model, right, "an object")
-            makers = {list: functools.partial(_as_list, model), dict: functools.partial(_as_values, model)}
-            rules[name] = (None, makers.get(holder, one))
-        if len(held) == 1 and not models and not kind._sends_nulls and held.keys() <= checked:
-            (only,) = held
-            rules[name] = (only, functools.partial(_fitting, None, *_PLAIN[only]))
+        for holder, item in held.items():
+            if isinstance(item, type) and issubclass(item, JSONObject) and Any not in held.values():
+                many = {list: functools.partial(_as_list, item), dict: functools.partial(_as_values, item)}
+                make = many.get(holder, item._of)
+                rules[name] = (None, functools.partial(_unless_text, make) if str in held else make)
+            elif len(held) == 1 and holder in checked and not kind._sends_nulls:
+                rules[name] = (holder, functools.partial(_fit, *_PLAIN[holder]))
     kind._rules = rules
     return rules
 
-def _fitting(kind: Optional[Type[JSONObject]], right: Any, words: str, value: Any) -> Any:
-    """Give *value* if its type is right, or make a *kind* of it."""
-    if kind is not None and type(value) is dict:
-        return kind._of(value)
-    if isinstance(value, right):
-        return value
-    if kind is not None and kind._of_text is not None and isinstance(value, str):
-        return kind._of(kind._of_text(value))
-    raise ValueError(f"$ must be {words}, not {type(value).__name__}")
+def _fit(types: Any, words: str, value: T) -> T:
+    if not isinstance(value, types):
+        raise ValueError(f"$ must be {words}, not {type(value).__name__}")
+    return value
+
+def _unless_text(make: Callable[[Any], Any], value: Any) -> Any:
+    return value if isinstance(value, str) else make(value)
 
 def _as_list(kind: Type[J], value: Any) -> List[J]:
-    if kind._of_text is not None and isinstance(value, (str, dict, kind)):
-        value = [value]
+    if type(value) is not list:
+        alone = kind._of_text and isinstance(value, (str, dict, kind))
+        value = [value] if alone else _fit((list, tuple), "a list", value)
     made: List[J] = []
-    items = _fitting(None, (list, tuple), "a list", value)
     try:
-        for item in items:
-            made.append(kind._of(item) if type(item) is dict else _fitting(kind, JSONObject, "an object", item))
+        for item in value:
+            made.append(item if type(item) is kind else kind._of(item))
     except (TypeError, ValueError) as error:
         _add_place(error, f"[{len(made)}]")
         raise
@@ -4302,7 +4297,7 @@ def _as_list(kind: Type[J], value: Any) -> List[J]:
 
 def _as_values(kind: Type[J], value: Any) -> Any:
     """Make models of those values that are objects: a JSON schema may be true or false as well."""
-    items = _fitting(None, dict, "an object", value).items()
+    items = _fit(dict, "an object", value).items()
     return {name: kind._of(item) if type(item) is dict else item for name, item in items}
 
 def _add_place(error: Exception, step: str) -> None:
@@ -4312,16 +4307,24 @@ def _add_place(error: Exception, step: str) -> None:
 
 _TOO_DEEP = "the request is nested too deeply, or inside itself"
 
-def _copied(value: Any) -> Any:
-    """Copy the dicts and lists of the caller's JSON, so that making models of it leaves his alone."""
+_LEAVES = {str, int, float, bool, type(None)}
+
+def _copied(value: Any, fields_of: Optional[Callable[[JSONObject], Dict[str, Any]]] = None) -> Any:
+    """Copy the dicts and lists of JSON; with *fields_of* make dicts of the models in it, or else leave them."""
     try:
+        if isinstance(value, JSONObject):
+            return value if fields_of is None else _copied(fields_of(value), fields_of)
         if isinstance(value, dict):
-            return {name: item if type(item) is str else _copied(item) for name, item in value.items()}
+            return {name: item if type(item) in _LEAVES else _copied(item, fields_of) for name, item in value.items()}
         if isinstance(value, (list, tuple)):
-            return [item if isinstance(item, JSONObject) else _copied(item) for item in value]
+            return [item if type(item) in _LEAVES else _copied(item, fields_of) for item in value]
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     return value
+
+def _plain(value: Any) -> Any:
+    """Turn models back into JSON objects, also inside lists and dicts."""
+    return _copied(value, _fields_of)
 
 def _fields_of(model: JSONObject, nulls: bool = True) -> Dict[str, Any]:
     return {name: item for name, item in vars(model).items() if name != "x_headers" and (nulls or item is not None)}
@@ -4334,16 +4337,6 @@ def _all_fields_of(by_alias: bool, exclude_none: bool, model: JSONObject) -> Dic
             renamed = name in kind._defaults and hasattr(kind, f"{name}_") and (name != "type" or kind._sends_nulls)
             fields[f"{name}_" if renamed and not by_alias else name] = value
     return fields
-
-def _plain(value: Any, fields_of: Callable[[JSONObject], Dict[str, Any]] = _fields_of) -> Any:
-    """Turn models back into JSON objects, also inside lists and dicts."""
-    if isinstance(value, JSONObject):
-        value = fields_of(value)
-    if isinstance(value, dict):
-        return {name: _plain(item, fields_of) for name, item in value.items()}
-    if isinstance(value, list) and value and isinstance(value[0], (JSONObject, dict, list)):
-        return [_plain(item, fields_of) for item in value]
-    return value
 
 def _encode(value: Any) -> bytes:
     """Write JSON in UTF-8; ValueError or TypeError, with the place, for what JSON cannot say."""
