@@ -4061,8 +4061,8 @@ class _Signature:
         more = [inspect.Parameter("more", inspect.Parameter.VAR_KEYWORD)] if owner._takes_more else []
         kind = inspect.Parameter.KEYWORD_ONLY if more else inspect.Parameter.POSITIONAL_OR_KEYWORD
         parameters = []
-        for name, default in owner._defaults.items():
-            default = inspect.Parameter.empty if name in owner._required else default
+        for name, value in owner._defaults.items():
+            default = inspect.Parameter.empty if name in owner._required else value
             annotation = owner.__dataclass_fields__[name].type
             parameters.append(inspect.Parameter(name, kind, default=default, annotation=annotation))
         return inspect.Signature(parameters + more)
@@ -4084,8 +4084,7 @@ class JSONObject:
     _lenient: ClassVar[bool] = False  # whether it may lack fields that have no default, once it is made
     _takes_more: ClassVar[bool] = False  # whether the constructor takes names that it does not know, and id_ for id
     _spellings: ClassVar[Sequence[Tuple[str, str]]] = ()  # other names of fields, and the fields
-    # Makes the fields of what may be written as a text, and without a list around it where it is the only one.
-    _of_text: ClassVar[Any] = None
+    _of_text: ClassVar[Any] = None  # makes fields of a text; one that stands for a list may go without the list then
     # What __init_subclass__() works out for each class: what its constructor takes, and what it must be given.
     _defaults: ClassVar[Dict[str, Any]] = {}
     _required: ClassVar[FrozenSet[str]] = frozenset()
@@ -4099,13 +4098,12 @@ class JSONObject:
         module, cls.__module__ = cls.__module__, "typing"
         dataclass(init=False, repr=False, eq=False)(cls)
         cls.__module__ = module
-        missing = dataclasses.MISSING
         fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # a dataclass since three lines
-        cls._defaults = {field.name: None if field.default is missing else field.default for field in fields}
-        cls._required = frozenset(field.name for field in fields if field.default is field.default_factory is missing)
+        cls._defaults = {f.name: None if f.default is dataclasses.MISSING else f.default for f in fields}
+        cls._required = frozenset(f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING)
         cls._needed, cls._rules = () if cls._lenient else tuple(cls._required), None
 
-    if not TYPE_CHECKING:  # which gets each class's own __init__ from dataclass_transform()
+    if not TYPE_CHECKING:  # dataclass_transform() tells each class's own __init__, and which attributes there are
 
         def __init__(self, *values: Any, **named: Any) -> None:
             kind = type(self)
@@ -4121,6 +4119,13 @@ class JSONObject:
                 if default is not None:
                     fields.setdefault(name, default)
             self._adopt(fields)
+
+        def __getattr__(self, name: str) -> Any:
+            """Read a known field that the object lacks and that has no default, or whose default is made."""
+            if name not in type(self)._defaults:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            make = type(self).__dataclass_fields__[name].default_factory
+            return None if make is dataclasses.MISSING else make()
 
     @classmethod
     def from_dict(cls: Type[J], fields: Mapping[str, Any]) -> J:
@@ -4156,15 +4161,15 @@ class JSONObject:
                 value = fields.pop(other)
                 fields[name] = value if fields.get(name) is None else fields[name]
         rules = kind._rules or _rules_of(kind)
-        try:
-            for name, value in fields.items():
-                if name in rules:
-                    expected, make = rules[name]
-                    if type(value) is not expected and value is not None:
+        for name, value in fields.items():
+            if name in rules:
+                expected, make = rules[name]
+                if type(value) is not expected and value is not None:
+                    try:
                         fields[name] = make(value)
-        except (TypeError, ValueError) as error:
-            _add_place(error, "." + name)
-            raise
+                    except (TypeError, ValueError) as error:
+                        _add_place(error, "." + name)
+                        raise
         for name in kind._needed:
             if fields.get(name) is None:
                 raise ValueError(f"$ lacks {name!r}")
@@ -4177,9 +4182,7 @@ class JSONObject:
 
     @_method
     def model_dump(self, *, mode: str = "python", by_alias: bool = False, exclude_none: bool = False) -> Dict[str, Any]:
-        """Give all fields, known ones first, as pydantic does: those that are absent too; "id_" for "id" and the like
-        unless *by_alias*. With ``mode="json"`` enums become their values.
-        """
+        """Give all fields, absent ones too, as pydantic does: "id_" for "id" unless *by_alias*; "json" writes enums."""
         dump = _copied(self, functools.partial(_all_fields_of, by_alias, exclude_none))
         return cast(Dict[str, Any], json.loads(_ENCODER.encode(dump)) if mode == "json" else dump)
 
@@ -4205,17 +4208,10 @@ class JSONObject:
     def bytes_(self: _HasBytes[T]) -> T:
         return self.bytes
 
-    if not TYPE_CHECKING:  # or type checkers would take any misspelt attribute
-
-        def __getattr__(self, name: str) -> Any:
-            """Read a known field that the object lacks and that has no default, or whose default is made."""
-            if name not in type(self)._defaults:
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            make = type(self).__dataclass_fields__[name].default_factory
-            return None if make is dataclasses.MISSING else make()
-
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and _plain(self) == _plain(other)
+
+    __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
 
     def __repr__(self) -> str:
         import reprlib
@@ -4227,11 +4223,9 @@ class JSONObject:
 
     @_method
     def __reduce_ex__(self, protocol: Any) -> Any:
-        import copyreg
+        return object.__new__, (type(self),), vars(self)
 
-        return copyreg.__newobj__, (type(self),), vars(self)  # type: ignore[attr-defined]
-
-    __deepcopy__ = property(lambda self: None)  # by __reduce_ex__(), though an answer should have a key of this name
+    __deepcopy__ = property(lambda self: None)  # copies are made by __reduce_ex__(), whatever keys an answer has
 
 APIResponse = JSONObject  # the official SDK's name for the base of all answers
 
@@ -4274,10 +4268,10 @@ def _rules_of(kind: Type[JSONObject]) -> Dict[str, _Rule]:
     kind._rules = rules
     return rules
 
-def _fit(types: Any, words: str, value: T) -> T:
-    if not isinstance(value, types):
-        raise ValueError(f"$ must be {words}, not {type(value).__name__}")
-    return value
+def _fit(types: Any, words: str, value: Any) -> Any:
+    if isinstance(value, types):
+        return value
+    raise ValueError(f"$ must be {words}, not {type(value).__name__}")
 
 def _unless_text(make: Callable[[Any], Any], value: Any) -> Any:
     return value if isinstance(value, str) else make(value)
@@ -4287,12 +4281,12 @@ def _as_list(kind: Type[J], value: Any) -> List[J]:
         alone = kind._of_text and isinstance(value, (str, dict, kind))
         value = [value] if alone else _fit((list, tuple), "a list", value)
     made: List[J] = []
-    try:
-        for item in value:
+    for item in value:
+        try:
             made.append(item if type(item) is kind else kind._of(item))
-    except (TypeError, ValueError) as error:
-        _add_place(error, f"[{len(made)}]")
-        raise
+        except (TypeError, ValueError) as error:
+            _add_place(error, f"[{len(made)}]")
+            raise
     return made
 
 def _as_values(kind: Type[J], value: Any) -> Any:
@@ -4306,8 +4300,7 @@ def _add_place(error: Exception, step: str) -> None:
     error.args = (f"${step}{text[1:]}" if text.startswith("$") else f"${step}: {text}",)
 
 _TOO_DEEP = "the request is nested too deeply, or inside itself"
-
-_LEAVES = {str, int, float, bool, type(None)}
+_LEAVES = {str, int, float, bool, type(None)}  # the types of what has nothing inside
 
 def _copied(value: Any, fields_of: Optional[Callable[[JSONObject], Dict[str, Any]]] = None) -> Any:
     """Copy the dicts and lists of JSON; with *fields_of* make dicts of the models in it, or else leave them."""
@@ -4322,12 +4315,10 @@ def _copied(value: Any, fields_of: Optional[Callable[[JSONObject], Dict[str, Any
         raise ValueError(_TOO_DEEP) from None
     return value
 
-def _plain(value: Any) -> Any:
-    """Turn models back into JSON objects, also inside lists and dicts."""
-    return _copied(value, _fields_of)
-
 def _fields_of(model: JSONObject, nulls: bool = True) -> Dict[str, Any]:
     return {name: item for name, item in vars(model).items() if name != "x_headers" and (nulls or item is not None)}
+
+_plain = functools.partial(_copied, fields_of=_fields_of)  # turns models back into JSON objects, at any depth
 
 def _all_fields_of(by_alias: bool, exclude_none: bool, model: JSONObject) -> Dict[str, Any]:
     """Give the fields that are absent too, under the names that pydantic's models have for them."""
@@ -4346,11 +4337,11 @@ def _encode(value: Any) -> bytes:
         raise ValueError(_TOO_DEEP) from None
     except (TypeError, ValueError):
         _refuse(value)
-        raise  # for a key
+        raise  # for a text, a key, an int of too many digits
 
 def _refuse(value: Any) -> None:
-    """Raise for the first value inside a request that cannot be written."""
-    if isinstance(value, float):
+    """Raise for the first part of a request that cannot be written."""
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"$ is {value}, which has no form in JSON")
     if isinstance(value, (dict, list, tuple)):
         for name, item in value.items() if isinstance(value, dict) else enumerate(value):
@@ -4359,7 +4350,7 @@ def _refuse(value: Any) -> None:
             except (TypeError, ValueError) as error:
                 _add_place(error, f".{name}" if isinstance(value, dict) else f"[{name}]")
                 raise
-    elif not isinstance(value, str):
+    elif not isinstance(value, (str, int)):
         _encode(_sent_fields(value))
 
 # What a value that JSON has no form for can be turned into, by what it has.
@@ -4385,7 +4376,7 @@ def _sent_fields(value: Any) -> Any:
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, default=_sent_fields)
 
 def _utf8(text: str) -> bytes:
-    """Write text in UTF-8, with the halves of surrogate pairs joined, which two pieces of an answer may have brought."""
+    """Write text in UTF-8; join the halves of surrogate pairs, which two pieces of an answer may have brought."""
     if not isinstance(text, str):
         raise TypeError(f"expected text, not {type(text).__name__}")
     try:
