@@ -4218,7 +4218,8 @@ class JSONObject:
 
         short = reprlib.Repr()
         short.maxlist, short.maxdict, short.maxstring, short.maxother = 6, 30, 300, 10_000
-        fields = ", ".join(f"{name}={short.repr(value)}" for name, value in vars(self).items())
+        hidden = {name: "***" for name in vars(self) if name.endswith(("_token", "tok"))}
+        fields = ", ".join(f"{name}={short.repr(value)}" for name, value in {**vars(self), **hidden}.items())
         return f"{type(self).__name__}({fields})"
 
     @_method
@@ -4416,20 +4417,15 @@ def _decode(text: bytes) -> Any:
 class MessagesRole(str, enum.Enum):
     """Who speaks. Answers may have roles that are not here: they are plain strings."""
 
-    ASSISTANT = "assistant"
-    SYSTEM = "system"
-    USER = "user"
-    FUNCTION = "function"
-    SEARCH_RESULT = "search_result"
-    FUNCTION_IN_PROGRESS = "function_in_progress"
+    ASSISTANT = "assistant"; SYSTEM = "system"; USER = "user"; FUNCTION = "function"
+    SEARCH_RESULT = "search_result"; FUNCTION_IN_PROGRESS = "function_in_progress"
 
 class ThreadStatus(str, enum.Enum):
     """State of a thread; the status in an answer is a string that compares equal to a member."""
 
-    IN_PROGRESS = "in_progress"
-    READY = "ready"
-    FAILED = "failed"
-    DELETED = "deleted"
+    IN_PROGRESS = "in_progress"; READY = "ready"; FAILED = "failed"; DELETED = "deleted"
+
+_SENT: Any = None  # the default of what the API always sends
 
 class _Open(JSONObject):
     """A model whose constructor takes names that it does not know, and id_ for id, as those of the official SDK do."""
@@ -4439,15 +4435,9 @@ class AccessToken(JSONObject):
     """A token for API calls. ``expires_at``: Unix time, milliseconds; 0 where that is not known."""
     access_token: str; expires_at: int = 0
 
-    def __repr__(self) -> str:
-        return f"AccessToken(access_token='***', expires_at={self.expires_at!r})"
-
 class Token(JSONObject):
     """What ``POST /token`` answers to user and password. ``exp``: Unix time, seconds."""
     tok: str; exp: int = 0
-
-    def __repr__(self) -> str:
-        return f"Token(tok='***', exp={self.exp!r})"
 
 class FunctionParametersProperty(JSONObject):
     """JSON schema of one argument; pass a dict for keywords that are not here."""
@@ -4458,13 +4448,11 @@ class FunctionParametersProperty(JSONObject):
 class FunctionParameters(JSONObject):
     """JSON schema of a function's arguments; pass a dict for keywords that are not here."""
     type: str = "object"; properties: Optional[Dict[str, FunctionParametersProperty]] = None
-    required: Optional[List[str]] = None
-    _sends_nulls = True
+    required: Optional[List[str]] = None; _sends_nulls = True
 
 class FewShotExample(JSONObject):
     """An example of a request and the arguments to make of it."""
-    request: str; params: Dict[str, Any]
-    _lenient = True
+    request: str; params: Dict[str, Any]; _lenient = True
 
 class Function(_Open):
     """A function that the model may call.
@@ -4484,15 +4472,14 @@ class Function(_Open):
         if "title" in fields and "name" not in fields:
             fields["name"] = fields.pop("title")
         if "parameters" not in fields and ("properties" in fields or fields.get("type") == "object"):
-            own = {field.name for field in dataclasses.fields(self)} | {"title"}
+            own = {"title", *self._defaults}
             schema = {keyword: fields.pop(keyword) for keyword in list(fields) if keyword not in own}
             fields["parameters"] = {"type": "object", **schema}
         super()._adopt(fields)
 
 class FunctionCall(JSONObject):
     """A call that the model wants made; ``arguments`` is an object."""
-    name: str; arguments: Optional[Dict[str, Any]] = None; id: Optional[str] = None
-    _lenient = True
+    name: str; arguments: Optional[Dict[str, Any]] = None; id: Optional[str] = None; _lenient = True
 
 class ChatFunctionCall(JSONObject):
     """Forces a call of one function; the model fills in what ``partial_arguments`` leaves open."""
@@ -4503,8 +4490,7 @@ class Messages(JSONObject):
     role: str; content: str = ""; function_call: Optional[FunctionCall] = None; name: Optional[str] = None
     attachments: Optional[List[str]] = None; data_for_context: Optional[List[Dict[str, Any]]] = None
     functions_state_id: Optional[str] = None; reasoning_content: Optional[str] = None; id: Optional[Any] = None
-    inline_data: Optional[Dict[str, Any]] = None; logprobs: Optional[List[Dict[str, Any]]] = None
-    _lenient = True
+    inline_data: Optional[Dict[str, Any]] = None; logprobs: Optional[List[Dict[str, Any]]] = None; _lenient = True
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
         content, attachments = fields.get("content"), fields.get("attachments")
@@ -4517,8 +4503,7 @@ class Messages(JSONObject):
 class Storage(JSONObject):
     """Where the server keeps the history of a conversation."""
     is_stateful: bool; limit: Optional[int] = None; assistant_id: Optional[str] = None; thread_id: Optional[str] = None
-    metadata: Optional[Dict[str, Any]] = None
-    _lenient = True
+    metadata: Optional[Dict[str, Any]] = None; _lenient = True
 
 class FunctionRanker(_Open):
     """Whether and how many functions the service chooses for the model to choose from."""
@@ -4561,9 +4546,8 @@ class Choices(JSONObject):
 class ChatCompletion(JSONObject):
     """A whole answer. ``created``: Unix time, seconds."""
     choices: List[Choices]; created: int = 0; model: str = ""; thread_id: Optional[str] = None
-    message_id: Optional[str] = None
-    usage: Usage = None  # type: ignore[assignment]  # always sent
-    object: str = ""; additional_data: Optional[Any] = None; error_details: Optional[Dict[str, Any]] = None
+    message_id: Optional[str] = None; usage: Usage = _SENT; object: str = ""; additional_data: Optional[Any] = None
+    error_details: Optional[Dict[str, Any]] = None
 
 class MessagesChunk(JSONObject):
     """What one chunk adds to a message."""
@@ -4596,9 +4580,7 @@ class EmbeddingsUsage(JSONObject):
 
 class Embedding(JSONObject):
     """The vector of one text; ``index`` is the text's place in the request."""
-    embedding: List[float]
-    usage: EmbeddingsUsage = None  # type: ignore[assignment]  # always sent
-    index: int = 0; object: str = ""
+    embedding: List[float]; usage: EmbeddingsUsage = _SENT; index: int = 0; object: str = ""
 
 class Embeddings(JSONObject):
     """Vectors of texts."""
@@ -4610,8 +4592,7 @@ class TokensCount(JSONObject):
 
 class _TokensCounts(JSONObject):
     """What /tokens/count answers, a bare array."""
-    data: List[TokensCount]
-    _array_field = "data"
+    data: List[TokensCount]; _array_field = "data"
 
 class UploadedFile(JSONObject):
     """A file in the storage. ``bytes``: its size; ``created_at``: Unix time, seconds."""
@@ -4679,8 +4660,7 @@ class Batch(JSONObject):
 
 class _Batches(JSONObject):
     """What GET /batches answers: an envelope in the documentation, a bare array or one batch elsewhere."""
-    batches: List[Batch]
-    _array_field = "batches"
+    batches: List[Batch]; _array_field = "batches"
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
         super()._adopt({"batches": [fields]} if "id" in fields and "batches" not in fields else fields)
@@ -4775,8 +4755,7 @@ class ThreadRunResult(JSONObject):
 class ThreadCompletion(JSONObject):
     """A whole answer in a thread. ``created``: Unix time, seconds."""
     message: Messages; object: str = ""; model: str = ""; thread_id: str = ""; message_id: str = ""; created: int = 0
-    usage: Usage = None  # type: ignore[assignment]  # always sent
-    finish_reason: Optional[str] = None
+    usage: Usage = _SENT; finish_reason: Optional[str] = None
 
 class ThreadCompletionChunk(ChatCompletionChunk):
     """A part of an answer in a thread; each has a ``usage`` of its own."""
@@ -4821,12 +4800,9 @@ class ChatLogprob(_Open):
 
 class ChatContentPart(_Open):
     """A part of a message: one of these, or a text and what belongs to it."""
-    text: Optional[str] = None
-    files: Optional[List[ChatContentFile]] = None
-    function_call: Optional[PrimaryChatFunctionCall] = None
-    function_result: Optional[ChatFunctionResult] = None
-    tool_execution: Optional[ChatToolExecution] = None
-    inline_data: Optional[ChatInlineData] = None
+    text: Optional[str] = None; files: Optional[List[ChatContentFile]] = None
+    function_call: Optional[PrimaryChatFunctionCall] = None; function_result: Optional[ChatFunctionResult] = None
+    tool_execution: Optional[ChatToolExecution] = None; inline_data: Optional[ChatInlineData] = None
     logprobs: Optional[List[ChatLogprob]] = None
     _of_text = staticmethod(lambda text: {"text": text})
 
@@ -4943,14 +4919,13 @@ class ChatCompletionRequest(_Open):
 
     ``additional_fields`` go to the top level of the request; explicit fields win.
     """
-    messages: List[ChatMessage]
-    model: Optional[str] = None; assistant_id: Optional[str] = None; storage: Union[ChatStorage, bool, None] = None
-    model_options: Optional[ChatModelOptions] = None; user_info: Optional[ChatUserInfo] = None
-    tools: Optional[List[ChatTool]] = None; tool_config: Optional[ChatToolConfig] = None
-    tools_state_id: Optional[str] = None; ranker_options: Optional[ChatRankerOptions] = None
-    disable_filter: Optional[bool] = None; profanity_check: Optional[bool] = None
-    filter_config: Optional[ChatFilterConfig] = None; flags: Optional[List[str]] = None
-    stream: Optional[bool] = None; additional_fields: Optional[Dict[str, Any]] = None
+    messages: List[ChatMessage]; model: Optional[str] = None; assistant_id: Optional[str] = None
+    storage: Union[ChatStorage, bool, None] = None; model_options: Optional[ChatModelOptions] = None
+    user_info: Optional[ChatUserInfo] = None; tools: Optional[List[ChatTool]] = None
+    tool_config: Optional[ChatToolConfig] = None; tools_state_id: Optional[str] = None
+    ranker_options: Optional[ChatRankerOptions] = None; disable_filter: Optional[bool] = None
+    profanity_check: Optional[bool] = None; filter_config: Optional[ChatFilterConfig] = None
+    flags: Optional[List[str]] = None; stream: Optional[bool] = None; additional_fields: Optional[Dict[str, Any]] = None
     _spellings = ChatMessage._spellings
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
