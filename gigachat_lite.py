@@ -4049,7 +4049,7 @@ class _Method(property):
     """A method that no key of an answer hides: a property is looked up before the object's own attributes."""
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        return cast(Any, self.fget).__get__(instance, owner)
+        return self.fget.__get__(instance, owner)  # type: ignore[union-attr]  # there always is one
 
 def _method(function: T) -> T:
     return cast(T, _Method(cast(Any, function)))
@@ -4210,7 +4210,6 @@ class JSONObject:
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and _plain(self) == _plain(other)
-
     __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
 
     def __repr__(self) -> str:
