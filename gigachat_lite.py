@@ -3763,36 +3763,28 @@ if TYPE_CHECKING:
         type: T
     class _HasBytes(Protocol[T]):
         bytes: T
-    class _HasSchema(Protocol[T]):
-        schema: T
 
-class _Method:
-    """A method that no key of an answer hides: what can be set is looked up before the object's own attributes."""
-
-    def __init__(self, function: Any) -> None:
-        self._function = function
+class _Method(property):
+    """A method that no key of an answer hides: a property is looked up before the object's own attributes."""
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        return self._function.__get__(instance, owner)
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        raise AttributeError(f"{self._function.__name__} is a method")
+        return self.fget.__get__(instance, owner)  # type: ignore[union-attr]  # there always is one
 
 def _method(function: T) -> T:
-    return cast(T, _Method(function))
+    return cast(T, _Method(cast(Any, function)))
 
 class _Signature:
     """What a model's constructor takes, for help() and notebooks; made when somebody looks."""
 
-    def __get__(self, instance: object, owner: Any) -> Any:
+    def __get__(self, instance: object, owner: Any) -> inspect.Signature:
+        more = [inspect.Parameter("more", inspect.Parameter.VAR_KEYWORD)] if owner._takes_more else []
+        kind = inspect.Parameter.KEYWORD_ONLY if more else inspect.Parameter.POSITIONAL_OR_KEYWORD
         parameters = []
-        for field in getattr(owner, "__dataclass_fields__", {}).values():
-            default = inspect.Parameter.empty if field.name in owner._required else owner._defaults.get(field.name)
-            kind = inspect.Parameter.KEYWORD_ONLY if owner._takes_more else inspect.Parameter.POSITIONAL_OR_KEYWORD
-            parameters.append(inspect.Parameter(field.name, kind, default=default, annotation=field.type))
-        if owner._takes_more:
-            parameters.append(inspect.Parameter("more", inspect.Parameter.VAR_KEYWORD))
-        return inspect.Signature(parameters)
+        for name, value in owner._defaults.items():
+            default = inspect.Parameter.empty if name in owner._required else value
+            annotation = owner.__dataclass_fields__[name].type
+            parameters.append(inspect.Parameter(name, kind, default=default, annotation=annotation))
+        return inspect.Signature(parameters + more)
 
 _Rule = Tuple[Optional[type], Callable[[Any], Any]]  # the type that a value should have; what to make of any other
 
@@ -3809,10 +3801,9 @@ class JSONObject:
     _array_field: ClassVar[Optional[str]] = None  # which field takes the items where the API answers with a bare array
     _sends_nulls: ClassVar[bool] = False  # a JSON schema: a None that was given is meant, and any type may be right
     _lenient: ClassVar[bool] = False  # whether it may lack fields that have no default, once it is made
-    _takes_more: ClassVar[bool] = False  # whether the constructor takes names that it does not know
+    _takes_more: ClassVar[bool] = False  # whether the constructor takes names that it does not know, and id_ for id
     _spellings: ClassVar[Sequence[Tuple[str, str]]] = ()  # other names of fields, and the fields
-    # Makes the fields of what may be written as a text, and without a list around it where it is the only one.
-    _of_text: ClassVar[Any] = None
+    _of_text: ClassVar[Any] = None  # makes fields of a text; one that stands for a list may go without the list then
     # What __init_subclass__() works out for each class: what its constructor takes, and what it must be given.
     _defaults: ClassVar[Dict[str, Any]] = {}
     _required: ClassVar[FrozenSet[str]] = frozenset()
@@ -3826,48 +3817,59 @@ class JSONObject:
         module, cls.__module__ = cls.__module__, "typing"
         dataclass(init=False, repr=False, eq=False)(cls)
         cls.__module__ = module
-        missing = dataclasses.MISSING
         fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # a dataclass since three lines
-        cls._defaults = {field.name: None if field.default is missing else field.default for field in fields}
-        cls._required = frozenset(field.name for field in fields if field.default is field.default_factory is missing)
-        cls._needed = () if cls._lenient else tuple(cls._required)
-        cls._rules = None
+        cls._defaults = {f.name: None if f.default is dataclasses.MISSING else f.default for f in fields}
+        cls._required = frozenset(f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING)
+        cls._needed, cls._rules = () if cls._lenient else tuple(cls._required), None
 
-    if not TYPE_CHECKING:  # which gets each class's own __init__ from dataclass_transform()
+    if not TYPE_CHECKING:  # dataclass_transform() tells each class's own __init__, and which attributes there are
 
         def __init__(self, *values: Any, **named: Any) -> None:
             kind = type(self)
-            given = {**dict(zip(kind._defaults, values)), **named} if values else named
-            if len(given) < len(values) + len(named) or not kind._required <= given.keys() <= kind._defaults.keys():
+            defaults = kind._defaults
+            given = {**dict(zip(defaults, values)), **named} if values else named
+            if kind._takes_more:
+                given = {name.rstrip("_"): value for name, value in given.items()}
+            elif len(given) < len(values) + len(named) or not kind._required <= given.keys() <= defaults.keys():
                 raise TypeError(_wrong_arguments(kind, values, named))
-            fields = {name: v if type(v) is str else _copied(v) for name, v in given.items() if v is not None}
-            for name, default in kind._defaults.items():
+            fields = {name: value if type(value) is str else _copied(value)
+                      for name, value in given.items() if value is not None or name not in defaults}
+            for name, default in defaults.items():
                 if default is not None:
                     fields.setdefault(name, default)
             self._adopt(fields)
 
+        def __getattr__(self, name: str) -> Any:
+            """Read a known field that the object lacks and that has no default, or whose default is made."""
+            if name not in type(self)._defaults:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            make = type(self).__dataclass_fields__[name].default_factory
+            return None if make is dataclasses.MISSING else make()
+
     @classmethod
     def from_dict(cls: Type[J], fields: Mapping[str, Any]) -> J:
         """Make an object of a JSON object; unknown keys are kept. ValueError where it is not what *cls* should be."""
-        if not isinstance(fields, Mapping):
+        if not isinstance(fields, (dict, Mapping)):  # in this order, since asking Mapping takes longer
             raise TypeError(f"{cls.__name__} needs a dict, not {type(fields).__name__}")
         return cls._of(_copied(dict(fields)))
 
     @classmethod
     def model_validate(cls: Type[J], value: Any) -> J:
         """Do as :meth:`from_dict`; give what is a *cls* already as it is. ValueError for anything else."""
-        if isinstance(value, cls):
-            return value
         try:
-            return cls.from_dict(value)
+            return value if isinstance(value, cls) else cls.from_dict(value)
         except TypeError as error:
             raise ValueError(str(error)) from error
 
     @classmethod
-    def _of(cls: Type[J], fields: Dict[str, Any]) -> J:
-        """Make an object of a JSON object that nobody else holds."""
+    def _of(cls: Type[J], value: Any) -> J:
+        """Make an object of JSON that nobody else holds; what is a model already stays as it is."""
+        if type(value) is not dict:
+            if isinstance(value, JSONObject):
+                return value  # type: ignore[return-value]  # whatever model it is
+            value = cls._of_text(value) if cls._of_text and isinstance(value, str) else _fit(dict, "an object", value)
         self = cls.__new__(cls)
-        self._adopt(fields)
+        self._adopt(value)
         return self
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
@@ -3894,16 +3896,14 @@ class JSONObject:
 
     @_method
     def to_dict(self) -> Dict[str, Any]:
-        """Give the JSON object back, without ``x_headers``; plain values inside it are shared, not copied."""
-        return {name: _plain(value) for name, value in vars(self).items() if name != "x_headers"}
+        """Give the JSON object back, without ``x_headers``."""
+        return cast(Dict[str, Any], _plain(self))
 
     @_method
     def model_dump(self, *, mode: str = "python", by_alias: bool = False, exclude_none: bool = False) -> Dict[str, Any]:
-        """Give all fields, known ones first, as pydantic does: those that are absent too; "id_" for "id" and the like
-        unless *by_alias*. With ``mode="json"`` enums become their values.
-        """
-        dump: Dict[str, Any] = _dump(self, by_alias, exclude_none)
-        return cast(Dict[str, Any], json.loads(_ENCODER.encode(dump))) if mode == "json" else dump
+        """Give all fields, absent ones too, as pydantic does: "id_" for "id" unless *by_alias*; "json" writes enums."""
+        dump = _copied(self, functools.partial(_all_fields_of, by_alias, exclude_none))
+        return cast(Dict[str, Any], json.loads(_ENCODER.encode(dump)) if mode == "json" else dump)
 
     @_method
     def model_dump_json(
@@ -3911,7 +3911,7 @@ class JSONObject:
     ) -> str:
         """Write what :meth:`model_dump` gives as JSON."""
         separators = (",", ":") if indent is None else None
-        dump = _dump(self, by_alias, exclude_none)
+        dump = _copied(self, functools.partial(_all_fields_of, by_alias, exclude_none))
         return json.dumps(dump, ensure_ascii=False, indent=indent, separators=separators, default=_sent_fields)
 
     @property
@@ -3926,22 +3926,9 @@ class JSONObject:
     @property
     def bytes_(self: _HasBytes[T]) -> T:
         return self.bytes
-    @property
-    def schema_(self: _HasSchema[T]) -> T:
-        return self.schema
-
-    if not TYPE_CHECKING:  # or type checkers would take any misspelt attribute
-
-        def __getattr__(self, name: str) -> Any:
-            """Read a known field that the object lacks and that has no default, or whose default is made."""
-            if name not in type(self)._defaults:
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            make = type(self).__dataclass_fields__[name].default_factory
-            return None if make is dataclasses.MISSING else make()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, JSONObject) and type(self) is type(other) and _plain(self) == _plain(other)
-
+        return type(self) is type(other) and _plain(self) == _plain(other)
     __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
 
     def __repr__(self) -> str:
@@ -3949,21 +3936,15 @@ class JSONObject:
 
         short = reprlib.Repr()
         short.maxlist, short.maxdict, short.maxstring, short.maxother = 6, 30, 300, 10_000
-        return (
-            f"{type(self).__name__}({', '.join(f'{name}={short.repr(value)}' for name, value in vars(self).items())})"
-        )
+        hidden = {name: "***" for name in vars(self) if name.endswith(("_token", "tok"))}
+        fields = ", ".join(f"{name}={short.repr(value)}" for name, value in {**vars(self), **hidden}.items())
+        return f"{type(self).__name__}({fields})"
 
     @_method
     def __reduce_ex__(self, protocol: Any) -> Any:
-        import copyreg
+        return object.__new__, (type(self),), vars(self)
 
-        return copyreg.__newobj__, (type(self),), vars(self)  # type: ignore[attr-defined]
-
-    @_method
-    def __deepcopy__(self: J, memo: Dict[int, Any]) -> J:
-        other = copy.copy(self)
-        other.__dict__ = copy.deepcopy(vars(self), memo)
-        return other
+    __deepcopy__ = property(lambda self: None)  # copies are made by __reduce_ex__(), whatever keys an answer has
 
 APIResponse = JSONObject  # the official SDK's name for the base of all answers
 
@@ -3972,18 +3953,16 @@ def _wrong_arguments(kind: Type[JSONObject], values: Sequence[Any], named: Mappi
     import difflib
 
     names = list(kind._defaults)
-    given = [*names[: len(values)], *named]
     for name in named:
         if name not in names:
             nearest = difflib.get_close_matches(name, names, 1) or names
             return f"{kind.__name__} takes no {name!r}: {', '.join(nearest)}?"
-        if given.count(name) > 1:
+        if name in names[: len(values)]:
             return f"{kind.__name__} got {name!r} twice"
-    missing = [name for name in names if name in kind._required and name not in given]
+    missing = [name for name in names[len(values) :] if name in kind._required and name not in named]
     return f"{kind.__name__} " + (f"lacks {', '.join(missing)}" if missing else f"takes {', '.join(names)}")
 
-_Plain = Union[type, Tuple[type, ...]]
-_PLAIN: Dict[Any, Tuple[_Plain, str]] = {
+_PLAIN: Dict[Any, Tuple[Any, str]] = {  # by the type in an annotation: which types will do, and what to call them
     str: (str, "text"), list: (list, "a list"), int: ((int, float), "a number"), float: ((int, float), "a number"),
     bool: (int, "true or false"),
 }
@@ -3995,107 +3974,103 @@ def _rules_of(kind: Type[JSONObject]) -> Dict[str, _Rule]:
     registered = all(base.__module__ in sys.modules for base in kind.__mro__)
     for name, hint in get_type_hints(kind, None if registered else globals()).items():
         choices = hint.__args__ if getattr(hint, "__origin__", None) is Union else (hint,)
-        origins = {getattr(choice, "__origin__", choice): choice for choice in choices}
-        optional = origins.pop(type(None), None) is not None
-        only = next(iter(origins)) if len(origins) == 1 and not kind._sends_nulls else None
+        held = {getattr(one, "__origin__", one): getattr(one, "__args__", (one,))[-1] for one in choices}
         # Numbers that may be None are mostly a request's, of types that the server may know: numpy's, "0.5".
-        if only in _PLAIN and (only in (str, list) or not optional):
-            rules[name] = (only, functools.partial(_as_plain, *_PLAIN[only]))
-        for container, choice in reversed(list(origins.items())):
-            inner = choice.__args__[-1] if container in (list, dict) else choice
-            if inner is Any:
-                break  # a dict will do, and is left as it is
-            if isinstance(inner, type) and issubclass(inner, JSONObject):
-                make = functools.partial({list: _as_list, dict: _as_values}.get(container, _as_one), inner)
-                alone = None if container in (list, dict) else inner
-                rules[name] = (str, functools.partial(_unless_text, make)) if str in origins else (alone, make)
+        checked = {str, list} if held.pop(type(None), None) else _PLAIN.keys()
+        for holder, item in held.items():
+            if isinstance(item, type) and issubclass(item, JSONObject) and Any not in held.values():
+                many = {list: functools.partial(_as_list, item), dict: functools.partial(_as_values, item)}
+                make = many.get(holder, item._of)
+                rules[name] = (None, functools.partial(_unless_text, make) if str in held else make)
+            elif len(held) == 1 and holder in checked and not kind._sends_nulls:
+                rules[name] = (holder, functools.partial(_fit, *_PLAIN[holder]))
     kind._rules = rules
     return rules
 
-def _misfit(words: str, value: Any) -> ValueError:
-    return ValueError(f"$ must be {words}, not {type(value).__name__}")
+def _fit(types: Any, words: str, value: Any) -> Any:
+    if isinstance(value, types):
+        return value
+    raise ValueError(f"$ must be {words}, not {type(value).__name__}")
 
-def _as_plain(kinds: _Plain, words: str, value: T) -> T:
-    if not isinstance(value, kinds):
-        raise _misfit(words, value)
-    return value
+def _unless_text(make: Callable[[Any], Any], value: Any) -> Any:
+    return value if isinstance(value, str) else make(value)
 
 def _as_list(kind: Type[J], value: Any) -> List[J]:
-    if not isinstance(value, (list, tuple)):
-        if kind._of_text is None or not isinstance(value, (str, dict, kind)):
-            raise _misfit("a list", value)
-        value = [value]
+    if type(value) is not list:
+        alone = kind._of_text and isinstance(value, (str, dict, kind))
+        value = [value] if alone else _fit((list, tuple), "a list", value)
     made: List[J] = []
     for item in value:
         try:
-            made.append(kind._of(item) if type(item) is dict else _as_one(kind, item))
+            made.append(item if type(item) is kind else kind._of(item))
         except (TypeError, ValueError) as error:
             _add_place(error, f"[{len(made)}]")
             raise
     return made
 
-def _as_one(kind: Type[J], value: Any) -> J:
-    if type(value) is dict:
-        self = kind.__new__(kind)
-        self._adopt(value)
-        return self
-    if isinstance(value, JSONObject):
-        return value  # type: ignore[return-value]  # whatever model it is
-    if isinstance(value, str) and kind._of_text is not None:
-        return kind._of(kind._of_text(value))
-    raise _misfit("an object", value)
-
 def _as_values(kind: Type[J], value: Any) -> Any:
     """Make models of those values that are objects: a JSON schema may be true or false as well."""
-    if not isinstance(value, dict):
-        raise _misfit("an object", value)
-    return {name: kind._of(item) if type(item) is dict else item for name, item in value.items()}
-
-def _unless_text(make: Callable[[Any], Any], value: Any) -> Any:
-    return value if isinstance(value, str) else make(value)
+    items = _fit(dict, "an object", value).items()
+    return {name: kind._of(item) if type(item) is dict else item for name, item in items}
 
 def _add_place(error: Exception, step: str) -> None:
     """Say where the part is that an error is about: "$", which its text begins with, stands for the whole."""
     text = str(error)
-    error.args = (f"${step}{text[1:]}" if text.startswith("$") else text,)
+    error.args = (f"${step}{text[1:]}" if text.startswith("$") else f"${step}: {text}",)
 
 _TOO_DEEP = "the request is nested too deeply, or inside itself"
+_LEAVES = {str, int, float, bool, type(None)}  # the types of what has nothing inside
 
-def _copied(value: Any) -> Any:
-    """Copy the dicts and lists of the caller's JSON, so that making models of it leaves his alone."""
+def _copied(value: Any, fields_of: Optional[Callable[[JSONObject], Dict[str, Any]]] = None) -> Any:
+    """Copy the dicts and lists of JSON; with *fields_of* make dicts of the models in it, or else leave them."""
     try:
+        if isinstance(value, JSONObject):
+            return value if fields_of is None else _copied(fields_of(value), fields_of)
         if isinstance(value, dict):
-            return {name: item if type(item) is str else _copied(item) for name, item in value.items()}
+            return {name: item if type(item) in _LEAVES else _copied(item, fields_of) for name, item in value.items()}
         if isinstance(value, (list, tuple)):
-            return [item if isinstance(item, JSONObject) else _copied(item) for item in value]
+            return [item if type(item) in _LEAVES else _copied(item, fields_of) for item in value]
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     return value
 
-def _plain(value: Any) -> Any:
-    """Turn models back into JSON objects, also inside lists and dicts of models."""
-    if isinstance(value, JSONObject):
-        return value.to_dict()
-    if isinstance(value, list) and value and isinstance(value[0], JSONObject):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict) and any(isinstance(item, JSONObject) for item in value.values()):
-        return {name: _plain(item) for name, item in value.items()}
-    return value
+def _fields_of(model: JSONObject, nulls: bool = True) -> Dict[str, Any]:
+    return {name: item for name, item in vars(model).items() if name != "x_headers" and (nulls or item is not None)}
 
-def _dump(value: Any, by_alias: bool, exclude_none: bool) -> Any:
-    if isinstance(value, list):
-        return [_dump(item, by_alias, exclude_none) for item in value]
-    if isinstance(value, dict):
-        return {name: _dump(item, by_alias, exclude_none) for name, item in value.items()}
-    if not isinstance(value, JSONObject):
-        return value
-    known = type(value)._defaults
-    dump = {}
-    for name, item in {**{name: getattr(value, name) for name in known}, **vars(value)}.items():
-        alias = f"{name}_" if name in known and not by_alias and hasattr(JSONObject, f"{name}_") else name
-        if item is not None or not exclude_none:
-            dump[alias] = _dump(item, by_alias, exclude_none)
-    return dump
+_plain = functools.partial(_copied, fields_of=_fields_of)  # turns models back into JSON objects, at any depth
+
+def _all_fields_of(by_alias: bool, exclude_none: bool, model: JSONObject) -> Dict[str, Any]:
+    """Give the fields that are absent too, under the names that pydantic's models have for them."""
+    kind, fields = type(model), {}
+    for name, value in {**{name: getattr(model, name) for name in kind._defaults}, **vars(model)}.items():
+        if value is not None or not exclude_none:
+            renamed = name in kind._defaults and hasattr(kind, f"{name}_") and (name != "type" or kind._sends_nulls)
+            fields[f"{name}_" if renamed and not by_alias else name] = value
+    return fields
+
+def _encode(value: Any) -> bytes:
+    """Write JSON in UTF-8; ValueError or TypeError, with the place, for what JSON cannot say."""
+    try:
+        return _utf8(_ENCODER.encode(value))
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    except (TypeError, ValueError):
+        _refuse(value)
+        raise  # for a text, a key, an int of too many digits
+
+def _refuse(value: Any) -> None:
+    """Raise for the first part of a request that cannot be written."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"$ is {value}, which has no form in JSON")
+    if isinstance(value, (dict, list, tuple)):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            try:
+                _encode(item)
+            except (TypeError, ValueError) as error:
+                _add_place(error, f".{name}" if isinstance(value, dict) else f"[{name}]")
+                raise
+    elif not isinstance(value, (str, int)):
+        _encode(_sent_fields(value))
 
 # What a value that JSON has no form for can be turned into, by what it has.
 _INSTEAD = {
@@ -4103,43 +4078,12 @@ _INSTEAD = {
     "__float__": "float(value)", "__iter__": "list(value)",
 }
 
-def _encode(value: Any) -> bytes:
-    """Write JSON in UTF-8; ValueError or TypeError, with the place, for what JSON cannot say."""
-    try:
-        try:
-            return _utf8(_ENCODER.encode(value))
-        except (TypeError, ValueError):
-            _refuse(value)
-            raise  # for a key
-    except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
-
-def _refuse(value: Any) -> None:
-    """Raise for the first value inside a request that JSON cannot say."""
-    if isinstance(value, (dict, list, tuple)):
-        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
-            try:
-                _refuse(item)
-            except (TypeError, ValueError) as error:
-                _add_place(error, f".{name}" if isinstance(value, dict) else f"[{name}]")
-                raise
-    elif isinstance(value, str):
-        try:
-            _utf8(value)
-        except ValueError as error:
-            raise ValueError(f"$: {error}") from None
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"$ is {value}, which has no form in JSON")
-    elif value is not None and not isinstance(value, (int, float)):
-        _refuse(_sent_fields(value))
-
 def _sent_fields(value: Any) -> Any:
     """What goes out of a value that the encoder does not know; of a model, not the fields that are None."""
     if isinstance(value, JSONObject):
         fields, nulls = vars(value), type(value)._sends_nulls
-        if "x_headers" not in fields and (nulls or None not in fields.values()):
-            return fields  # as it is for most
-        return {name: item for name, item in fields.items() if (nulls or item is not None) and name != "x_headers"}
+        whole = "x_headers" not in fields and (nulls or None not in fields.values())
+        return fields if whole else _fields_of(value, nulls)
     if isinstance(value, enum.Enum):
         return value.value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -4151,20 +4095,17 @@ def _sent_fields(value: Any) -> Any:
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, default=_sent_fields)
 
 def _utf8(text: str) -> bytes:
-    """Write text in UTF-8; join the halves of a surrogate pair that stand side by side, as pieces of answers leave
-    them.
-    """
+    """Write text in UTF-8; join the halves of surrogate pairs, which two pieces of an answer may have brought."""
     if not isinstance(text, str):
         raise TypeError(f"expected text, not {type(text).__name__}")
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
         joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-    try:
-        return joined.encode("utf-8")
-    except UnicodeEncodeError as error:
-        half = error.object[error.start : error.start + 1]
-        raise ValueError(f"the text holds {half!r}, half of a surrogate pair, which is no character") from None
+    half = re.search("[\ud800-\udfff]", joined)
+    if half:
+        raise ValueError(f"the text holds {half.group()!r}, half of a surrogate pair, which is no character")
+    return joined.encode("utf-8")
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
@@ -4179,12 +4120,10 @@ def _decode(text: bytes) -> Any:
         # As decode() does, which takes 0.6 µs to look for the white space with regular expressions.
         value, end = _scan(decoded, 0)
         return value if end == len(decoded) else _DECODER.decode(decoded)
-    except RecursionError:
-        problem = "nested too deeply"
     except StopIteration as error:
         problem = f"not JSON: Expecting value at character {error}"
-    except ValueError as error:
-        problem = f"not JSON: {error}"
+    except (ValueError, RecursionError) as error:
+        problem = f"not JSON: {error}" if isinstance(error, ValueError) else "nested too deeply"
     raise ValueError(problem)
 
 
@@ -4196,45 +4135,27 @@ def _decode(text: bytes) -> Any:
 class MessagesRole(str, enum.Enum):
     """Who speaks. Answers may have roles that are not here: they are plain strings."""
 
-    ASSISTANT = "assistant"
-    SYSTEM = "system"
-    USER = "user"
-    FUNCTION = "function"
-    SEARCH_RESULT = "search_result"
-    FUNCTION_IN_PROGRESS = "function_in_progress"
+    ASSISTANT = "assistant"; SYSTEM = "system"; USER = "user"; FUNCTION = "function"
+    SEARCH_RESULT = "search_result"; FUNCTION_IN_PROGRESS = "function_in_progress"
 
 class ThreadStatus(str, enum.Enum):
     """State of a thread; the status in an answer is a string that compares equal to a member."""
 
-    IN_PROGRESS = "in_progress"
-    READY = "ready"
-    FAILED = "failed"
-    DELETED = "deleted"
+    IN_PROGRESS = "in_progress"; READY = "ready"; FAILED = "failed"; DELETED = "deleted"
+
+_SENT: Any = None  # the default of what the API always sends
 
 class _Open(JSONObject):
     """A model whose constructor takes names that it does not know, and id_ for id, as those of the official SDK do."""
     _takes_more = True
 
-    if not TYPE_CHECKING:
-
-        def __init__(self, *values: Any, **named: Any) -> None:
-            defaults = type(self)._defaults
-            given = {**defaults, **dict(zip(defaults, values)), **{name.rstrip("_"): v for name, v in named.items()}}
-            self._adopt({name: _copied(v) for name, v in given.items() if v is not None or name not in defaults})
-
 class AccessToken(JSONObject):
     """A token for API calls. ``expires_at``: Unix time, milliseconds; 0 where that is not known."""
     access_token: str; expires_at: int = 0
 
-    def __repr__(self) -> str:
-        return f"AccessToken(access_token='***', expires_at={self.expires_at!r})"
-
 class Token(JSONObject):
     """What ``POST /token`` answers to user and password. ``exp``: Unix time, seconds."""
     tok: str; exp: int = 0
-
-    def __repr__(self) -> str:
-        return f"Token(tok='***', exp={self.exp!r})"
 
 class FunctionParametersProperty(JSONObject):
     """JSON schema of one argument; pass a dict for keywords that are not here."""
@@ -4245,13 +4166,11 @@ class FunctionParametersProperty(JSONObject):
 class FunctionParameters(JSONObject):
     """JSON schema of a function's arguments; pass a dict for keywords that are not here."""
     type: str = "object"; properties: Optional[Dict[str, FunctionParametersProperty]] = None
-    required: Optional[List[str]] = None
-    _sends_nulls = True
+    required: Optional[List[str]] = None; _sends_nulls = True
 
 class FewShotExample(JSONObject):
     """An example of a request and the arguments to make of it."""
-    request: str; params: Dict[str, Any]
-    _lenient = True
+    request: str; params: Dict[str, Any]; _lenient = True
 
 class Function(_Open):
     """A function that the model may call.
@@ -4271,15 +4190,14 @@ class Function(_Open):
         if "title" in fields and "name" not in fields:
             fields["name"] = fields.pop("title")
         if "parameters" not in fields and ("properties" in fields or fields.get("type") == "object"):
-            own = {field.name for field in dataclasses.fields(self)} | {"title"}
+            own = {"title", *self._defaults}
             schema = {keyword: fields.pop(keyword) for keyword in list(fields) if keyword not in own}
             fields["parameters"] = {"type": "object", **schema}
         super()._adopt(fields)
 
 class FunctionCall(JSONObject):
     """A call that the model wants made; ``arguments`` is an object."""
-    name: str; arguments: Optional[Dict[str, Any]] = None; id: Optional[str] = None
-    _lenient = True
+    name: str; arguments: Optional[Dict[str, Any]] = None; id: Optional[str] = None; _lenient = True
 
 class ChatFunctionCall(JSONObject):
     """Forces a call of one function; the model fills in what ``partial_arguments`` leaves open."""
@@ -4290,8 +4208,7 @@ class Messages(JSONObject):
     role: str; content: str = ""; function_call: Optional[FunctionCall] = None; name: Optional[str] = None
     attachments: Optional[List[str]] = None; data_for_context: Optional[List[Dict[str, Any]]] = None
     functions_state_id: Optional[str] = None; reasoning_content: Optional[str] = None; id: Optional[Any] = None
-    inline_data: Optional[Dict[str, Any]] = None; logprobs: Optional[List[Dict[str, Any]]] = None
-    _lenient = True
+    inline_data: Optional[Dict[str, Any]] = None; logprobs: Optional[List[Dict[str, Any]]] = None; _lenient = True
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
         content, attachments = fields.get("content"), fields.get("attachments")
@@ -4304,8 +4221,7 @@ class Messages(JSONObject):
 class Storage(JSONObject):
     """Where the server keeps the history of a conversation."""
     is_stateful: bool; limit: Optional[int] = None; assistant_id: Optional[str] = None; thread_id: Optional[str] = None
-    metadata: Optional[Dict[str, Any]] = None
-    _lenient = True
+    metadata: Optional[Dict[str, Any]] = None; _lenient = True
 
 class FunctionRanker(_Open):
     """Whether and how many functions the service chooses for the model to choose from."""
@@ -4348,9 +4264,8 @@ class Choices(JSONObject):
 class ChatCompletion(JSONObject):
     """A whole answer. ``created``: Unix time, seconds."""
     choices: List[Choices]; created: int = 0; model: str = ""; thread_id: Optional[str] = None
-    message_id: Optional[str] = None
-    usage: Usage = None  # type: ignore[assignment]  # always sent
-    object: str = ""; additional_data: Optional[Any] = None; error_details: Optional[Dict[str, Any]] = None
+    message_id: Optional[str] = None; usage: Usage = _SENT; object: str = ""; additional_data: Optional[Any] = None
+    error_details: Optional[Dict[str, Any]] = None
 
 class MessagesChunk(JSONObject):
     """What one chunk adds to a message."""
@@ -4383,9 +4298,7 @@ class EmbeddingsUsage(JSONObject):
 
 class Embedding(JSONObject):
     """The vector of one text; ``index`` is the text's place in the request."""
-    embedding: List[float]
-    usage: EmbeddingsUsage = None  # type: ignore[assignment]  # always sent
-    index: int = 0; object: str = ""
+    embedding: List[float]; usage: EmbeddingsUsage = _SENT; index: int = 0; object: str = ""
 
 class Embeddings(JSONObject):
     """Vectors of texts."""
@@ -4397,8 +4310,7 @@ class TokensCount(JSONObject):
 
 class _TokensCounts(JSONObject):
     """What /tokens/count answers, a bare array."""
-    data: List[TokensCount]
-    _array_field = "data"
+    data: List[TokensCount]; _array_field = "data"
 
 class UploadedFile(JSONObject):
     """A file in the storage. ``bytes``: its size; ``created_at``: Unix time, seconds."""
@@ -4466,8 +4378,7 @@ class Batch(JSONObject):
 
 class _Batches(JSONObject):
     """What GET /batches answers: an envelope in the documentation, a bare array or one batch elsewhere."""
-    batches: List[Batch]
-    _array_field = "batches"
+    batches: List[Batch]; _array_field = "batches"
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
         super()._adopt({"batches": [fields]} if "id" in fields and "batches" not in fields else fields)
@@ -4562,8 +4473,7 @@ class ThreadRunResult(JSONObject):
 class ThreadCompletion(JSONObject):
     """A whole answer in a thread. ``created``: Unix time, seconds."""
     message: Messages; object: str = ""; model: str = ""; thread_id: str = ""; message_id: str = ""; created: int = 0
-    usage: Usage = None  # type: ignore[assignment]  # always sent
-    finish_reason: Optional[str] = None
+    usage: Usage = _SENT; finish_reason: Optional[str] = None
 
 class ThreadCompletionChunk(ChatCompletionChunk):
     """A part of an answer in a thread; each has a ``usage`` of its own."""
@@ -4608,12 +4518,9 @@ class ChatLogprob(_Open):
 
 class ChatContentPart(_Open):
     """A part of a message: one of these, or a text and what belongs to it."""
-    text: Optional[str] = None
-    files: Optional[List[ChatContentFile]] = None
-    function_call: Optional[PrimaryChatFunctionCall] = None
-    function_result: Optional[ChatFunctionResult] = None
-    tool_execution: Optional[ChatToolExecution] = None
-    inline_data: Optional[ChatInlineData] = None
+    text: Optional[str] = None; files: Optional[List[ChatContentFile]] = None
+    function_call: Optional[PrimaryChatFunctionCall] = None; function_result: Optional[ChatFunctionResult] = None
+    tool_execution: Optional[ChatToolExecution] = None; inline_data: Optional[ChatInlineData] = None
     logprobs: Optional[List[ChatLogprob]] = None
     _of_text = staticmethod(lambda text: {"text": text})
 
@@ -4730,14 +4637,13 @@ class ChatCompletionRequest(_Open):
 
     ``additional_fields`` go to the top level of the request; explicit fields win.
     """
-    messages: List[ChatMessage]
-    model: Optional[str] = None; assistant_id: Optional[str] = None; storage: Union[ChatStorage, bool, None] = None
-    model_options: Optional[ChatModelOptions] = None; user_info: Optional[ChatUserInfo] = None
-    tools: Optional[List[ChatTool]] = None; tool_config: Optional[ChatToolConfig] = None
-    tools_state_id: Optional[str] = None; ranker_options: Optional[ChatRankerOptions] = None
-    disable_filter: Optional[bool] = None; profanity_check: Optional[bool] = None
-    filter_config: Optional[ChatFilterConfig] = None; flags: Optional[List[str]] = None
-    stream: Optional[bool] = None; additional_fields: Optional[Dict[str, Any]] = None
+    messages: List[ChatMessage]; model: Optional[str] = None; assistant_id: Optional[str] = None
+    storage: Union[ChatStorage, bool, None] = None; model_options: Optional[ChatModelOptions] = None
+    user_info: Optional[ChatUserInfo] = None; tools: Optional[List[ChatTool]] = None
+    tool_config: Optional[ChatToolConfig] = None; tools_state_id: Optional[str] = None
+    ranker_options: Optional[ChatRankerOptions] = None; disable_filter: Optional[bool] = None
+    profanity_check: Optional[bool] = None; filter_config: Optional[ChatFilterConfig] = None
+    flags: Optional[List[str]] = None; stream: Optional[bool] = None; additional_fields: Optional[Dict[str, Any]] = None
     _spellings = ChatMessage._spellings
 
     def _adopt(self, fields: Dict[str, Any]) -> None:

@@ -52,7 +52,8 @@ def _key(kind: Any, name: str) -> str:
 def _init(self: Any, *values: Any, **named: Any) -> None:
     """Drop names that nobody knows, but for keywords of a JSON schema."""
     kind = type(self)
-    more = {name: named.pop(name) for name in named.keys() - kind._defaults.keys()}
+    unknown = set() if kind._takes_more else named.keys() - kind._defaults.keys()
+    more = {name: named.pop(name) for name in unknown}
     try:
         _core_init(self, *values, **named)
     except TypeError as error:
