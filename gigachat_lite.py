@@ -1137,8 +1137,8 @@ class _Call(NamedTuple):
 _Body = Union[bytes, "_Upload", None]
 
 def _rewound(body: _Body) -> bool:
-    """Make a body ready to be sent again; False where it can be read only once."""
-    return body.rewind() if isinstance(body, _Upload) else True
+    """Tell whether a body can be sent again: what cannot seek is read only once."""
+    return body.rewindable if isinstance(body, _Upload) else True
 
 def _as_access_token(reply: _Reply) -> AccessToken:
     """Read ``{"access_token", "expires_at"}`` (OAuth, milliseconds) or ``{"tok", "exp"}`` (/token, seconds)."""
@@ -1377,7 +1377,7 @@ class GigaChatSyncClient(_Client):
         call = self._request("GET", _content_path(file_id))
         open_reply = functools.partial(self._send, call, _Reply.as_it_comes)
         if to is None:
-            return _read_all(open_reply())
+            return open_reply().begun(lambda reply: b"".join(iter(reply.receive, b"")))
         if isinstance(to, (str, os.PathLike)):
             _save(open_reply, to)
         else:
@@ -2456,8 +2456,6 @@ class KeepAlive(_Handler):
                 if not kept or not connection.was_closed_before():
                     raise
             connection.close()
-            if upload is not None:
-                upload.rewind()
             return self._ask(connection, request)
         except (OSError, _NotHTTP, UnicodeError) as error:
             self._give_back(connection, False)
@@ -3342,28 +3340,21 @@ def _batch_lines(requests: BatchSource, write: Callable[[Chat], Dict[str, Any]],
     bodies = listed if method == "embedder" else [write(_as_chat(request)) for request in listed]
     return b"\n".join(_encode({"id": str(number), "request": body}) for number, body in enumerate(bodies)) + b"\n"
 
-def _read_all(reply: _Reply) -> bytes:
-    return reply.begun(lambda reply: b"".join(iter(reply.receive, b"")))
-
 def _copy(open_reply: Callable[[], _Reply], file: BinaryIO) -> None:
-    """Write a file's content to a file object."""
+    """Write a file's content to a file object, also to one that takes a part at a time (io.RawIOBase.write)."""
     write = getattr(file, "write", None)
     if write is None or isinstance(file, io.TextIOBase) or inspect.iscoroutinefunction(write):
         raise TypeError(f"to is a path or a file open in binary mode, not {type(file).__name__}")
     reply = open_reply()
     try:
         for block in iter(reply.receive, b""):
-            _write(file, block)
+            while block:
+                written = write(block)
+                if not written and isinstance(file, io.RawIOBase):
+                    raise BlockingIOError("the file that is written to takes no more: it does not block")
+                block = block[written:] if isinstance(written, int) and 0 < written < len(block) else b""
     finally:
         reply.close()
-
-def _write(file: BinaryIO, block: bytes) -> None:
-    """Write all of a block, also to what takes a part of it at a time (io.RawIOBase.write)."""
-    while block:
-        written = file.write(block)
-        if not written and isinstance(file, io.RawIOBase):
-            raise BlockingIOError("the file that is written to takes no more: it does not block")
-        block = block[written:] if isinstance(written, int) and 0 < written < len(block) else b""
 
 def _save(open_reply: Callable[[], _Reply], to: Union[str, os.PathLike[str]]) -> None:
     """Write a file's content under a name of its own, which becomes *to* when all of it is there.
@@ -3374,9 +3365,9 @@ def _save(open_reply: Callable[[], _Reply], to: Union[str, os.PathLike[str]]) ->
     path = os.path.realpath(name)
     partial = os.path.join(os.path.dirname(path), f".{os.urandom(4).hex()}.part")
     try:
-        with _beside(name, partial) or open(name, "wb", opener=_open_as_it_is) as file:
+        with _beside(name, partial) as file:
             _copy(open_reply, file)
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            if os.path.isfile(name):
                 file.truncate()
         if os.path.exists(partial):
             os.replace(partial, path)
@@ -3388,24 +3379,22 @@ def _save(open_reply: Callable[[], _Reply], to: Union[str, os.PathLike[str]]) ->
         if os.path.exists(partial):
             os.unlink(partial)
 
-def _beside(name: str, partial: str) -> Optional[BinaryIO]:
-    """Open a new file that may take the place of another, with its mode; None where it cannot."""
+def _beside(name: str, partial: str) -> BinaryIO:
+    """Open a new file that may take the place of another, with its mode; where that cannot be, the other itself."""
     try:
         mode = os.stat(name).st_mode
     except FileNotFoundError:
         return open(partial, "xb")
-    if not stat.S_ISREG(mode):
-        return None
-    try:
-        file = open(partial, "xb")  # noqa: SIM115  # the caller closes it
-    except OSError:  # a directory in which nobody may make files, or no room for a name
-        return None
-    os.chmod(partial, stat.S_IMODE(mode))
-    return file
-
-def _open_as_it_is(path: str, flags: int) -> int:
-    """Open for writing and keep the content: it is not lost where no other arrives."""
-    return os.open(path, flags & ~os.O_TRUNC)
+    if stat.S_ISREG(mode):
+        try:
+            file = open(partial, "xb")  # noqa: SIM115  # the caller closes it
+        except OSError:  # a directory in which nobody may make files, or no room for a name
+            pass
+        else:
+            os.chmod(partial, stat.S_IMODE(mode))
+            return file
+    # What it holds stays until other content arrives.
+    return open(name, "wb", opener=lambda path, flags: os.open(path, flags & ~os.O_TRUNC))
 
 # What the API takes, by the ending of the name; mimetypes lacks several or says otherwise.
 _FILE_TYPES = {
@@ -3429,31 +3418,28 @@ class _Upload:
     ``length`` is None for what cannot be measured: a file object that cannot seek.
     """
 
+    failed = False  # whether the file could not be read
+    rewindable = True  # whether it can be sent again
+
     def __init__(self, source: FileSource, purpose: Optional[str] = None) -> None:
-        name, self._content, kind, headers = _file_parts(source)
-        self.failed = False  # whether the file could not be read
-        self.rewindable = True
+        name, self._content, headers = _file_parts(source)
         self._size = self._measure()
         boundary = os.urandom(16).hex()
         self.content_type = f"multipart/form-data; boundary={boundary}"
         lines = [f"--{boundary}", 'Content-Disposition: form-data; name="purpose"', "", purpose] if purpose else []
         lines += [f"--{boundary}", f'Content-Disposition: form-data; name="file"; filename="{_escaped(name)}"']
         lines += [f"{header}: {_checked_header(header, value)}" for header, value in headers.items()]
-        if not any(header.lower() == "content-type" for header in headers):
-            lines.append(f"Content-Type: {_checked_header('Content-Type', kind or _file_type(name))}")
         self._head = _utf8("\r\n".join([*lines, "", ""]))
         self._tail = f"\r\n--{boundary}--\r\n".encode("ascii")
         self.length = None if self._size is None else len(self._head) + self._size + len(self._tail)
 
     def _measure(self) -> Optional[int]:
         content = self._content
-        if isinstance(content, bytes):
-            return len(content)
         if isinstance(content, str):
-            if not os.path.isfile(content) and os.path.exists(content) and not os.path.isdir(content):
+            if stat.S_IFMT(os.stat(content).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
                 self.rewindable = False  # a pipe or a device
                 return None
-            with open(content, "rb") as file:  # raises for what is not there, or a directory
+            with open(content, "rb") as file:  # raises for a directory
                 size = os.fstat(file.fileno()).st_size
                 return None if size == 0 and file.read(1) else size  # what is in /proc has no size
         try:
@@ -3465,60 +3451,52 @@ class _Upload:
         size = content.tell()
         if not isinstance(size, int):
             raise TypeError(f"tell() of the file gives {type(size).__name__}, not a number of bytes")
-        content.seek(0)
         return size
-
-    def rewind(self) -> bool:
-        """Go back to the beginning; False where that cannot be."""
-        if self.rewindable and not isinstance(self._content, (bytes, str)):
-            self._content.seek(0)
-        return self.rewindable
 
     def __iter__(self) -> Iterator[bytes]:
         yield self._head
-        if isinstance(self._content, bytes):
-            yield from (self._content[at : at + _SEND_BYTES] for at in range(0, len(self._content), _SEND_BYTES))
-        elif isinstance(self._content, str):
-            self.failed = True  # unless it can be opened
-            with open(self._content, "rb") as file:
-                self.failed = False
-                yield from self._blocks(file)
-        else:
-            yield from self._blocks(self._content)
+        self.failed = False
+        try:
+            if isinstance(self._content, str):
+                with open(self._content, "rb") as file:
+                    yield from self._blocks(file)
+            else:
+                yield from self._blocks(self._content)
+        except Exception:
+            self.failed = True
+            raise
         yield self._tail
 
     def _blocks(self, file: BinaryIO) -> Iterator[bytes]:
         """Read as many bytes as the Content-Length promises, even if the file grows meanwhile."""
-        left = self._size
-        while left != 0:
-            wanted = _SEND_BYTES if left is None else min(_SEND_BYTES, left)
-            self.failed = True  # unless it can be read
+        if self.rewindable:
+            file.seek(0)
+        left = math.inf if self._size is None else self._size
+        while left:
+            wanted = int(min(_SEND_BYTES, left))
             block = file.read(wanted)
-            self.failed = False
             if not isinstance(block, (bytes, bytearray)) or len(block) > wanted:
-                what = f"{len(block)} bytes" if isinstance(block, (bytes, bytearray)) else type(block).__name__
-                raise GigaChatException(f"the file gave {what} where {wanted} bytes were to be read")
-            if not block:
-                if left:
-                    raise GigaChatException("the file became shorter while it was sent")
+                raise GigaChatException(f"the file gave something else than the {wanted} bytes that it was asked for")
+            if not block and self._size is None:
                 return
+            if not block:
+                raise GigaChatException("the file became shorter while it was sent")
             yield bytes(block)
-            left = None if left is None else left - len(block)
+            left -= len(block)
 
-def _file_parts(source: FileSource) -> Tuple[str, Union[bytes, BinaryIO, str], Optional[str], Mapping[str, str]]:
-    """Tell name, content (a str is a path), type and headers of what is to be uploaded."""
-    content: Any
+def _file_parts(source: FileSource) -> Tuple[str, Union[str, BinaryIO], Mapping[str, str]]:
+    """Tell name, content (a path or an open file) and headers of what is to be uploaded."""
     parts: Tuple[Any, ...] = source if isinstance(source, tuple) else (None, source)
     if not 2 <= len(parts) <= 4:
         raise TypeError("a file is (name, content), (name, content, type) or (name, content, type, headers)")
     name, content, kind, headers = (*parts, None, None)[:4]
     if isinstance(content, str) and isinstance(source, tuple):
         content = _utf8(content)
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        content = io.BytesIO(bytes(content))
     elif isinstance(content, (str, os.PathLike)):
         content = os.fsdecode(content)
-    elif isinstance(content, (bytearray, memoryview)):
-        content = bytes(content)
-    elif not isinstance(content, bytes):
+    else:
         _require_binary(content)
     if name is None:
         own = content if isinstance(content, str) else getattr(content, "name", None)
@@ -3526,19 +3504,21 @@ def _file_parts(source: FileSource) -> Tuple[str, Union[bytes, BinaryIO, str], O
         name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # a name on disk may be no UTF-8
     if not isinstance(name, str):
         raise TypeError(f"the name of a file is text, not {type(name).__name__}")
-    return name, content, kind, headers or {}
+    if not any(header.lower() == "content-type" for header in headers or ()):
+        headers = {**(headers or {}), "Content-Type": kind or _file_type(name)}
+    return name, content, headers
 
 def _require_binary(file: Any) -> None:
     """Refuse what is no binary file as far as reading nothing of it shows."""
     if not hasattr(file, "read"):
         raise TypeError(f"a file is a path, bytes or a file open in binary mode, not {type(file).__name__}")
-    nothing = b"" if isinstance(file, io.TextIOBase) else file.read(0)
+    nothing = "" if isinstance(file, io.TextIOBase) else file.read(0)
     if hasattr(nothing, "__await__"):
         getattr(nothing, "close", bool)()  # a coroutine that nobody awaits would complain
         raise TypeError(f"{type(file).__name__} is asynchronous: give its .file, or what its read() gave")
-    if isinstance(file, io.TextIOBase) or isinstance(nothing, str):
+    if isinstance(nothing, str):
         raise TypeError('the file is open in text mode: open it with "rb"')
-    if not isinstance(nothing, (bytes, bytearray)) or nothing:
+    if nothing != b"":
         raise TypeError(f"read(0) of the file gave {nothing!r:.40}, not b''")
 
 def _escaped(name: str) -> str:
