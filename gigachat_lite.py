@@ -28,6 +28,7 @@ from __future__ import annotations  # Python 3.6 and older stop here: this needs
 import atexit
 import base64
 import collections
+import contextlib
 import contextvars
 import copy
 import dataclasses
@@ -1275,7 +1276,7 @@ class ChatNamespace(_Resource):
 
     def run_tools(self, payload: CompletionPayload, functions: _Tools, *, max_rounds: int = 10) -> _RanV2:
         """Answer with the help of Python functions and of the server's tools. ``POST /v2/chat/completions``."""
-        return _run_tools_here(_TalkV2(ChatNamespace(self._client).create, payload, functions), max_rounds)
+        return _run_tools_here(ChatNamespace(self._client).create, _as_request(payload), functions, max_rounds)
 
 class GigaChatSyncClient(_Client):
     """The blocking half of the client. Close it, or use it in a ``with`` block."""
@@ -1321,7 +1322,7 @@ class GigaChatSyncClient(_Client):
 
         ``POST /chat/completions``, *max_rounds* times at most. What a function raises is told to the model and logged.
         """
-        return _run_tools_here(_Talk(ChatNamespace(self), payload, functions), max_rounds)
+        return _run_tools_here(ChatNamespace(self), _as_chat(payload), functions, max_rounds)
 
     def get_models(self) -> Models:
         """List the models. ``GET /models``."""
@@ -1377,7 +1378,7 @@ class GigaChatSyncClient(_Client):
         call = self._request("GET", _content_path(file_id))
         open_reply = functools.partial(self._send, call, _Reply.as_it_comes)
         if to is None:
-            return open_reply().begun(lambda reply: b"".join(iter(reply.receive, b"")))
+            return _Reply.begun(open_reply(), lambda reply: b"".join(iter(reply.receive, b"")))
         if isinstance(to, (str, os.PathLike)):
             _save(open_reply, to)
         else:
@@ -1640,8 +1641,8 @@ class AsyncChatNamespace(_Resource):
 
     async def run_tools(self, payload: CompletionPayload, functions: _Tools, *, max_rounds: int = 10) -> _RanV2:
         """Do as the blocking form does; coroutine functions are awaited in the caller's event loop."""
-        talk = _TalkV2(ChatNamespace(self._client).create, payload, functions)
-        return await _run_tools_aside(talk, max_rounds, self._workers)
+        ask = ChatNamespace(self._client).create
+        return await _run_tools(ask, _as_request(payload), functions, max_rounds, self._workers)
 
 @_named
 class GigaChatAsyncClient(_Client):
@@ -1664,7 +1665,7 @@ class GigaChatAsyncClient(_Client):
 
     async def arun_tools(self, payload: Payload, functions: _Functions, *, max_rounds: int = 10) -> _Ran:
         """Do as run_tools() does; coroutine functions are awaited in the caller's event loop, others run in workers."""
-        return await _run_tools_aside(_Talk(ChatNamespace(self), payload, functions), max_rounds, self._workers)
+        return await _run_tools(ChatNamespace(self), _as_chat(payload), functions, max_rounds, self._workers)
 
     aget_models = _twin(GigaChatSyncClient.get_models)
     aget_model = _twin(GigaChatSyncClient.get_model)
@@ -1815,6 +1816,7 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, u
             result = context.run(job)
         except StopIteration as error:  # of the caller's own making; a future refuses it
             failure = RuntimeError(f"StopIteration: {error}")
+            failure.__cause__ = error
         except BaseException as error:
             failure = error
         try:
@@ -3286,8 +3288,7 @@ def _quote(argument: Union[str, UploadedFile]) -> str:
     if not isinstance(name, str) or not name:
         raise ValueError(f"an id or name must be text that is not empty, not {argument!r:.80}")
     # Dots are no special characters, but a segment of nothing but dots would be followed upwards.
-    quoted = urllib.parse.quote(name, safe="", errors="strict")
-    return quoted.replace(".", "%2E") if name in (".", "..") else quoted
+    return "%2E" * len(name) if name in (".", "..") else urllib.parse.quote(name, safe="")
 
 def _content_path(file_id: Union[str, UploadedFile]) -> str:
     return f"/files/{_quote(file_id)}/content"
@@ -3318,10 +3319,7 @@ def _run_options(options: Union[ThreadRunOptions, Dict[str, Any], None]) -> Dict
         options = ThreadRunOptions.from_dict(options)
     return dict(_sent_fields(options)) if options is not None else {}
 
-def _run_body(
-    thread_id: str, assistant_id: Optional[str], thread_options: Optional[ThreadRunOptions],
-    options: Optional[ThreadRunOptions],
-) -> Dict[str, Any]:
+def _run_body(thread_id: str, assistant_id: Optional[str], thread_options: Any, options: Any) -> Dict[str, Any]:
     if options is not None:
         import warnings
 
@@ -3348,11 +3346,12 @@ def _copy(open_reply: Callable[[], _Reply], file: BinaryIO) -> None:
     reply = open_reply()
     try:
         for block in iter(reply.receive, b""):
-            while block:
-                written = write(block)
+            left = block
+            while left:
+                written = write(left)
                 if not written and isinstance(file, io.RawIOBase):
                     raise BlockingIOError("the file that is written to takes no more: it does not block")
-                block = block[written:] if isinstance(written, int) and 0 < written < len(block) else b""
+                left = left[written:] if isinstance(written, int) and 0 < written < len(left) else b""
     finally:
         reply.close()
 
@@ -3413,13 +3412,10 @@ def _file_type(name: str) -> str:
     return _FILE_TYPES.get(ending) or mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 class _Upload:
-    """A multipart/form-data body (RFC 7578) with one file, read as it is sent.
-
-    ``length`` is None for what cannot be measured: a file object that cannot seek.
-    """
+    """A multipart/form-data body (RFC 7578) with one file, read as it is sent; ``length`` is None where unknown."""
 
     failed = False  # whether the file could not be read
-    rewindable = True  # whether it can be sent again
+    rewindable = False  # whether it can be sent again
 
     def __init__(self, source: FileSource, purpose: Optional[str] = None) -> None:
         name, self._content, headers = _file_parts(source)
@@ -3433,63 +3429,55 @@ class _Upload:
         self._tail = f"\r\n--{boundary}--\r\n".encode("ascii")
         self.length = None if self._size is None else len(self._head) + self._size + len(self._tail)
 
+    def _open(self) -> Any:
+        return open(self._content, "rb") if isinstance(self._content, str) else contextlib.nullcontext(self._content)
+
     def _measure(self) -> Optional[int]:
-        content = self._content
-        if isinstance(content, str):
-            if stat.S_IFMT(os.stat(content).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
-                self.rewindable = False  # a pipe or a device
+        if isinstance(self._content, str) and stat.S_ISFIFO(os.stat(self._content).st_mode):
+            return None  # whoever writes to it would see us come and go
+        with self._open() as file:
+            try:
+                file.tell()
+                file.seek(0, os.SEEK_END)  # which returns nothing in mmap before 3.13
+            except (AttributeError, OSError, NotImplementedError, TypeError):  # OSError: io.UnsupportedOperation, too
                 return None
-            with open(content, "rb") as file:  # raises for a directory
-                size = os.fstat(file.fileno()).st_size
-                return None if size == 0 and file.read(1) else size  # what is in /proc has no size
-        try:
-            content.tell()
-            content.seek(0, os.SEEK_END)  # which returns nothing in mmap before 3.13
-        except (AttributeError, OSError, NotImplementedError, TypeError):  # OSError includes io.UnsupportedOperation
-            self.rewindable = False
-            return None
-        size = content.tell()
-        if not isinstance(size, int):
-            raise TypeError(f"tell() of the file gives {type(size).__name__}, not a number of bytes")
-        return size
+            self.rewindable = True
+            size = file.tell()
+            if not isinstance(size, int):
+                raise TypeError(f"tell() of the file gives {type(size).__name__}, not a number of bytes")
+            return None if size == 0 and file.read(1) else size  # what is in /proc has no size
 
     def __iter__(self) -> Iterator[bytes]:
+        """Give as many bytes as the Content-Length promises, even if the file grows meanwhile."""
         yield self._head
+        left = math.inf if self._size is None else self._size
         self.failed = False
         try:
-            if isinstance(self._content, str):
-                with open(self._content, "rb") as file:
-                    yield from self._blocks(file)
-            else:
-                yield from self._blocks(self._content)
+            with self._open() as file:
+                if self.rewindable:
+                    file.seek(0)
+                while left:
+                    wanted = int(min(_SEND_BYTES, left))
+                    block = file.read(wanted)
+                    if not isinstance(block, (bytes, bytearray)) or len(block) > wanted:
+                        raise GigaChatException(f"the file gave something else than up to {wanted} bytes")
+                    if not block and self._size is None:
+                        break
+                    if not block:
+                        raise GigaChatException("the file became shorter while it was sent")
+                    yield bytes(block)
+                    left -= len(block)
         except Exception:
             self.failed = True
             raise
         yield self._tail
 
-    def _blocks(self, file: BinaryIO) -> Iterator[bytes]:
-        """Read as many bytes as the Content-Length promises, even if the file grows meanwhile."""
-        if self.rewindable:
-            file.seek(0)
-        left = math.inf if self._size is None else self._size
-        while left:
-            wanted = int(min(_SEND_BYTES, left))
-            block = file.read(wanted)
-            if not isinstance(block, (bytes, bytearray)) or len(block) > wanted:
-                raise GigaChatException(f"the file gave something else than the {wanted} bytes that it was asked for")
-            if not block and self._size is None:
-                return
-            if not block:
-                raise GigaChatException("the file became shorter while it was sent")
-            yield bytes(block)
-            left -= len(block)
-
 def _file_parts(source: FileSource) -> Tuple[str, Union[str, BinaryIO], Mapping[str, str]]:
     """Tell name, content (a path or an open file) and headers of what is to be uploaded."""
-    parts: Tuple[Any, ...] = source if isinstance(source, tuple) else (None, source)
+    parts: List[Any] = list(source) if isinstance(source, tuple) else [None, source]
     if not 2 <= len(parts) <= 4:
         raise TypeError("a file is (name, content), (name, content, type) or (name, content, type, headers)")
-    name, content, kind, headers = (*parts, None, None)[:4]
+    name, content, kind, headers = parts + [None] * (4 - len(parts))
     if isinstance(content, str) and isinstance(source, tuple):
         content = _utf8(content)
     if isinstance(content, (bytes, bytearray, memoryview)):
@@ -3555,9 +3543,9 @@ def _as_request(payload: CompletionPayload) -> ChatCompletionRequest:
         raise
 
 def _chat_path(client: _Client, variable: contextvars.ContextVar[Any]) -> str:
-    """Say where a chat goes: a path below base_url, or a whole address, which is of the same server.
+    """Say where a chat goes: below base_url, or at another address of its server.
 
-    In *variable* may be a path, one from the root of the server (/v1/..., /api/v2/...), or a whole address.
+    *variable* holds a path, one from the root of the server (/v1/..., /api/v2/...), or a whole address.
     """
     base_url, address = client._settings.base_url, variable.get()
     if address is None and variable is chat_completions_url_cvar:
@@ -3599,6 +3587,7 @@ class _Shape(NamedTuple):
     schema: Dict[str, Any]
     parts: Any = None  # the shapes inside, by name or in a list; None where what is inside is not ours to check
     build: Callable[[Any], Any] = lambda made: made  # gives the value; may be the user's own code
+    required: Optional[bool] = None  # what a TypedDict says of it by Required and NotRequired
 
     def value(self, value: Any, place: str = "$") -> Any:
         """Make a value of decoded JSON; ValueError, with the place, where it does not fit."""
@@ -3659,15 +3648,17 @@ def _shape(kind: Any) -> _Shape:
     """Read a type, which may stand inside another one."""
     while hasattr(kind, "__value__") or hasattr(kind, "__supertype__"):  # `type X = ...` of Python 3.12; NewType
         kind = getattr(kind, "__value__", getattr(kind, "__supertype__", None))
-    kind = type(None) if kind is None else kind
-    origin, args, form = getattr(kind, "__origin__", kind), list(getattr(kind, "__args__", ())), _form(kind)
+    kind = kind.type if isinstance(kind, dataclasses.InitVar) else kind
+    origin, args = getattr(kind, "__origin__", kind), list(getattr(kind, "__args__", ()))
+    form = getattr(origin, "_name", None)  # typing_extensions has other objects of the same names on older Pythons
     if isinstance(kind, dict) or kind is Any or isinstance(kind, TypeVar):
         return _Shape(kind if isinstance(kind, dict) else {})
     if hasattr(kind, "__metadata__"):  # Annotated
         shape, notes = _shape(origin), [note for note in kind.__metadata__ if isinstance(note, str)]
         return shape._replace(schema={**shape.schema, "description": notes[0]}) if notes else shape
     if form in ("Required", "NotRequired", "ReadOnly"):
-        return _shape(args[0])
+        shape = _shape(args[0])
+        return shape if form == "ReadOnly" else shape._replace(required=form == "Required")
     if form == "Literal" or isinstance(kind, enum.EnumMeta):
         return _choice_shape(kind, args or list(kind))
     if origin is Union or isinstance(kind, getattr(types, "UnionType", ())):
@@ -3685,17 +3676,16 @@ def _shape(kind: Any) -> _Shape:
         return _Shape(schema, [item])
     if hasattr(kind, "model_json_schema"):
         return _Shape(_without_refs(kind.model_json_schema(), {}), None, kind.model_validate)
-    if isinstance(kind, type) and kind in _JSON_NAMES:
-        shape = _Shape({"type": _JSON_NAMES[kind]}, ())
-        return shape._replace(build=kind) if kind in (int, float) else shape
+    if kind is None or kind is type(None):
+        return _Shape({"type": "null"}, ())
+    if kind in (str, int, float, bool):
+        return _Shape({"type": _JSON_NAMES[kind]}, (), kind)
     return _object_shape(_fields(kind), dict if hasattr(kind, "__total__") else kind)
-
-def _form(kind: Any) -> Any:
-    """Name a form of typing: typing_extensions has other objects of the same names on older Pythons."""
-    return getattr(getattr(kind, "__origin__", None), "_name", None)
 
 def _choice_shape(kind: Any, members: List[Any]) -> _Shape:
     """Read an enum, by value, or a Literal, which may name members of an enum."""
+    while any(hasattr(member, "__args__") for member in members):  # Literal inside Literal, before Python 3.9
+        members = [inner for member in members for inner in getattr(member, "__args__", [member])]
     values = [member.value if isinstance(member, enum.Enum) else member for member in members]
     names = {_JSON_NAMES.get(type(value), "") for value in values}
     if "" in names:
@@ -3713,7 +3703,8 @@ def _object_shape(fields: List[Tuple[str, Any, bool]], build: Callable[..., Any]
     """Describe what *build* takes by name: name, type, and whether it must be there."""
     parts = {name: _shape(kind) for name, kind, _ in fields}
     properties = {name: part.schema for name, part in parts.items()}
-    schema = {"type": "object", "properties": properties, "required": [name for name, _, needed in fields if needed]}
+    needed = {name: must if parts[name].required is None else parts[name].required for name, _, must in fields}
+    schema = {"type": "object", "properties": properties, "required": [name for name in needed if needed[name]]}
     return _Shape(schema, parts, lambda made: build(**made))
 
 def _fields(kind: Any) -> List[Tuple[str, Any, bool]]:
@@ -3723,16 +3714,14 @@ def _fields(kind: Any) -> List[Tuple[str, Any, bool]]:
         raise TypeError(f"{kind!r} has no JSON schema")
     registered = all(base.__module__ in sys.modules for base in kind.__mro__)  # not by every loader
     hints = _hints(kind, None if registered else globals())
-    if dataclasses.is_dataclass(kind):
-        # Both are MISSING where there is no default.
-        return [(f.name, hints[f.name], f.default is f.default_factory) for f in dataclasses.fields(kind) if f.init]
+    if hasattr(kind, "__total__"):
+        required = getattr(kind, "__required_keys__", hints if kind.__total__ else ())
+        return [(name, hint, name in required) for name, hint in hints.items()]
     if hasattr(kind, "_field_defaults"):
         return [(name, hints.get(name, Any), name not in kind._field_defaults) for name in kind._fields]
-    required = getattr(kind, "__required_keys__", hints if kind.__total__ else ())
-    forms = {name: _form(hint.__origin__ if hasattr(hint, "__metadata__") else hint) for name, hint in hints.items()}
-    # Where annotations are text, __required_keys__ knows nothing of these two.
-    needed = {"Required": True, "NotRequired": False}
-    return [(name, hint, needed.get(forms[name], name in required)) for name, hint in hints.items()]
+    initial = [f for f in kind.__dataclass_fields__.values() if isinstance(hints[f.name], dataclasses.InitVar)]
+    fields = [f for f in (*dataclasses.fields(kind), *initial) if f.init]
+    return [(f.name, hints[f.name], f.default is f.default_factory) for f in fields]  # both are MISSING: no default
 
 def _hints(owner: Any, names: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
     """Give annotations as types; *names* are for those that are text."""
@@ -3749,36 +3738,38 @@ def _without_refs(schema: Any, known: Mapping[str, Any]) -> Any:
     if not isinstance(schema, dict):
         return schema
     known = schema.get("$defs", known)
-    name = schema["$ref"].rpartition("/")[2] if "$ref" in schema else None
-    if name is not None and name not in known:
-        raise TypeError(f"a schema refers to {schema['$ref']}, which is not among its $defs")
-    meant = {**known[name], **schema} if name is not None else schema
-    return {name: _without_refs(part, known) for name, part in meant.items() if name not in ("$defs", "$ref")}
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        if name not in known:
+            raise TypeError(f"a schema refers to {schema['$ref']}, which is not among its $defs")
+        schema = {**known[name], **schema}
+    return {name: _without_refs(part, known) for name, part in schema.items() if name not in ("$defs", "$ref")}
 
 def _parse(ask: Callable[[Any], T], request: Any, kind: Any, strict: bool) -> Tuple[T, Any]:
     """Ask for an answer that fits a type; give the completion and the value that it makes."""
     shape = _shape_of(kind)
     request.response_format = {"type": "json_schema", "schema": shape.schema, "strict": strict}
     completion = ask(request)
-    text, finish_reason = _said(completion)
+    _, text, _, finish_reason = _answer(completion)
     if finish_reason == "length":
         raise LengthFinishReasonError(completion)
     try:
-        return completion, shape.value(_json_in(text or ""))
+        return completion, shape.value(_json_in(text))
     except ValueError as problem:
         error = InvalidResponseError(f"the answer does not fit: {problem}")
         error.completion = completion
         raise error from problem
 
-def _said(completion: Any) -> Tuple[Optional[str], Optional[str]]:
-    """Give the text of an answer and its finish reason."""
+def _answer(completion: Any) -> Tuple[Any, str, List[Any], Optional[str]]:
+    """Give the message of an answer, None where there is none, its text, the calls it wants made, and why it ended."""
     if isinstance(completion, ChatCompletionResponse):
-        nothing = ChatMessage(role="assistant")
-        said = next((one for one in completion.messages if one.role == "assistant" and one.text), nothing)
-        return said.text, "length" if completion.finish_reason == "length" else said.finish_reason
+        message, texts = completion.message, [one.text for one in completion.messages if one.role == "assistant"]
+        calls, reason = (message.function_calls, message.finish_reason) if message is not None else ([], None)
+        return message, next(filter(None, texts), ""), calls, completion.finish_reason or reason
     for choice in completion.choices:
-        return choice.message.content, choice.finish_reason
-    return "", None
+        answer = _as_message(choice.message)
+        return answer, answer.content, [answer.function_call] if answer.function_call else [], choice.finish_reason
+    return None, "", [], None
 
 def _json_in(text: str) -> Any:
     """Read the JSON of an answer: all of its text, or what a fence of three backticks in it holds."""
@@ -3834,135 +3825,97 @@ def _result_text(value: Any) -> str:
 
 def _json_form(value: Any) -> Any:
     """Give what stands in JSON for an object that has no form of its own there."""
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, JSONObject):
+    try:
         return _sent_fields(value)
-    if dataclasses.is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
+    except TypeError:
+        return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
 
-# The loop of calls is written once, as a coroutine: *run* does its steps, which are requests and calls of functions.
-_Run = Callable[[Callable[[], Any]], Coroutine[Any, Any, Any]]
-
-async def _run_tools(talk: _Talk, max_rounds: int, run: _Run) -> Tuple[Any, List[Any]]:
+async def _run_tools(
+    ask: Callable[[Any], Any], request: Any, functions: Sequence[Any], max_rounds: int, workers: Optional[_Workers]
+) -> Tuple[Any, List[Any]]:
     """Ask, make the calls that the answer wants made, and ask again; give the last answer and the whole history.
 
     It ends at an answer without calls or with one of a function that is not ours, and after *max_rounds* requests.
     """
+    names = [getattr(one, "__name__", "") for one in functions if callable(one)]
+    ours = dict(zip(names, filter(callable, functions)))
+    if len(ours) < len(names):
+        raise TypeError(f"two of the functions have the same name: {', '.join(sorted(names))}")
+    fields, key = request.to_dict(), "functions" if isinstance(request, Chat) else "tools"
+    others = [one for one in fields.get(key) or () if one.get("name") not in ours]
+    request = type(request).from_dict({**fields, key: [*others, *functions]})
     completion: Any = None
     for _ in range(max_rounds):
-        completion = await run(talk.ask)
-        calls = talk.take(completion)
-        if not calls or any(call.name not in talk.functions for call in calls):
+        completion = await _done(functools.partial(ask, request), workers)
+        message, _, calls, _ = _answer(completion)
+        request.messages += [message] if message is not None else []
+        if not calls or any(call.name not in ours for call in calls):
             break
-        talk.answer(calls, [await _called(talk.functions[call.name], call.arguments, run) for call in calls])
-    return completion, talk.messages
+        results = [await _called(ours[call.name], call.arguments, workers) for call in calls]
+        request.messages += _told(message, calls, results)
+    return completion, request.messages
 
-async def _called(function: Callable[..., Any], arguments: Any, run: _Run) -> str:
-    """Call a function as the model wants; the result, or what went wrong, is JSON for the model to read."""
-    try:
-        call = functools.partial(function, **_tool(function)[1].value(arguments or {}))
-    except ValueError as error:
-        return _result_text({"error": f"ValueError: {error}"})
-    try:
-        return _result_text(await run(call))
-    except Exception as error:
-        logger.warning("%s() failed, which the model is told", function.__name__, exc_info=True)
-        try:
-            return _result_text({"error": f"{type(error).__name__}: {error}"})
-        except Exception:  # its own __str__ fails
-            return _result_text({"error": type(error).__name__})
-
-def _run_tools_here(talk: _Talk, max_rounds: int) -> Tuple[Any, List[Any]]:
+def _run_tools_here(
+    ask: Callable[[Any], Any], request: Any, functions: Sequence[Any], max_rounds: int
+) -> Tuple[Any, List[Any]]:
     """Run the loop without an event loop: no step of it waits."""
-    for name, function in talk.functions.items():
-        if inspect.iscoroutinefunction(function):
-            raise TypeError(f"{name} is a coroutine function: arun_tools() and achat.run_tools() await it")
-
-    async def run(step: Callable[[], Any]) -> Any:
-        result = step()
-        if inspect.iscoroutine(result):
-            result.close()
-            raise TypeError("it is a coroutine function: arun_tools() and achat.run_tools() await it")
-        return result
-
+    waiting = [one.__name__ for one in functions if inspect.iscoroutinefunction(one)]
     try:
-        _run_tools(talk, max_rounds, run).send(None)
+        if not waiting:
+            _run_tools(ask, request, functions, max_rounds, None).send(None)
     except StopIteration as end:
         return cast(Tuple[Any, List[Any]], end.value)
-    raise AssertionError("unreachable")
+    name = waiting[0] if waiting else "what one of the functions calls"
+    raise TypeError(f"{name} is a coroutine function: arun_tools() and achat.run_tools() await it")
 
-async def _run_tools_aside(talk: _Talk, max_rounds: int, workers: _Workers) -> Tuple[Any, List[Any]]:
-    """Run the loop in the caller's event loop, which awaits coroutine functions; all else is done in workers."""
+def _told(answer: Any, calls: List[Any], results: List[str]) -> List[Any]:
+    """Write the messages that answer the calls of a message."""
+    if isinstance(answer, Messages):
+        return [Messages(role="function", name=call.name, content=text) for call, text in zip(calls, results)]
+    # In the second version all of the results have an id, or none; they are objects, not text.
+    ids = [call.id for call in calls] if all(call.id for call in calls) else [None] * len(calls)
+    told = [ChatFunctionResult(call.name, json.loads(text), own) for call, text, own in zip(calls, results, ids)]
+    content = [ChatContentPart(function_result=result) for result in told]
+    return [ChatMessage(role="tool", content=content, tools_state_id=answer.tools_state_id)]
 
-    async def run(step: Callable[[], Any]) -> Any:
-        result = step() if inspect.iscoroutinefunction(step) else await _in_worker(workers, step, _Flight())
-        return await result if inspect.isawaitable(result) else result
+async def _called(function: Callable[..., Any], arguments: Any, workers: Optional[_Workers]) -> str:
+    """Call a function as the model wants; the result, or what went wrong, is JSON for the model to read."""
+    call = None
+    try:
+        call = functools.partial(function, **_tool(function)[1].value(arguments or {}))
+        return _result_text(await _done(call, workers))
+    except Exception as error:
+        if call is not None:  # else the arguments do not fit, and the log is not to show them
+            logger.warning("%s() failed, which the model is told", function.__name__, exc_info=True)
+        cause = error.__cause__ if isinstance(error.__cause__, StopIteration) else error  # no coroutine may raise it
+        try:
+            return _result_text({"error": f"{type(cause).__name__}: {cause}"})
+        except Exception:  # its own __str__ fails
+            return _result_text({"error": type(cause).__name__})
 
-    return await _run_tools(talk, max_rounds, run)
-
-class _Talk:
-    """A conversation in the first version of chat: how calls come in it, and how their results go back."""
-
-    def __init__(self, ask: Callable[[Any], Any], payload: Any, functions: Sequence[Any]) -> None:
-        self.functions = {getattr(one, "__name__", ""): one for one in functions if callable(one)}
-        request = self.request(payload, functions)
-        self.ask = functools.partial(ask, request)
-        self.messages: List[Any] = request.messages
-
-    def request(self, payload: Any, functions: Sequence[Any]) -> Any:
-        """Make a request of its own with these functions in it."""
-        fields = _as_chat(payload).to_dict()
-        others = [one for one in fields.get("functions") or () if one["name"] not in self.functions]
-        return Chat.from_dict({**fields, "functions": [*others, *functions]})
-
-    def take(self, completion: Any) -> List[Any]:
-        """Put an answer into the history; give the calls that it wants made."""
-        answers = [_as_message(choice.message) for choice in completion.choices[:1]]
-        self.messages += answers
-        return [answer.function_call for answer in answers if answer.function_call]
-
-    def answer(self, calls: List[Any], results: List[str]) -> None:
-        for call, result in zip(calls, results):
-            self.messages.append(Messages(role=MessagesRole.FUNCTION, name=call.name, content=result))
-
-class _TalkV2(_Talk):
-    """The same in the second version. All of the results have an id, or none; they are objects, not text."""
-
-    def request(self, payload: Any, functions: Sequence[Any]) -> Any:
-        fields = _as_request(payload).to_dict()
-        return ChatCompletionRequest.from_dict({**fields, "tools": [*(fields.get("tools") or ()), *functions]})
-
-    def take(self, completion: Any) -> List[Any]:
-        answers = [completion.message] if completion.message is not None else []
-        self.messages += answers
-        return [call for answer in answers for call in answer.function_calls]
-
-    def answer(self, calls: List[Any], results: List[str]) -> None:
-        ids = [call.id for call in calls] if all(call.id for call in calls) else [None] * len(calls)
-        told = [ChatFunctionResult(call.name, json.loads(text), own) for call, text, own in zip(calls, results, ids)]
-        content = [ChatContentPart(function_result=result) for result in told]
-        state = self.messages[-1].tools_state_id
-        self.messages.append(ChatMessage(role="tool", content=content, tools_state_id=state))
+async def _done(step: Callable[[], Any], workers: Optional[_Workers]) -> Any:
+    """Do a step of the loop, in a worker if there are any; coroutine functions are awaited where the caller is."""
+    if workers is None or inspect.iscoroutinefunction(step):
+        result = step()
+    else:
+        result = await _in_worker(workers, step, _Flight())
+    return await result if inspect.isawaitable(result) else result
 
 def _as_tools(tools: Sequence[Any]) -> Sequence[Any]:
     """Make one tool of all functions, where there are Python functions among the tools of a request."""
     if not any(callable(tool) or isinstance(tool, Function) for tool in tools):
         return tools
-    functions: List[Dict[str, Any]] = []
+    functions: Dict[str, Any] = {}  # by name: what was described already, once
     others = []
-    for tool in map(_plain, tools):
-        if callable(tool):
-            functions.append(_tool(tool)[0])
+    for tool in [_tool(one)[0] if callable(one) else _plain(one) for one in tools]:
+        if isinstance(tool, dict) and "functions" in tool:
+            specifications = map(_plain, (tool["functions"] or {}).get("specifications") or ())
+            functions.update((one["name"], one) for one in specifications)
         elif isinstance(tool, dict) and "parameters" in tool:
-            functions.append(tool)
-        elif isinstance(tool, dict) and "functions" in tool:
-            functions += map(_plain, (tool["functions"] or {}).get("specifications") or ())
+            functions[tool["name"]] = tool
         else:
             others.append(tool)
-    known = {function["name"]: function for function in functions}  # what was described already, once
-    return [*others, {"functions": {"specifications": list(known.values())}}]
+    return [*others, {"functions": {"specifications": list(functions.values())}}]
 
 def _text_of(chunk: Any) -> str:
     """Give the text that a chunk of a stream brings, without the reasoning."""
@@ -3980,9 +3933,9 @@ def _whole(chunks: Sequence[Any]) -> Any:
         fields.update(_sent_fields(chunk))
         for choice in getattr(chunk, "choices", ()):
             whole = parts.setdefault(choice.index or 0, {"message": {"role": "assistant", "content": ""}})
-            more = {name: value for name, value in _sent_fields(choice).items() if name not in ("delta", "message")}
-            whole.update(more)
             _grow(whole["message"], _sent_fields(getattr(choice, "delta", None) or choice.message))
+            more = _sent_fields(choice).items()
+            whole.update((name, value) for name, value in more if name not in ("delta", "message"))
         for message in getattr(chunk, "messages", None) or ():
             role = message.role or "assistant"
             _grow(parts.setdefault(role, {"role": role, "content": []}), message.to_dict())

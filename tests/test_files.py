@@ -232,6 +232,18 @@ def test_upload_of_a_pipe(client, call):
     assert call(client, "download_file", stored.id) == b"through a pipe"
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_upload_of_a_named_pipe(client, call, tmp_path):
+    """A named pipe is opened once, as it is sent: whoever writes to it has one reader."""
+    path = tmp_path / "pipe.txt"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=[b"through a pipe"])
+    writer.start()
+    stored = call(client, "upload_file", path)
+    writer.join()
+    assert call(client, "download_file", stored.id) == b"through a pipe"
+
+
 NAMES = {
     "имя файла.txt": "имя файла.txt",
     'a"b.txt': "a%22b.txt",
