@@ -1276,7 +1276,7 @@ class ChatNamespace(_Resource):
 
     def run_tools(self, payload: CompletionPayload, functions: _Tools, *, max_rounds: int = 10) -> _RanV2:
         """Answer with the help of Python functions and of the server's tools. ``POST /v2/chat/completions``."""
-        return _run_tools_here(ChatNamespace(self._client).create, _as_request(payload), functions, max_rounds)
+        return _at_once(_run_tools(ChatNamespace(self._client).create, _as_request(payload), functions, max_rounds))
 
 class GigaChatSyncClient(_Client):
     """The blocking half of the client. Close it, or use it in a ``with`` block."""
@@ -1322,7 +1322,7 @@ class GigaChatSyncClient(_Client):
 
         ``POST /chat/completions``, *max_rounds* times at most. What a function raises is told to the model and logged.
         """
-        return _run_tools_here(ChatNamespace(self), _as_chat(payload), functions, max_rounds)
+        return _at_once(_run_tools(ChatNamespace(self), _as_chat(payload), functions, max_rounds))
 
     def get_models(self) -> Models:
         """List the models. ``GET /models``."""
@@ -3315,9 +3315,7 @@ def _thread_body(
     return {"thread_id": thread_id, "assistant_id": assistant_id, "model": model, "messages": messages}
 
 def _run_options(options: Union[ThreadRunOptions, Dict[str, Any], None]) -> Dict[str, Any]:
-    if isinstance(options, dict):
-        options = ThreadRunOptions.from_dict(options)
-    return dict(_sent_fields(options)) if options is not None else {}
+    return dict(_sent_fields(ThreadRunOptions.model_validate(options))) if options is not None else {}
 
 def _run_body(thread_id: str, assistant_id: Optional[str], thread_options: Any, options: Any) -> Dict[str, Any]:
     if options is not None:
@@ -3356,10 +3354,7 @@ def _copy(open_reply: Callable[[], _Reply], file: BinaryIO) -> None:
         reply.close()
 
 def _save(open_reply: Callable[[], _Reply], to: Union[str, os.PathLike[str]]) -> None:
-    """Write a file's content under a name of its own, which becomes *to* when all of it is there.
-
-    What is no plain file, and what stands in a directory that takes no other name, is written in place.
-    """
+    """Write a file's content to a path, which gets it when all of it is there; in place only where it must be."""
     name = os.fsdecode(to)
     path = os.path.realpath(name)
     partial = os.path.join(os.path.dirname(path), f".{os.urandom(4).hex()}.part")
@@ -3733,10 +3728,8 @@ def _hints(owner: Any, names: Optional[Dict[str, Any]] = None) -> Dict[str, Any]
 
 def _without_refs(schema: Any, known: Mapping[str, Any]) -> Any:
     """Write out what a schema refers to: inside another one its ``$ref`` would point nowhere."""
-    if isinstance(schema, list):
-        return [_without_refs(item, known) for item in schema]
     if not isinstance(schema, dict):
-        return schema
+        return [_without_refs(item, known) for item in schema] if isinstance(schema, list) else schema
     known = schema.get("$defs", known)
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
@@ -3831,21 +3824,24 @@ def _json_form(value: Any) -> Any:
         return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
 
 async def _run_tools(
-    ask: Callable[[Any], Any], request: Any, functions: Sequence[Any], max_rounds: int, workers: Optional[_Workers]
+    ask: Callable[[Any], Any], request: Any, functions: Sequence[Any], rounds: int, workers: Optional[_Workers] = None
 ) -> Tuple[Any, List[Any]]:
     """Ask, make the calls that the answer wants made, and ask again; give the last answer and the whole history.
 
-    It ends at an answer without calls or with one of a function that is not ours, and after *max_rounds* requests.
+    It ends at an answer without calls or with one of a function that is not ours, and after *rounds* requests.
     """
     names = [getattr(one, "__name__", "") for one in functions if callable(one)]
     ours = dict(zip(names, filter(callable, functions)))
     if len(ours) < len(names):
         raise TypeError(f"two of the functions have the same name: {', '.join(sorted(names))}")
+    waiting = [name for name in names if workers is None and inspect.iscoroutinefunction(ours[name])]
+    if waiting:
+        raise TypeError(f"{waiting[0]} is a coroutine function: arun_tools() and achat.run_tools() await it")
     fields, key = request.to_dict(), "functions" if isinstance(request, Chat) else "tools"
     others = [one for one in fields.get(key) or () if one.get("name") not in ours]
     request = type(request).from_dict({**fields, key: [*others, *functions]})
     completion: Any = None
-    for _ in range(max_rounds):
+    for _ in range(rounds):
         completion = await _done(functools.partial(ask, request), workers)
         message, _, calls, _ = _answer(completion)
         request.messages += [message] if message is not None else []
@@ -3855,18 +3851,13 @@ async def _run_tools(
         request.messages += _told(message, calls, results)
     return completion, request.messages
 
-def _run_tools_here(
-    ask: Callable[[Any], Any], request: Any, functions: Sequence[Any], max_rounds: int
-) -> Tuple[Any, List[Any]]:
-    """Run the loop without an event loop: no step of it waits."""
-    waiting = [one.__name__ for one in functions if inspect.iscoroutinefunction(one)]
+def _at_once(loop: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that waits for nothing, without an event loop."""
     try:
-        if not waiting:
-            _run_tools(ask, request, functions, max_rounds, None).send(None)
+        loop.send(None)
     except StopIteration as end:
-        return cast(Tuple[Any, List[Any]], end.value)
-    name = waiting[0] if waiting else "what one of the functions calls"
-    raise TypeError(f"{name} is a coroutine function: arun_tools() and achat.run_tools() await it")
+        return cast(T, end.value)
+    raise TypeError("one of the functions waits: arun_tools() and achat.run_tools() await it")
 
 def _told(answer: Any, calls: List[Any], results: List[str]) -> List[Any]:
     """Write the messages that answer the calls of a message."""

@@ -1011,7 +1011,7 @@ def test_a_coroutine_that_a_plain_function_gives():
 
     with RawServer(serve) as server, raw_client(server) as client:
         assert json.loads(client.run_tools("a", [now])[1][2].content) == {"result": 5}
-        with pytest.raises(TypeError, match=r"coroutine function: arun_tools\(\)"):
+        with pytest.raises(TypeError, match=r"waits: arun_tools\(\)"):
             client.run_tools("a", [later])
 
 
