@@ -28,7 +28,6 @@ from __future__ import annotations  # Python 3.6 and older stop here: this needs
 import atexit
 import base64
 import collections
-import contextlib
 import contextvars
 import copy
 import dataclasses
@@ -3413,7 +3412,11 @@ class _Upload:
     rewindable = False  # whether it can be sent again
 
     def __init__(self, source: FileSource, purpose: Optional[str] = None) -> None:
-        name, self._content, headers = _file_parts(source)
+        name, content, headers = _file_parts(source)
+        if isinstance(content, str):
+            content = open(content, "rb")  # noqa: SIM115  # open until it is sent, however often that takes
+            weakref.finalize(self, content.close)
+        self._file = content
         self._size = self._measure()
         boundary = os.urandom(16).hex()
         self.content_type = f"multipart/form-data; boundary={boundary}"
@@ -3424,23 +3427,18 @@ class _Upload:
         self._tail = f"\r\n--{boundary}--\r\n".encode("ascii")
         self.length = None if self._size is None else len(self._head) + self._size + len(self._tail)
 
-    def _open(self) -> Any:
-        return open(self._content, "rb") if isinstance(self._content, str) else contextlib.nullcontext(self._content)
-
     def _measure(self) -> Optional[int]:
-        if isinstance(self._content, str) and stat.S_ISFIFO(os.stat(self._content).st_mode):
-            return None  # whoever writes to it would see us come and go
-        with self._open() as file:
-            try:
-                file.tell()
-                file.seek(0, os.SEEK_END)  # which returns nothing in mmap before 3.13
-            except (AttributeError, OSError, NotImplementedError, TypeError):  # OSError: io.UnsupportedOperation, too
-                return None
-            self.rewindable = True
-            size = file.tell()
-            if not isinstance(size, int):
-                raise TypeError(f"tell() of the file gives {type(size).__name__}, not a number of bytes")
-            return None if size == 0 and file.read(1) else size  # what is in /proc has no size
+        file = self._file
+        try:
+            file.tell()
+            file.seek(0, os.SEEK_END)  # which returns nothing in mmap before 3.13
+        except (AttributeError, OSError, NotImplementedError, TypeError):  # OSError includes io.UnsupportedOperation
+            return None
+        self.rewindable = True
+        size = file.tell()
+        if not isinstance(size, int):
+            raise TypeError(f"tell() of the file gives {type(size).__name__}, not a number of bytes")
+        return None if size == 0 and file.read(1) else size  # what is in /proc has no size
 
     def __iter__(self) -> Iterator[bytes]:
         """Give as many bytes as the Content-Length promises, even if the file grows meanwhile."""
@@ -3448,20 +3446,19 @@ class _Upload:
         left = math.inf if self._size is None else self._size
         self.failed = False
         try:
-            with self._open() as file:
-                if self.rewindable:
-                    file.seek(0)
-                while left:
-                    wanted = int(min(_SEND_BYTES, left))
-                    block = file.read(wanted)
-                    if not isinstance(block, (bytes, bytearray)) or len(block) > wanted:
-                        raise GigaChatException(f"the file gave something else than up to {wanted} bytes")
-                    if not block and self._size is None:
-                        break
-                    if not block:
-                        raise GigaChatException("the file became shorter while it was sent")
-                    yield bytes(block)
-                    left -= len(block)
+            if self.rewindable:
+                self._file.seek(0)
+            while left:
+                wanted = int(min(_SEND_BYTES, left))
+                block = self._file.read(wanted)
+                if not isinstance(block, (bytes, bytearray)) or len(block) > wanted:
+                    raise GigaChatException(f"the file gave something else than up to {wanted} bytes")
+                if not block and self._size is None:
+                    break
+                if not block:
+                    raise GigaChatException("the file became shorter while it was sent")
+                yield bytes(block)
+                left -= len(block)
         except Exception:
             self.failed = True
             raise
@@ -3651,24 +3648,22 @@ def _shape(kind: Any) -> _Shape:
     if hasattr(kind, "__metadata__"):  # Annotated
         shape, notes = _shape(origin), [note for note in kind.__metadata__ if isinstance(note, str)]
         return shape._replace(schema={**shape.schema, "description": notes[0]}) if notes else shape
-    if form in ("Required", "NotRequired", "ReadOnly"):
-        shape = _shape(args[0])
-        return shape if form == "ReadOnly" else shape._replace(required=form == "Required")
     if form == "Literal" or isinstance(kind, enum.EnumMeta):
         return _choice_shape(kind, args or list(kind))
+    inside = [_shape(arg) for arg in args if arg is not Ellipsis] or [_Shape({})]
+    schemas = [shape.schema for shape in inside]
+    if form in ("Required", "NotRequired", "ReadOnly"):
+        return inside[0] if form == "ReadOnly" else inside[0]._replace(required=form == "Required")
     if origin is Union or isinstance(kind, getattr(types, "UnionType", ())):
-        choices = [_shape(choice) for choice in args]
-        return _Shape({"anyOf": [choice.schema for choice in choices]}, choices)
+        return _Shape({"anyOf": schemas}, inside)
     if origin is tuple and args and args[-1] is not Ellipsis:
-        items, count = [_shape(item) for item in args], {"minItems": len(args), "maxItems": len(args)}
-        return _Shape({"type": "array", "prefixItems": [item.schema for item in items], **count}, items, tuple)
+        count = len(args)
+        return _Shape({"type": "array", "prefixItems": schemas, "minItems": count, "maxItems": count}, inside, tuple)
     if origin in (list, tuple):
-        item = _shape(args[0] if args else Any)
-        return _Shape({"type": "array", "items": item.schema}, [item], origin)
+        return _Shape({"type": "array", "items": schemas[0]}, inside, origin)
     if origin is dict and (not args or args[0] is str or isinstance(args[0], TypeVar)):
-        item = _shape(args[1] if args else Any)
-        schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": item.schema}
-        return _Shape(schema, [item])
+        schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": schemas[-1]}
+        return _Shape(schema, inside[-1:])
     if hasattr(kind, "model_json_schema"):
         return _Shape(_without_refs(kind.model_json_schema(), {}), None, kind.model_validate)
     if kind is None or kind is type(None):
