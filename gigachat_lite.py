@@ -1025,8 +1025,8 @@ class _Call(NamedTuple):
 _Body = Union[bytes, "_Upload", None]
 
 def _rewound(body: _Body) -> bool:
-    """Make a body ready to be sent again; False where it can be read only once."""
-    return body.rewind() if isinstance(body, _Upload) else True
+    """Tell whether a body can be sent again: what cannot seek is read only once."""
+    return body.rewindable if isinstance(body, _Upload) else True
 
 def _as_access_token(reply: _Reply) -> AccessToken:
     """Read ``{"access_token", "expires_at"}`` (OAuth, milliseconds) or ``{"tok", "exp"}`` (/token, seconds)."""
@@ -1039,7 +1039,7 @@ def _as_access_token(reply: _Reply) -> AccessToken:
         expires_at = 0
     if expires_at < 1e11:  # 1973 in milliseconds, the year 5138 in seconds
         expires_at *= 1000
-    return reply.stamp(AccessToken(access_token=text, expires_at=int(expires_at)))
+    return reply.as_model(AccessToken, {"access_token": text, "expires_at": int(expires_at)})
 
 class _Shared:
     """What the threads and tasks of a client share: the token, and in each process connections, logins and workers."""
@@ -1156,7 +1156,7 @@ class ChatNamespace(_Resource):
 
     def run_tools(self, payload: CompletionPayload, functions: _Tools, *, max_rounds: int = 10) -> _RanV2:
         """Answer with the help of Python functions and of the server's tools. ``POST /v2/chat/completions``."""
-        return _run_tools_here(_TalkV2(ChatNamespace(self._client).create, payload, functions), max_rounds)
+        return _at_once(_run_tools(ChatNamespace(self._client).create, _as_request(payload), functions, max_rounds))
 
 class AssistantsSyncClient(_Resource):
     """Assistants: a model with instructions, files and functions, kept by the server."""
@@ -1335,7 +1335,7 @@ class GigaChatSyncClient(_Client):
 
         ``POST /chat/completions``, *max_rounds* times at most. What a function raises is told to the model and logged.
         """
-        return _run_tools_here(_Talk(ChatNamespace(self), payload, functions), max_rounds)
+        return _at_once(_run_tools(ChatNamespace(self), _as_chat(payload), functions, max_rounds))
 
     def get_models(self) -> Models:
         """List the models. ``GET /models``."""
@@ -1390,7 +1390,7 @@ class GigaChatSyncClient(_Client):
         call = self._request("GET", _content_path(file_id))
         open_reply = functools.partial(self._send, call, _Reply.as_it_comes)
         if to is None:
-            return _read_all(open_reply())
+            return _Reply.begun(open_reply(), lambda reply: b"".join(iter(reply.receive, b"")))
         if isinstance(to, (str, os.PathLike)):
             _save(open_reply, to)
         else:
@@ -1496,8 +1496,8 @@ class AsyncChatNamespace(_Resource):
 
     async def run_tools(self, payload: CompletionPayload, functions: _Tools, *, max_rounds: int = 10) -> _RanV2:
         """Do as the blocking form does; coroutine functions are awaited in the caller's event loop."""
-        talk = _TalkV2(ChatNamespace(self._client).create, payload, functions)
-        return await _run_tools_aside(talk, max_rounds, self._workers)
+        ask = ChatNamespace(self._client).create
+        return await _run_tools(ask, _as_request(payload), functions, max_rounds, self._workers)
 
 @_named
 class AssistantsAsyncClient(_Resource):
@@ -1553,7 +1553,7 @@ class GigaChatAsyncClient(_Client):
 
     async def arun_tools(self, payload: Payload, functions: _Functions, *, max_rounds: int = 10) -> _Ran:
         """Do as run_tools() does; coroutine functions are awaited in the caller's event loop, others run in workers."""
-        return await _run_tools_aside(_Talk(ChatNamespace(self), payload, functions), max_rounds, self._workers)
+        return await _run_tools(ChatNamespace(self), _as_chat(payload), functions, max_rounds, self._workers)
 
     aget_models = _twin(GigaChatSyncClient.get_models)
     aget_model = _twin(GigaChatSyncClient.get_model)
@@ -1735,6 +1735,7 @@ def _work_for(loop: asyncio.AbstractEventLoop, done: asyncio.Future[T], job: Cal
         settle = done.set_result
     except StopIteration as error:  # of the caller's own making; a future refuses it
         outcome = RuntimeError(f"StopIteration: {error}")
+        outcome.__cause__ = error
     except BaseException as error:
         outcome = error
     try:
@@ -2175,8 +2176,6 @@ class KeepAlive(_Handler):
                 if not kept or not connection.was_closed_before():
                     raise
             connection.close()
-            if upload is not None:
-                upload.rewind()
             return self._ask(connection, request)
         except (OSError, _NotHTTP, UnicodeError) as error:
             self._give_back(connection, False)
@@ -3007,8 +3006,7 @@ def _quote(argument: Union[str, UploadedFile]) -> str:
     if not isinstance(name, str) or not name:
         raise ValueError(f"an id or name must be text that is not empty, not {argument!r:.80}")
     # Dots are no special characters, but a segment of nothing but dots would be followed upwards.
-    quoted = urllib.parse.quote(name, safe="", errors="strict")
-    return quoted.replace(".", "%2E") if name in (".", "..") else quoted
+    return "%2E" * len(name) if name in (".", "..") else urllib.parse.quote(name, safe="")
 
 def _content_path(file_id: Union[str, UploadedFile]) -> str:
     return f"/files/{_quote(file_id)}/content"
@@ -3035,14 +3033,9 @@ def _thread_body(
     return {"thread_id": thread_id, "assistant_id": assistant_id, "model": model, "messages": messages}
 
 def _run_options(options: Union[ThreadRunOptions, Dict[str, Any], None]) -> Dict[str, Any]:
-    if isinstance(options, dict):
-        options = ThreadRunOptions.from_dict(options)
-    return dict(_sent_fields(options)) if options is not None else {}
+    return dict(_sent_fields(ThreadRunOptions.model_validate(options))) if options is not None else {}
 
-def _run_body(
-    thread_id: str, assistant_id: Optional[str], thread_options: Optional[ThreadRunOptions],
-    options: Optional[ThreadRunOptions],
-) -> Dict[str, Any]:
+def _run_body(thread_id: str, assistant_id: Optional[str], thread_options: Any, options: Any) -> Dict[str, Any]:
     if options is not None:
         import warnings
 
@@ -3061,41 +3054,32 @@ def _batch_lines(requests: BatchSource, write: Callable[[Chat], Dict[str, Any]],
     bodies = listed if method == "embedder" else [write(_as_chat(request)) for request in listed]
     return b"\n".join(_encode({"id": str(number), "request": body}) for number, body in enumerate(bodies)) + b"\n"
 
-def _read_all(reply: _Reply) -> bytes:
-    return reply.begun(lambda reply: b"".join(iter(reply.receive, b"")))
-
 def _copy(open_reply: Callable[[], _Reply], file: BinaryIO) -> None:
-    """Write a file's content to a file object."""
+    """Write a file's content to a file object, also to one that takes a part at a time (io.RawIOBase.write)."""
     write = getattr(file, "write", None)
     if write is None or isinstance(file, io.TextIOBase) or inspect.iscoroutinefunction(write):
         raise TypeError(f"to is a path or a file open in binary mode, not {type(file).__name__}")
     reply = open_reply()
     try:
         for block in iter(reply.receive, b""):
-            _write(file, block)
+            left = block
+            while left:
+                written = write(left)
+                if not written and isinstance(file, io.RawIOBase):
+                    raise BlockingIOError("the file that is written to takes no more: it does not block")
+                left = left[written:] if isinstance(written, int) and 0 < written < len(left) else b""
     finally:
         reply.close()
 
-def _write(file: BinaryIO, block: bytes) -> None:
-    """Write all of a block, also to what takes a part of it at a time (io.RawIOBase.write)."""
-    while block:
-        written = file.write(block)
-        if not written and isinstance(file, io.RawIOBase):
-            raise BlockingIOError("the file that is written to takes no more: it does not block")
-        block = block[written:] if isinstance(written, int) and 0 < written < len(block) else b""
-
 def _save(open_reply: Callable[[], _Reply], to: Union[str, os.PathLike[str]]) -> None:
-    """Write a file's content under a name of its own, which becomes *to* when all of it is there.
-
-    What is no plain file, and what stands in a directory that takes no other name, is written in place.
-    """
+    """Write a file's content to a path, which gets it when all of it is there; in place only where it must be."""
     name = os.fsdecode(to)
     path = os.path.realpath(name)
     partial = os.path.join(os.path.dirname(path), f".{os.urandom(4).hex()}.part")
     try:
-        with _beside(name, partial) or open(name, "wb", opener=_open_as_it_is) as file:
+        with _beside(name, partial) as file:
             _copy(open_reply, file)
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            if os.path.isfile(name):
                 file.truncate()
         if os.path.exists(partial):
             os.replace(partial, path)
@@ -3107,24 +3091,22 @@ def _save(open_reply: Callable[[], _Reply], to: Union[str, os.PathLike[str]]) ->
         if os.path.exists(partial):
             os.unlink(partial)
 
-def _beside(name: str, partial: str) -> Optional[BinaryIO]:
-    """Open a new file that may take the place of another, with its mode; None where it cannot."""
+def _beside(name: str, partial: str) -> BinaryIO:
+    """Open a new file that may take the place of another, with its mode; where that cannot be, the other itself."""
     try:
         mode = os.stat(name).st_mode
     except FileNotFoundError:
         return open(partial, "xb")
-    if not stat.S_ISREG(mode):
-        return None
-    try:
-        file = open(partial, "xb")  # noqa: SIM115  # the caller closes it
-    except OSError:  # a directory in which nobody may make files, or no room for a name
-        return None
-    os.chmod(partial, stat.S_IMODE(mode))
-    return file
-
-def _open_as_it_is(path: str, flags: int) -> int:
-    """Open for writing and keep the content: it is not lost where no other arrives."""
-    return os.open(path, flags & ~os.O_TRUNC)
+    if stat.S_ISREG(mode):
+        try:
+            file = open(partial, "xb")  # noqa: SIM115  # the caller closes it
+        except OSError:  # a directory in which nobody may make files, or no room for a name
+            pass
+        else:
+            os.chmod(partial, stat.S_IMODE(mode))
+            return file
+    # What it holds stays until other content arrives.
+    return open(name, "wb", opener=lambda path, flags: os.open(path, flags & ~os.O_TRUNC))
 
 # What the API takes, by the ending of the name; mimetypes lacks several or says otherwise.
 _FILE_TYPES = {
@@ -3143,101 +3125,77 @@ def _file_type(name: str) -> str:
     return _FILE_TYPES.get(ending) or mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 class _Upload:
-    """A multipart/form-data body (RFC 7578) with one file, read as it is sent.
+    """A multipart/form-data body (RFC 7578) with one file, read as it is sent; ``length`` is None where unknown."""
 
-    ``length`` is None for what cannot be measured: a file object that cannot seek.
-    """
+    failed = False  # whether the file could not be read
+    rewindable = False  # whether it can be sent again
 
     def __init__(self, source: FileSource, purpose: Optional[str] = None) -> None:
-        name, self._content, kind, headers = _file_parts(source)
-        self.failed = False  # whether the file could not be read
-        self.rewindable = True
+        name, content, headers = _file_parts(source)
+        if isinstance(content, str):
+            content = open(content, "rb")  # noqa: SIM115  # open until it is sent, however often that takes
+            weakref.finalize(self, content.close)
+        self._file = content
         self._size = self._measure()
         boundary = os.urandom(16).hex()
         self.content_type = f"multipart/form-data; boundary={boundary}"
         lines = [f"--{boundary}", 'Content-Disposition: form-data; name="purpose"', "", purpose] if purpose else []
         lines += [f"--{boundary}", f'Content-Disposition: form-data; name="file"; filename="{_escaped(name)}"']
         lines += [f"{header}: {_checked_header(header, value)}" for header, value in headers.items()]
-        if not any(header.lower() == "content-type" for header in headers):
-            lines.append(f"Content-Type: {_checked_header('Content-Type', kind or _file_type(name))}")
         self._head = _utf8("\r\n".join([*lines, "", ""]))
         self._tail = f"\r\n--{boundary}--\r\n".encode("ascii")
         self.length = None if self._size is None else len(self._head) + self._size + len(self._tail)
 
     def _measure(self) -> Optional[int]:
-        content = self._content
-        if isinstance(content, bytes):
-            return len(content)
-        if isinstance(content, str):
-            if not os.path.isfile(content) and os.path.exists(content) and not os.path.isdir(content):
-                self.rewindable = False  # a pipe or a device
-                return None
-            with open(content, "rb") as file:  # raises for what is not there, or a directory
-                size = os.fstat(file.fileno()).st_size
-                return None if size == 0 and file.read(1) else size  # what is in /proc has no size
+        file = self._file
         try:
-            content.tell()
-            content.seek(0, os.SEEK_END)  # which returns nothing in mmap before 3.13
+            file.tell()
+            file.seek(0, os.SEEK_END)  # which returns nothing in mmap before 3.13
         except (AttributeError, OSError, NotImplementedError, TypeError):  # OSError includes io.UnsupportedOperation
-            self.rewindable = False
             return None
-        size = content.tell()
+        self.rewindable = True
+        size = file.tell()
         if not isinstance(size, int):
             raise TypeError(f"tell() of the file gives {type(size).__name__}, not a number of bytes")
-        content.seek(0)
-        return size
-
-    def rewind(self) -> bool:
-        """Go back to the beginning; False where that cannot be."""
-        if self.rewindable and not isinstance(self._content, (bytes, str)):
-            self._content.seek(0)
-        return self.rewindable
+        return None if size == 0 and file.read(1) else size  # what is in /proc has no size
 
     def __iter__(self) -> Iterator[bytes]:
+        """Give as many bytes as the Content-Length promises, even if the file grows meanwhile."""
         yield self._head
-        if isinstance(self._content, bytes):
-            yield from (self._content[at : at + _SEND_BYTES] for at in range(0, len(self._content), _SEND_BYTES))
-        elif isinstance(self._content, str):
-            self.failed = True  # unless it can be opened
-            with open(self._content, "rb") as file:
-                self.failed = False
-                yield from self._blocks(file)
-        else:
-            yield from self._blocks(self._content)
+        left = math.inf if self._size is None else self._size
+        self.failed = False
+        try:
+            if self.rewindable:
+                self._file.seek(0)
+            while left:
+                wanted = int(min(_SEND_BYTES, left))
+                block = self._file.read(wanted)
+                if not isinstance(block, (bytes, bytearray)) or len(block) > wanted:
+                    raise GigaChatException(f"the file gave something else than up to {wanted} bytes")
+                if not block and self._size is None:
+                    break
+                if not block:
+                    raise GigaChatException("the file became shorter while it was sent")
+                yield bytes(block)
+                left -= len(block)
+        except Exception:
+            self.failed = True
+            raise
         yield self._tail
 
-    def _blocks(self, file: BinaryIO) -> Iterator[bytes]:
-        """Read as many bytes as the Content-Length promises, even if the file grows meanwhile."""
-        left = self._size
-        while left != 0:
-            wanted = _SEND_BYTES if left is None else min(_SEND_BYTES, left)
-            self.failed = True  # unless it can be read
-            block = file.read(wanted)
-            self.failed = False
-            if not isinstance(block, (bytes, bytearray)) or len(block) > wanted:
-                what = f"{len(block)} bytes" if isinstance(block, (bytes, bytearray)) else type(block).__name__
-                raise GigaChatException(f"the file gave {what} where {wanted} bytes were to be read")
-            if not block:
-                if left:
-                    raise GigaChatException("the file became shorter while it was sent")
-                return
-            yield bytes(block)
-            left = None if left is None else left - len(block)
-
-def _file_parts(source: FileSource) -> Tuple[str, Union[bytes, BinaryIO, str], Optional[str], Mapping[str, str]]:
-    """Tell name, content (a str is a path), type and headers of what is to be uploaded."""
-    content: Any
-    parts: Tuple[Any, ...] = source if isinstance(source, tuple) else (None, source)
+def _file_parts(source: FileSource) -> Tuple[str, Union[str, BinaryIO], Mapping[str, str]]:
+    """Tell name, content (a path or an open file) and headers of what is to be uploaded."""
+    parts: List[Any] = list(source) if isinstance(source, tuple) else [None, source]
     if not 2 <= len(parts) <= 4:
         raise TypeError("a file is (name, content), (name, content, type) or (name, content, type, headers)")
-    name, content, kind, headers = (*parts, None, None)[:4]
+    name, content, kind, headers = parts + [None] * (4 - len(parts))
     if isinstance(content, str) and isinstance(source, tuple):
         content = _utf8(content)
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        content = io.BytesIO(bytes(content))
     elif isinstance(content, (str, os.PathLike)):
         content = os.fsdecode(content)
-    elif isinstance(content, (bytearray, memoryview)):
-        content = bytes(content)
-    elif not isinstance(content, bytes):
+    else:
         _require_binary(content)
     if name is None:
         own = content if isinstance(content, str) else getattr(content, "name", None)
@@ -3245,19 +3203,21 @@ def _file_parts(source: FileSource) -> Tuple[str, Union[bytes, BinaryIO, str], O
         name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # a name on disk may be no UTF-8
     if not isinstance(name, str):
         raise TypeError(f"the name of a file is text, not {type(name).__name__}")
-    return name, content, kind, headers or {}
+    if not any(header.lower() == "content-type" for header in headers or ()):
+        headers = {**(headers or {}), "Content-Type": kind or _file_type(name)}
+    return name, content, headers
 
 def _require_binary(file: Any) -> None:
     """Refuse what is no binary file as far as reading nothing of it shows."""
     if not hasattr(file, "read"):
         raise TypeError(f"a file is a path, bytes or a file open in binary mode, not {type(file).__name__}")
-    nothing = b"" if isinstance(file, io.TextIOBase) else file.read(0)
+    nothing = "" if isinstance(file, io.TextIOBase) else file.read(0)
     if hasattr(nothing, "__await__"):
         getattr(nothing, "close", bool)()  # a coroutine that nobody awaits would complain
         raise TypeError(f"{type(file).__name__} is asynchronous: give its .file, or what its read() gave")
-    if isinstance(file, io.TextIOBase) or isinstance(nothing, str):
+    if isinstance(nothing, str):
         raise TypeError('the file is open in text mode: open it with "rb"')
-    if not isinstance(nothing, (bytes, bytearray)) or nothing:
+    if nothing != b"":
         raise TypeError(f"read(0) of the file gave {nothing!r:.40}, not b''")
 
 def _escaped(name: str) -> str:
@@ -3294,9 +3254,9 @@ def _as_request(payload: CompletionPayload) -> ChatCompletionRequest:
         raise
 
 def _chat_path(client: _Client, variable: contextvars.ContextVar[Any]) -> str:
-    """Say where a chat goes: a path below base_url, or a whole address, which is of the same server.
+    """Say where a chat goes: below base_url, or at another address of its server.
 
-    In *variable* may be a path, one from the root of the server (/v1/..., /api/v2/...), or a whole address.
+    *variable* holds a path, one from the root of the server (/v1/..., /api/v2/...), or a whole address.
     """
     base_url, address = client._settings.base_url, variable.get()
     if address is None and variable is chat_completions_url_cvar:
@@ -3338,6 +3298,7 @@ class _Shape(NamedTuple):
     schema: Dict[str, Any]
     parts: Any = None  # the shapes inside, by name or in a list; None where what is inside is not ours to check
     build: Callable[[Any], Any] = lambda made: made  # gives the value; may be the user's own code
+    required: Optional[bool] = None  # what a TypedDict says of it by Required and NotRequired
 
     def value(self, value: Any, place: str = "$") -> Any:
         """Make a value of decoded JSON; ValueError, with the place, where it does not fit."""
@@ -3398,43 +3359,42 @@ def _shape(kind: Any) -> _Shape:
     """Read a type, which may stand inside another one."""
     while hasattr(kind, "__value__") or hasattr(kind, "__supertype__"):  # `type X = ...` of Python 3.12; NewType
         kind = getattr(kind, "__value__", getattr(kind, "__supertype__", None))
-    kind = type(None) if kind is None else kind
-    origin, args, form = getattr(kind, "__origin__", kind), list(getattr(kind, "__args__", ())), _form(kind)
+    kind = kind.type if isinstance(kind, dataclasses.InitVar) else kind
+    origin, args = getattr(kind, "__origin__", kind), list(getattr(kind, "__args__", ()))
+    form = getattr(origin, "_name", None)  # typing_extensions has other objects of the same names on older Pythons
     if isinstance(kind, dict) or kind is Any or isinstance(kind, TypeVar):
         return _Shape(kind if isinstance(kind, dict) else {})
     if hasattr(kind, "__metadata__"):  # Annotated
         shape, notes = _shape(origin), [note for note in kind.__metadata__ if isinstance(note, str)]
         return shape._replace(schema={**shape.schema, "description": notes[0]}) if notes else shape
-    if form in ("Required", "NotRequired", "ReadOnly"):
-        return _shape(args[0])
     if form == "Literal" or isinstance(kind, enum.EnumMeta):
         return _choice_shape(kind, args or list(kind))
+    inside = [_shape(arg) for arg in args if arg is not Ellipsis] or [_Shape({})]
+    schemas = [shape.schema for shape in inside]
+    if form in ("Required", "NotRequired", "ReadOnly"):
+        return inside[0] if form == "ReadOnly" else inside[0]._replace(required=form == "Required")
     if origin is Union or isinstance(kind, getattr(types, "UnionType", ())):
-        choices = [_shape(choice) for choice in args]
-        return _Shape({"anyOf": [choice.schema for choice in choices]}, choices)
+        return _Shape({"anyOf": schemas}, inside)
     if origin is tuple and args and args[-1] is not Ellipsis:
-        items, count = [_shape(item) for item in args], {"minItems": len(args), "maxItems": len(args)}
-        return _Shape({"type": "array", "prefixItems": [item.schema for item in items], **count}, items, tuple)
+        count = len(args)
+        return _Shape({"type": "array", "prefixItems": schemas, "minItems": count, "maxItems": count}, inside, tuple)
     if origin in (list, tuple):
-        item = _shape(args[0] if args else Any)
-        return _Shape({"type": "array", "items": item.schema}, [item], origin)
+        return _Shape({"type": "array", "items": schemas[0]}, inside, origin)
     if origin is dict and (not args or args[0] is str or isinstance(args[0], TypeVar)):
-        item = _shape(args[1] if args else Any)
-        schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": item.schema}
-        return _Shape(schema, [item])
+        schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": schemas[-1]}
+        return _Shape(schema, inside[-1:])
     if hasattr(kind, "model_json_schema"):
         return _Shape(_without_refs(kind.model_json_schema(), {}), None, kind.model_validate)
-    if isinstance(kind, type) and kind in _JSON_NAMES:
-        shape = _Shape({"type": _JSON_NAMES[kind]}, ())
-        return shape._replace(build=kind) if kind in (int, float) else shape
+    if kind is None or kind is type(None):
+        return _Shape({"type": "null"}, ())
+    if kind in (str, int, float, bool):
+        return _Shape({"type": _JSON_NAMES[kind]}, (), kind)
     return _object_shape(_fields(kind), dict if hasattr(kind, "__total__") else kind)
-
-def _form(kind: Any) -> Any:
-    """Name a form of typing: typing_extensions has other objects of the same names on older Pythons."""
-    return getattr(getattr(kind, "__origin__", None), "_name", None)
 
 def _choice_shape(kind: Any, members: List[Any]) -> _Shape:
     """Read an enum, by value, or a Literal, which may name members of an enum."""
+    while any(hasattr(member, "__args__") for member in members):  # Literal inside Literal, before Python 3.9
+        members = [inner for member in members for inner in getattr(member, "__args__", [member])]
     values = [member.value if isinstance(member, enum.Enum) else member for member in members]
     names = {_JSON_NAMES.get(type(value), "") for value in values}
     if "" in names:
@@ -3452,7 +3412,8 @@ def _object_shape(fields: List[Tuple[str, Any, bool]], build: Callable[..., Any]
     """Describe what *build* takes by name: name, type, and whether it must be there."""
     parts = {name: _shape(kind) for name, kind, _ in fields}
     properties = {name: part.schema for name, part in parts.items()}
-    schema = {"type": "object", "properties": properties, "required": [name for name, _, needed in fields if needed]}
+    needed = {name: must if parts[name].required is None else parts[name].required for name, _, must in fields}
+    schema = {"type": "object", "properties": properties, "required": [name for name in needed if needed[name]]}
     return _Shape(schema, parts, lambda made: build(**made))
 
 def _fields(kind: Any) -> List[Tuple[str, Any, bool]]:
@@ -3462,16 +3423,14 @@ def _fields(kind: Any) -> List[Tuple[str, Any, bool]]:
         raise TypeError(f"{kind!r} has no JSON schema")
     registered = all(base.__module__ in sys.modules for base in kind.__mro__)  # not by every loader
     hints = _hints(kind, None if registered else globals())
-    if dataclasses.is_dataclass(kind):
-        # Both are MISSING where there is no default.
-        return [(f.name, hints[f.name], f.default is f.default_factory) for f in dataclasses.fields(kind) if f.init]
+    if hasattr(kind, "__total__"):
+        required = getattr(kind, "__required_keys__", hints if kind.__total__ else ())
+        return [(name, hint, name in required) for name, hint in hints.items()]
     if hasattr(kind, "_field_defaults"):
         return [(name, hints.get(name, Any), name not in kind._field_defaults) for name in kind._fields]
-    required = getattr(kind, "__required_keys__", hints if kind.__total__ else ())
-    forms = {name: _form(hint.__origin__ if hasattr(hint, "__metadata__") else hint) for name, hint in hints.items()}
-    # Where annotations are text, __required_keys__ knows nothing of these two.
-    needed = {"Required": True, "NotRequired": False}
-    return [(name, hint, needed.get(forms[name], name in required)) for name, hint in hints.items()]
+    initial = [f for f in kind.__dataclass_fields__.values() if isinstance(hints[f.name], dataclasses.InitVar)]
+    fields = [f for f in (*dataclasses.fields(kind), *initial) if f.init]
+    return [(f.name, hints[f.name], f.default is f.default_factory) for f in fields]  # both are MISSING: no default
 
 def _hints(owner: Any, names: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
     """Give annotations as types; *names* are for those that are text."""
@@ -3483,41 +3442,41 @@ def _hints(owner: Any, names: Optional[Dict[str, Any]] = None) -> Dict[str, Any]
 
 def _without_refs(schema: Any, known: Mapping[str, Any]) -> Any:
     """Write out what a schema refers to: inside another one its ``$ref`` would point nowhere."""
-    if isinstance(schema, list):
-        return [_without_refs(item, known) for item in schema]
     if not isinstance(schema, dict):
-        return schema
+        return [_without_refs(item, known) for item in schema] if isinstance(schema, list) else schema
     known = schema.get("$defs", known)
-    name = schema["$ref"].rpartition("/")[2] if "$ref" in schema else None
-    if name is not None and name not in known:
-        raise TypeError(f"a schema refers to {schema['$ref']}, which is not among its $defs")
-    meant = {**known[name], **schema} if name is not None else schema
-    return {name: _without_refs(part, known) for name, part in meant.items() if name not in ("$defs", "$ref")}
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        if name not in known:
+            raise TypeError(f"a schema refers to {schema['$ref']}, which is not among its $defs")
+        schema = {**known[name], **schema}
+    return {name: _without_refs(part, known) for name, part in schema.items() if name not in ("$defs", "$ref")}
 
 def _parse(ask: Callable[[Any], T], request: Any, kind: Any, strict: bool) -> Tuple[T, Any]:
     """Ask for an answer that fits a type; give the completion and the value that it makes."""
     shape = _shape_of(kind)
     request.response_format = {"type": "json_schema", "schema": shape.schema, "strict": strict}
     completion = ask(request)
-    text, finish_reason = _said(completion)
+    _, text, _, finish_reason = _answer(completion)
     if finish_reason == "length":
         raise LengthFinishReasonError(completion)
     try:
-        return completion, shape.value(_json_in(text or ""))
+        return completion, shape.value(_json_in(text))
     except ValueError as problem:
         error = InvalidResponseError(f"the answer does not fit: {problem}")
         error.completion = completion
         raise error from problem
 
-def _said(completion: Any) -> Tuple[Optional[str], Optional[str]]:
-    """Give the text of an answer and its finish reason."""
+def _answer(completion: Any) -> Tuple[Any, str, List[Any], Optional[str]]:
+    """Give the message of an answer, None where there is none, its text, the calls it wants made, and why it ended."""
     if isinstance(completion, ChatCompletionResponse):
-        nothing = ChatMessage(role="assistant")
-        said = next((one for one in completion.messages if one.role == "assistant" and one.text), nothing)
-        return said.text, "length" if completion.finish_reason == "length" else said.finish_reason
+        message, texts = completion.message, [one.text for one in completion.messages if one.role == "assistant"]
+        calls, reason = (message.function_calls, message.finish_reason) if message is not None else ([], None)
+        return message, next(filter(None, texts), ""), calls, completion.finish_reason or reason
     for choice in completion.choices:
-        return choice.message.content, choice.finish_reason
-    return "", None
+        answer = _as_message(choice.message)
+        return answer, answer.content, [answer.function_call] if answer.function_call else [], choice.finish_reason
+    return None, "", [], None
 
 def _json_in(text: str) -> Any:
     """Read the JSON of an answer: all of its text, or what a fence of three backticks in it holds."""
@@ -3573,135 +3532,95 @@ def _result_text(value: Any) -> str:
 
 def _json_form(value: Any) -> Any:
     """Give what stands in JSON for an object that has no form of its own there."""
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, JSONObject):
+    try:
         return _sent_fields(value)
-    if dataclasses.is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
+    except TypeError:
+        return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
 
-# The loop of calls is written once, as a coroutine: *run* does its steps, which are requests and calls of functions.
-_Run = Callable[[Callable[[], Any]], Coroutine[Any, Any, Any]]
-
-async def _run_tools(talk: _Talk, max_rounds: int, run: _Run) -> Tuple[Any, List[Any]]:
+async def _run_tools(
+    ask: Callable[[Any], Any], request: Any, functions: Sequence[Any], rounds: int, workers: Optional[_Workers] = None
+) -> Tuple[Any, List[Any]]:
     """Ask, make the calls that the answer wants made, and ask again; give the last answer and the whole history.
 
-    It ends at an answer without calls or with one of a function that is not ours, and after *max_rounds* requests.
+    It ends at an answer without calls or with one of a function that is not ours, and after *rounds* requests.
     """
+    names = [getattr(one, "__name__", "") for one in functions if callable(one)]
+    ours = dict(zip(names, filter(callable, functions)))
+    if len(ours) < len(names):
+        raise TypeError(f"two of the functions have the same name: {', '.join(sorted(names))}")
+    waiting = [name for name in names if workers is None and inspect.iscoroutinefunction(ours[name])]
+    if waiting:
+        raise TypeError(f"{waiting[0]} is a coroutine function: arun_tools() and achat.run_tools() await it")
+    fields, key = request.to_dict(), "functions" if isinstance(request, Chat) else "tools"
+    others = [one for one in fields.get(key) or () if one.get("name") not in ours]
+    request = type(request).from_dict({**fields, key: [*others, *functions]})
     completion: Any = None
-    for _ in range(max_rounds):
-        completion = await run(talk.ask)
-        calls = talk.take(completion)
-        if not calls or any(call.name not in talk.functions for call in calls):
+    for _ in range(rounds):
+        completion = await _done(functools.partial(ask, request), workers)
+        message, _, calls, _ = _answer(completion)
+        request.messages += [message] if message is not None else []
+        if not calls or any(call.name not in ours for call in calls):
             break
-        talk.answer(calls, [await _called(talk.functions[call.name], call.arguments, run) for call in calls])
-    return completion, talk.messages
+        results = [await _called(ours[call.name], call.arguments, workers) for call in calls]
+        request.messages += _told(message, calls, results)
+    return completion, request.messages
 
-async def _called(function: Callable[..., Any], arguments: Any, run: _Run) -> str:
+def _at_once(loop: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that waits for nothing, without an event loop."""
+    try:
+        loop.send(None)
+    except StopIteration as end:
+        return cast(T, end.value)
+    raise TypeError("one of the functions waits: arun_tools() and achat.run_tools() await it")
+
+def _told(answer: Any, calls: List[Any], results: List[str]) -> List[Any]:
+    """Write the messages that answer the calls of a message."""
+    if isinstance(answer, Messages):
+        return [Messages(role="function", name=call.name, content=text) for call, text in zip(calls, results)]
+    # In the second version all of the results have an id, or none; they are objects, not text.
+    ids = [call.id for call in calls] if all(call.id for call in calls) else [None] * len(calls)
+    told = [ChatFunctionResult(call.name, json.loads(text), own) for call, text, own in zip(calls, results, ids)]
+    content = [ChatContentPart(function_result=result) for result in told]
+    return [ChatMessage(role="tool", content=content, tools_state_id=answer.tools_state_id)]
+
+async def _called(function: Callable[..., Any], arguments: Any, workers: Optional[_Workers]) -> str:
     """Call a function as the model wants; the result, or what went wrong, is JSON for the model to read."""
+    call = None
     try:
         call = functools.partial(function, **_tool(function)[1].value(arguments or {}))
-    except ValueError as error:
-        return _result_text({"error": f"ValueError: {error}"})
-    try:
-        return _result_text(await run(call))
+        return _result_text(await _done(call, workers))
     except Exception as error:
-        logger.warning("%s() failed, which the model is told", function.__name__, exc_info=True)
+        if call is not None:  # else the arguments do not fit, and the log is not to show them
+            logger.warning("%s() failed, which the model is told", function.__name__, exc_info=True)
+        cause = error.__cause__ if isinstance(error.__cause__, StopIteration) else error  # no coroutine may raise it
         try:
-            return _result_text({"error": f"{type(error).__name__}: {error}"})
+            return _result_text({"error": f"{type(cause).__name__}: {cause}"})
         except Exception:  # its own __str__ fails
-            return _result_text({"error": type(error).__name__})
+            return _result_text({"error": type(cause).__name__})
 
-def _run_tools_here(talk: _Talk, max_rounds: int) -> Tuple[Any, List[Any]]:
-    """Run the loop without an event loop: no step of it waits."""
-    for name, function in talk.functions.items():
-        if inspect.iscoroutinefunction(function):
-            raise TypeError(f"{name} is a coroutine function: arun_tools() and achat.run_tools() await it")
-
-    async def run(step: Callable[[], Any]) -> Any:
+async def _done(step: Callable[[], Any], workers: Optional[_Workers]) -> Any:
+    """Do a step of the loop, in a worker if there are any; coroutine functions are awaited where the caller is."""
+    if workers is None or inspect.iscoroutinefunction(step):
         result = step()
-        if inspect.iscoroutine(result):
-            result.close()
-            raise TypeError("it is a coroutine function: arun_tools() and achat.run_tools() await it")
-        return result
-
-    try:
-        _run_tools(talk, max_rounds, run).send(None)
-    except StopIteration as end:
-        return cast(Tuple[Any, List[Any]], end.value)
-    raise AssertionError("unreachable")
-
-async def _run_tools_aside(talk: _Talk, max_rounds: int, workers: _Workers) -> Tuple[Any, List[Any]]:
-    """Run the loop in the caller's event loop, which awaits coroutine functions; all else is done in workers."""
-
-    async def run(step: Callable[[], Any]) -> Any:
-        result = step() if inspect.iscoroutinefunction(step) else await _in_worker(workers, step, _Flight())
-        return await result if inspect.isawaitable(result) else result
-
-    return await _run_tools(talk, max_rounds, run)
-
-class _Talk:
-    """A conversation in the first version of chat: how calls come in it, and how their results go back."""
-
-    def __init__(self, ask: Callable[[Any], Any], payload: Any, functions: Sequence[Any]) -> None:
-        self.functions = {getattr(one, "__name__", ""): one for one in functions if callable(one)}
-        request = self.request(payload, functions)
-        self.ask = functools.partial(ask, request)
-        self.messages: List[Any] = request.messages
-
-    def request(self, payload: Any, functions: Sequence[Any]) -> Any:
-        """Make a request of its own with these functions in it."""
-        fields = _as_chat(payload).to_dict()
-        others = [one for one in fields.get("functions") or () if one["name"] not in self.functions]
-        return Chat.from_dict({**fields, "functions": [*others, *functions]})
-
-    def take(self, completion: Any) -> List[Any]:
-        """Put an answer into the history; give the calls that it wants made."""
-        answers = [_as_message(choice.message) for choice in completion.choices[:1]]
-        self.messages += answers
-        return [answer.function_call for answer in answers if answer.function_call]
-
-    def answer(self, calls: List[Any], results: List[str]) -> None:
-        for call, result in zip(calls, results):
-            self.messages.append(Messages(role=MessagesRole.FUNCTION, name=call.name, content=result))
-
-class _TalkV2(_Talk):
-    """The same in the second version. All of the results have an id, or none; they are objects, not text."""
-
-    def request(self, payload: Any, functions: Sequence[Any]) -> Any:
-        fields = _as_request(payload).to_dict()
-        return ChatCompletionRequest.from_dict({**fields, "tools": [*(fields.get("tools") or ()), *functions]})
-
-    def take(self, completion: Any) -> List[Any]:
-        answers = [completion.message] if completion.message is not None else []
-        self.messages += answers
-        return [call for answer in answers for call in answer.function_calls]
-
-    def answer(self, calls: List[Any], results: List[str]) -> None:
-        ids = [call.id for call in calls] if all(call.id for call in calls) else [None] * len(calls)
-        told = [ChatFunctionResult(call.name, json.loads(text), own) for call, text, own in zip(calls, results, ids)]
-        content = [ChatContentPart(function_result=result) for result in told]
-        state = self.messages[-1].tools_state_id
-        self.messages.append(ChatMessage(role="tool", content=content, tools_state_id=state))
+    else:
+        result = await _in_worker(workers, step, _Flight())
+    return await result if inspect.isawaitable(result) else result
 
 def _as_tools(tools: Sequence[Any]) -> Sequence[Any]:
     """Make one tool of all functions, where there are Python functions among the tools of a request."""
     if not any(callable(tool) or isinstance(tool, Function) for tool in tools):
         return tools
-    functions: List[Dict[str, Any]] = []
+    functions: Dict[str, Any] = {}  # by name: what was described already, once
     others = []
-    for tool in map(_plain, tools):
-        if callable(tool):
-            functions.append(_tool(tool)[0])
+    for tool in [_tool(one)[0] if callable(one) else _plain(one) for one in tools]:
+        if isinstance(tool, dict) and "functions" in tool:
+            specifications = map(_plain, (tool["functions"] or {}).get("specifications") or ())
+            functions.update((one["name"], one) for one in specifications)
         elif isinstance(tool, dict) and "parameters" in tool:
-            functions.append(tool)
-        elif isinstance(tool, dict) and "functions" in tool:
-            functions += map(_plain, (tool["functions"] or {}).get("specifications") or ())
+            functions[tool["name"]] = tool
         else:
             others.append(tool)
-    known = {function["name"]: function for function in functions}  # what was described already, once
-    return [*others, {"functions": {"specifications": list(known.values())}}]
+    return [*others, {"functions": {"specifications": list(functions.values())}}]
 
 def _text_of(chunk: Any) -> str:
     """Give the text that a chunk of a stream brings, without the reasoning."""
@@ -3719,9 +3638,9 @@ def _whole(chunks: Sequence[Any]) -> Any:
         fields.update(_sent_fields(chunk))
         for choice in getattr(chunk, "choices", ()):
             whole = parts.setdefault(choice.index or 0, {"message": {"role": "assistant", "content": ""}})
-            more = {name: value for name, value in _sent_fields(choice).items() if name not in ("delta", "message")}
-            whole.update(more)
             _grow(whole["message"], _sent_fields(getattr(choice, "delta", None) or choice.message))
+            more = _sent_fields(choice).items()
+            whole.update((name, value) for name, value in more if name not in ("delta", "message"))
         for message in getattr(chunk, "messages", None) or ():
             role = message.role or "assistant"
             _grow(parts.setdefault(role, {"role": role, "content": []}), message.to_dict())

@@ -5,12 +5,13 @@ import enum
 import functools
 import json
 import logging
+import operator
 import pickle
 import sys
 import threading
 import time
 import typing
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any, Dict, List, NamedTuple, NewType, Optional, Tuple, TypeVar, Union
 
 import pytest
@@ -86,6 +87,19 @@ class Even:
     def __post_init__(self):
         if self.n % 2:
             raise ValueError("an odd number")
+
+
+@dataclass
+class Scaled:
+    """What only __init__ takes counts, too; what belongs to the class does not."""
+
+    n: int
+    factor: InitVar[int]
+    offset: InitVar[Optional[int]] = None
+    unit: typing.ClassVar = "mm"
+
+    def __post_init__(self, factor, offset):
+        self.n = self.n * factor + (offset or 0)
 
 
 class Point(NamedTuple):
@@ -203,6 +217,12 @@ TYPES = [
         [("red", Color.RED)],
         [("blue", "$: must be one of 'red'")],
     ),
+    (
+        typing.Literal[typing.Literal["a", "b"], typing.Literal[typing.Literal[1]]],  # noqa: RUF041
+        {"enum": ["a", "b", 1]},
+        [("b", "b"), (1, 1)],
+        [("c", "$: must be one of 'a', 'b', 1, not 'c'")],
+    ),
     (List, {"type": "array", "items": {}}, [([1, "a"], [1, "a"])], [({}, "$ must be array, not {}")]),
     (list, {"type": "array", "items": {}}, [([], [])], [("", "$ must be array, not ''")]),
     (
@@ -291,6 +311,12 @@ TYPES = [
         ],
     ),
     (Even, an_object(["n"], n={"type": "integer"}), [({"n": 2}, Even(2))], [({"n": 1}, "$: an odd number")]),
+    (
+        Scaled,
+        an_object(["n", "factor"], n={"type": "integer"}, factor={"type": "integer"}, offset=NUMBER_OR_NULL),
+        [({"n": 1, "factor": 2}, Scaled(1, 2)), ({"n": 1, "factor": 2, "offset": 3, "unit": "m"}, Scaled(1, 2, 3))],
+        [({"n": 1}, "$ lacks 'factor'")],
+    ),
     (
         Point,
         an_object(["x"], x={"type": "integer"}, y={"type": "integer"}),
@@ -805,6 +831,38 @@ def test_failures(run_tools, caplog):
     assert run_one(run_tools, fail, {}) == {"error": "ValueError: $ lacks 'key'"}
 
 
+def test_failures_that_are_hard_to_tell(run_tools):
+    """An error keeps its name, though no coroutine can raise this one, and is told if its text is an error, too."""
+
+    class SilentError(Exception):
+        def __str__(self):
+            raise AttributeError
+
+    def empty():
+        return next(iter([]))
+
+    def silent():
+        raise SilentError
+
+    assert run_one(run_tools, empty, {}) == {"error": "StopIteration: "}
+    assert run_one(run_tools, silent, {}) == {"error": "SilentError"}
+
+
+@pytest.mark.parametrize("name", ["run_tools", "arun_tools", "chat.run_tools", "achat.run_tools"])
+def test_two_functions_of_one_name(name):
+    """The model could not tell them apart: nothing is sent."""
+
+    def other():
+        raise AssertionError
+
+    other.__name__ = "weather"
+    with RawServer(always(answer(COMPLETION))) as server, raw_client(server) as client:
+        with pytest.raises(TypeError, match="same name: undocumented, weather, weather"):
+            result = operator.attrgetter(name)(client)("a", [weather, undocumented, {"name": "f"}, other])
+            asyncio.run(result)
+        assert server.requests == []
+
+
 @pytest.mark.parametrize("run_tools", ["arun_tools"], indirect=True)
 def test_coroutine_functions_run_in_the_callers_loop(run_tools):
     ran = {}
@@ -931,6 +989,30 @@ def test_a_coroutine_function_in_the_blocking_loop():
         with pytest.raises(TypeError, match=r"slow is a coroutine function: arun_tools\(\)"):
             client.run_tools("a", [slow])
         assert server.requests == []
+
+
+def test_a_coroutine_that_a_plain_function_gives():
+    """The blocking loop takes it, too, unless it waits for something."""
+
+    def now():
+        return done()
+
+    async def done():
+        return 5
+
+    def later():
+        return slow(1)
+
+    replies = [a_call("now", {}), COMPLETION, a_call("later", {})]
+
+    def serve(wire):
+        while wire.receive():
+            wire.send(answer(replies.pop(0)))
+
+    with RawServer(serve) as server, raw_client(server) as client:
+        assert json.loads(client.run_tools("a", [now])[1][2].content) == {"result": 5}
+        with pytest.raises(TypeError, match=r"waits: arun_tools\(\)"):
+            client.run_tools("a", [later])
 
 
 def test_a_function_that_was_described_already_is_described_once(run_tools):
