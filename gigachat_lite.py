@@ -1754,6 +1754,7 @@ def _settle(done: asyncio.Future[Any], settle: Callable[[Any], None], outcome: A
 
 _MOST_JSON_BYTES = 268_435_456  # an endless answer must not eat the machine's memory
 _MOST_ERROR_BYTES = 1_048_576
+_MOST_EVENTS = 1000  # of a stream, that are kept apart: an answer without an end needs no more room than its text
 _DRAIN_SECONDS = 0.1  # how long the end of an answer whose last event is here may take to save the connection
 
 class Stream(Generic[T]):
@@ -1827,7 +1828,7 @@ class Stream(Generic[T]):
         """Read the rest; give the whole answer, put together of all chunks."""
         for _ in self:
             pass
-        return _whole([self._reply.as_model(self._result, self._reply.parse(event)) for event in self._reply.events])
+        return _whole(self._result, self._reply)
 
     def __enter__(self) -> Stream[T]:
         return self
@@ -1890,6 +1891,8 @@ def _read_events(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
                     return
                 raise StreamInterruptedError("the stream ended inside an event") from error
             reply.events.append(text)
+            if len(reply.events) == _MOST_EVENTS:
+                reply.events[:] = [_encode(_whole(result, reply))]
             if named:
                 finished[0] = bool(chunk.finish_reason) or _complete(finished)
                 if name:
@@ -1897,7 +1900,6 @@ def _read_events(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
             for choice in () if named else chunk.choices:
                 if choice.delta is None:  # null is as good as absent
                     choice.delta = MessagesChunk()
-                    reply.events[-1] = _encode(chunk)
                 if choice.finish_reason:
                     finished[choice.index or 0] = True
                 elif (choice.index or 0) not in finished:
@@ -2009,7 +2011,7 @@ class _Reply:
         self.receive: Callable[[], bytes] = answer.receive
         self.close: Callable[[], None] = answer.close
         self.content: bytes = b""  # the body, where it was read whole
-        self.events: List[bytes] = []  # of a stream: all in a tenth of the room that the chunks would take
+        self.events: List[bytes] = []  # of a stream, for get_final_completion()
         self.answer: _Answer = answer
         self._sent = sent  # the headers of the request
         self._settings = settings
@@ -3628,8 +3630,9 @@ def _text_of(chunk: Any) -> str:
         return "".join(message.text for message in chunk.messages or () if message.role != "reasoning")
     return "".join(choice.delta.content or "" for choice in chunk.choices if not choice.index)
 
-def _whole(chunks: Sequence[Any]) -> Any:
-    """Put the chunks of a stream together to the answer that would have come at once."""
+def _whole(result: Type[Any], reply: _Reply) -> Any:
+    """Put the events of a stream together to the answer that would have come at once."""
+    chunks = [reply.as_model(result, reply.parse(event)) for event in reply.events]
     if not chunks:
         raise InvalidResponseError("the stream brought no part of an answer")
     fields: Dict[str, Any] = {}
@@ -3638,7 +3641,7 @@ def _whole(chunks: Sequence[Any]) -> Any:
         fields.update(_sent_fields(chunk))
         for choice in getattr(chunk, "choices", ()):
             whole = parts.setdefault(choice.index or 0, {"message": {"role": "assistant", "content": ""}})
-            _grow(whole["message"], _sent_fields(getattr(choice, "delta", None) or choice.message))
+            _grow(whole["message"], _plain(vars(choice).get("message") or choice.delta) or {})
             more = _sent_fields(choice).items()
             whole.update((name, value) for name, value in more if name not in ("delta", "message"))
         for message in getattr(chunk, "messages", None) or ():
