@@ -381,11 +381,10 @@ def _connection_error(error: Exception, connection: _Connection, settings: Optio
     failure._lasting = isinstance(error, ssl.SSLError) and not isinstance(error, passing)
     return failure
 
-def _distrust(error: Exception, settings: Optional[_Settings], issuer: str = "") -> Tuple[str, str]:
-    """Say why a certificate is not trusted, and what to do; doctor knows the issuer."""
+def _distrust(error: Exception, settings: Optional[_Settings]) -> Tuple[str, str]:
+    """Say why a certificate is not trusted, and what to do."""
     # Only OpenSSL's own errors have a verify_message; those of Python code (pinning, truststore) print as a tuple.
     reason = str(getattr(error, "verify_message", "") or (*error.args, error)[0]).rstrip(".")
-    reason += f", issued by {issuer}" if issuer else ""
     bundle = settings.ca_bundle_file if settings is not None else None
     # OpenSSL says nothing of a store that is not there, and trusts nobody.
     lost = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if not os.path.exists(os.environ.get(name) or os.curdir)]
