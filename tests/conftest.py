@@ -71,7 +71,7 @@ def clean_context():
 
 @pytest.fixture(scope="module", autouse=True)
 def small_heap():
-    """Let the collector pass over what was there before: among thousands of tests one pass takes a tenth of a second."""
+    """Let the collector pass over what was there before: among thousands of tests that takes 0.1 s each time."""
     gc.collect()
     gc.freeze()
 
