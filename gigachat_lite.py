@@ -361,11 +361,10 @@ def _connection_error(error: Exception, connection: _Connection, settings: Optio
     failure._lasting = isinstance(error, ssl.SSLError) and not isinstance(error, passing)
     return failure
 
-def _distrust(error: Exception, settings: Optional[_Settings], issuer: str = "") -> Tuple[str, str]:
-    """Say why a certificate is not trusted, and what to do; doctor knows the issuer."""
+def _distrust(error: Exception, settings: Optional[_Settings]) -> Tuple[str, str]:
+    """Say why a certificate is not trusted, and what to do."""
     # Only OpenSSL's own errors have a verify_message; those of Python code (pinning, truststore) print as a tuple.
     reason = str(getattr(error, "verify_message", "") or (*error.args, error)[0]).rstrip(".")
-    reason += f", issued by {issuer}" if issuer else ""
     bundle = settings.ca_bundle_file if settings is not None else None
     # OpenSSL says nothing of a store that is not there, and trusts nobody.
     lost = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if not os.path.exists(os.environ.get(name) or os.curdir)]
@@ -4626,9 +4625,9 @@ class PrimaryChatCompletionChunk(ChatCompletionResponse):
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line. Exit code: 0; 1: API or file; 2: usage or settings; 130: Ctrl-C."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a character that the encoding lacks is spelt out, not lost
+    outputs = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    for stream in outputs:
+        stream.reconfigure(errors="backslashreplace")  # a character that the encoding lacks is spelt out, not lost
     warnings = logging.Handler(logging.WARNING)
     warnings.emit = lambda record: _say(record.getMessage())  # type: ignore[method-assign]  # one line, as errors
     logger.addHandler(warnings)
@@ -4643,12 +4642,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return 2 if isinstance(error, (TypeError, ValueError)) else 1  # ConfigurationError is a ValueError
     finally:
         logger.removeHandler(warnings)
-        for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        for stream in outputs:
             try:
-                if stream is not None:  # as it is where the caller closed it
-                    stream.flush()
+                stream.flush()
             except OSError:  # drop what is left, or the interpreter tries again as it exits
-                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 def _run_command(argv: Sequence[str]) -> int:
     words, options = _split_line(argv)
@@ -4708,9 +4706,8 @@ def _split_line(argv: Sequence[str]) -> Tuple[List[str], Dict[str, List[str]]]:
 
 def _commands() -> Dict[str, Callable[..., object]]:
     commands: Dict[str, Callable[..., object]] = {"chat": _chat, "doctor": _Doctor}
-    groups: Dict[str, type] = {"": GigaChatSyncClient, "chat.": ChatNamespace}
-    groups.update({"assistants.": AssistantsSyncClient, "threads.": ThreadsSyncClient})
-    for group, owner in groups.items():
+    owners: List[type] = [GigaChatSyncClient, ChatNamespace, AssistantsSyncClient, ThreadsSyncClient]
+    for group, owner in zip(("", "chat.", "assistants.", "threads."), owners):
         for name, method in vars(owner).items():
             if isinstance(method, types.FunctionType) and name[0] != "_" and name not in ("chat", "close"):
                 commands[group + name] = method
@@ -4718,12 +4715,11 @@ def _commands() -> Dict[str, Callable[..., object]]:
 
 def _help(name: str, commands: Mapping[str, Callable[..., object]]) -> str:
     """Explain a command, or list them all."""
-    usage = f"usage: {_program()} [--SETTING VALUE]..."
+    usage = f"usage: {_PROGRAM} [--SETTING VALUE]..."
     if name:
-        takes = ""
-        if name not in ("chat", "doctor"):
-            takes = str(inspect.signature(functools.partial(commands[name], None)))  # None stands for self
-        return f"{usage} {name}" + takes.replace("'", "") + f"\n\n{inspect.getdoc(commands[name])}"
+        method = functools.partial(commands[name], None)  # None stands for self
+        takes = "" if name in ("chat", "doctor") else str(inspect.signature(method)).replace("'", "")
+        return f"{usage} {name}{takes}\n\n{inspect.getdoc(commands[name])}"
     lines = [
         f"{usage} COMMAND [TEXT | NAME=VALUE]...",
         "- is the text on standard input; a VALUE is JSON or text; COMMAND --help tells more.\n\nCommands:",
@@ -4735,18 +4731,11 @@ def _help(name: str, commands: Mapping[str, Callable[..., object]]) -> str:
         lines += [f"  {shown:<30} {setting.meaning}"] if name != "ssl_context" else []
     return "\n".join([*lines, "\nExit code: 0; 1: API or file; 2: usage or settings; 130: Ctrl-C."])
 
-def _program() -> str:
-    """Return the name by which this program was started."""
-    if __name__ != "__main__":
-        return "gigachat-lite"  # the installed script
-    module = globals()["__spec__"]
-    return f"python -m {module.name}" if module else os.path.basename(sys.argv[0])
-
 def _say(text: str) -> None:
     """Tell a person something, if there is one: what a program reads from stdout must not hold it."""
     try:
         if sys.stderr is not None:
-            print(f"{_program()}: {_one_line(text, 1000)}", file=sys.stderr, flush=True)
+            print(f"{_PROGRAM}: {_one_line(text, 1000)}", file=sys.stderr, flush=True)
     except OSError:
         pass  # nobody listens
 
@@ -4776,15 +4765,14 @@ def _chat(client: GigaChat, words: Sequence[str], options: Mapping[str, Sequence
     if typed and not words:
         client.get_models()  # fails now, and not when the question is typed, where the server does not let us in
         _say("type the question, then Ctrl-D on a line of its own (on Windows Ctrl-Z and Enter)")
-    parts = [" ".join(word for word in words if word != "-")]
-    parts += [_read_input()] if "-" in words or not words or not typed else []
-    question = "\n\n".join(part for part in parts if part.strip())
+    piped = _read_input() if "-" in words or not words or not typed else ""
+    question = "\n\n".join(filter(str.strip, [" ".join(word for word in words if word != "-"), piped]))
     if not question:
         raise ValueError("there is no text, neither in the arguments nor on standard input")
-    messages = [Messages(role=MessagesRole.SYSTEM, content=text) for text in options.get("system", ())]
     stored: List[str] = []
     try:
         stored.extend(client.upload_file(path).id for path in options.get("file", ()))
+        messages = [Messages(role=MessagesRole.SYSTEM, content=text) for text in options.get("system", ())]
         messages.append(Messages(role=MessagesRole.USER, content=question, attachments=stored or None))
         _print_answer(client.stream(messages))
     finally:
@@ -4817,24 +4805,25 @@ def _print_answer(chunks: Stream[ChatCompletionChunk]) -> None:
 def _call_method(client: GigaChat, name: str, words: Sequence[str]) -> None:
     """Call a method with the words of a line, and print what it returns."""
     method: Any = functools.reduce(getattr, name.split("."), client)
-    parameters = inspect.signature(method).parameters
+    signature = inspect.signature(method)
     texts: List[str] = []
     named: Dict[str, Any] = {}
     for word in words:
         parameter, equals, value = word.partition("=")
-        if not equals or parameter not in parameters:
+        if not equals or parameter not in signature.parameters:
             texts.append(_read_input() if word == "-" else word)
             continue
-        is_text = parameters[parameter].annotation in ("str", "Optional[str]")
-        try:
-            named[parameter] = value if is_text else json.loads(value)
-        except ValueError:
-            named[parameter] = value
+        named[parameter] = value
+        if signature.parameters[parameter].annotation not in ("str", "Optional[str]"):
+            try:
+                named[parameter] = json.loads(value)
+            except ValueError:
+                pass  # it is text
     try:
-        arguments = inspect.signature(method).bind(*texts, **named).arguments
+        arguments = signature.bind(*texts, **named).arguments
     except TypeError as error:
         raise ValueError(f"{name}: {error}; {name} --help tells what it takes") from None
-    if "to" in parameters and "to" not in arguments:
+    if "to" in signature.parameters and "to" not in arguments:
         if sys.stdout is None or sys.stdout.isatty():
             raise ValueError("a file's content is not for a terminal: name a file, to=FILE")
         arguments["to"] = sys.stdout.buffer
@@ -4900,14 +4889,10 @@ class _Doctor:
 
     def _credentials(self) -> str:
         settings = self._settings
-        found = {  # what comes first is used first
-            "an access token": settings.access_token,
-            f"an authorization key, scope {settings.scope}, for {settings.auth_url}": settings.credentials,
-            "user and password": settings.user and settings.password,
-            f"the client certificate {settings.cert_file}": settings.cert_file,
-        }
-        missing = "none, requests go without: keys are made at https://developers.sber.ru/studio"
-        return "; ".join(name for name, value in found.items() if value) or missing
+        details = {"credentials": f" of {settings.scope} at {settings.auth_url}", "cert_file": f" {settings.cert_file}"}
+        names = ("access_token", "credentials", "user", "password", "cert_file")  # what comes first is used first
+        found = [name + details.get(name, "") for name in names if getattr(settings, name)]
+        return "; ".join(found) or "none, requests go without: keys are made at https://developers.sber.ru/studio"
 
     def _reach(self, server: str) -> bool:
         """Connect to a server as a call does, each step one hop further."""
@@ -4916,14 +4901,13 @@ class _Doctor:
         request: Any = urllib.request.Request(server)
         host = request.host
         request.timeout, request.headers = self._settings.timeout, {"Host": host}
-        if not self._check("proxy", lambda: f"{host}: {self._choose_proxy(request)}"):
-            return False
+        ready = self._check("proxy", lambda: f"{host}: {self._choose_proxy(request)}")
         scheme, first, tunnel = request.type, request.host, request._tunnel_host
         name, port = _host_and_port(first, 443 if scheme == "https" and not tunnel else 80)
         address = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
         advice = ". Check the name, DNS and firewall; where only a proxy knows the way out, set proxy (GIGACHAT_PROXY)"
         advice = advice if first == host else f". Check the proxy {first}"
-        ready = self._check("dns", lambda: f"{name}: {_addresses(name)}", advice=advice)
+        ready = self._check("dns", lambda: f"{name}: {_addresses(name)}", ready, advice)
         ready = self._check("tcp", lambda: self._open(request, ("http", address, None)), ready, advice)
         if tunnel:
             ready = self._check("proxy", lambda: self._open(request, ("http", address, tunnel)), ready)
@@ -4939,42 +4923,38 @@ class _Doctor:
         _ProxyHandler(self._settings).https_open(request)
         return f"{request.host}, from {'--proxy' if 'proxy' in self._arguments else _proxy_variable(proxy)}"
 
-    def _open(self, request: Any, origin: _Origin, distrust: Optional[Exception] = None) -> str:
+    def _open(self, request: Any, origin: _Origin, tls: Optional[Callable[[], ssl.SSLContext]] = None) -> str:
         """Open a connection, as a call does, and close it; tell what the server's certificate says, if it sent one."""
         connection = _Connection(origin)
         connection.timeout = request.timeout
-        tls = ssl._create_unverified_context if distrust else self._pool._tls_context
         try:
-            connection.open(tls, request.headers.get("Proxy-Authorization"))
+            connection.open(tls or self._pool._tls_context, request.headers.get("Proxy-Authorization"))
             sock: Any = connection._open_sock()
             if not isinstance(sock, ssl.SSLSocket):
                 return f"{connection.where}: connected"
-            version, (subject, issuer, expiry) = sock.version(), _certificate_names(sock.getpeercert(True) or b"")
-        except ssl.SSLCertVerificationError as error:
-            return self._open(request, origin, error)  # and see what it sends
+            subject, issuer, expiry = (told or "?" for told in _certificate_names(sock.getpeercert(True) or b""))
+            return f"{sock.version()}, subject {subject}, issuer {issuer}, expires {expiry}; {self._trust()}"
         except (OSError, _NotHTTP, UnicodeError) as error:
-            raise _connection_error(error, connection, self._settings) from error
+            failure = _connection_error(error, connection, self._settings)
+            if isinstance(error, ssl.SSLCertVerificationError):
+                sent = self._open(request, origin, ssl._create_unverified_context)
+                failure = APIConnectionError(f"{failure}. The server sent {sent}")
+            raise failure from error
         finally:
             connection.close()
-        sent = f"{version}, subject {subject or '?'}, issuer {issuer or '?'}, expires {expiry or '?'}; {self._trust()}"
-        if distrust is None:
-            return f"{connection.where}: {sent}"
-        problem, advice = _distrust(distrust, self._settings, issuer)
-        raise APIConnectionError(f"{connection.where}: {problem}. {advice}. The server sent {sent}")
 
     def _trust(self) -> str:
-        settings, paths = self._settings, ssl.get_default_verify_paths()
-        place = paths.cafile or paths.capath or ("its store" if os.name == "nt" else "no file: there are none")
-        bundle = settings.ca_bundle_file
-        roots = f"the roots in {bundle} only" if bundle else f"the system's roots in {place}"
-        return f"trusting {roots if settings.verify_ssl_certs else 'anybody: verify_ssl_certs is off'}"
+        bundle, paths = self._settings.ca_bundle_file, ssl.get_default_verify_paths()
+        store = paths.cafile or paths.capath or "its own store, if it has one"
+        roots = f"the roots in {bundle} only" if bundle else f"the system's roots in {store}"
+        return f"trusting {roots if self._settings.verify_ssl_certs else 'anybody: verify_ssl_certs is off'}"
 
     def _clock(self, request: Any) -> str:
         try:
-            date = self._pool.https_open(request).fields.get("date")
+            date = self._pool.https_open(request).fields.get("date", "")
         except GigaChatException:
-            date = None  # the next steps tell why
-        ahead = (time.time() - _unix_time(date or "", time.time())) / 60  # minutes
+            date = ""  # the next steps tell why
+        ahead = (time.time() - _unix_time(date, time.time())) / 60  # minutes
         if abs(ahead) < 5:
             return "agrees with the server's" if date else "the server does not tell the time"
         difference = f"{abs(ahead):.0f} min {'ahead of' if ahead > 0 else 'behind'} the server's"
@@ -5008,5 +4988,8 @@ class _Doctor:
 def _addresses(name: str) -> str:
     return ", ".join(sorted({str(found[4][0]) for found in socket.getaddrinfo(name, None)}))
 
+_PROGRAM = "gigachat-lite"  # the name by which this program was started, here the installed script
+
 if __name__ == "__main__":
+    _PROGRAM = f"python -m {__spec__.name}" if __spec__ else os.path.basename(sys.argv[0])
     sys.exit(main())

@@ -12,7 +12,7 @@ import shutil
 import zipfile
 
 import pytest
-from conftest import MODULE, ROOT, output_of
+from conftest import MODULE, ROOT, copy_module, output_of
 
 DROP_IN = ROOT / "examples" / "drop_in"
 VERSION = "0.2.3+lite"
@@ -35,7 +35,7 @@ MODULES = [
 def program(tmp_path):
     """Run a program beside which both files lie, without any installed package; give its output."""
     shutil.copy(str(DROP_IN / "gigachat.py"), str(tmp_path))
-    shutil.copy(str(MODULE), str(tmp_path / "gigachat_lite.py"))
+    copy_module(tmp_path / "gigachat_lite.py")
 
     def run(code, **environment):
         return output_of("-S", "-c", code, cwd=tmp_path, **{"PYTHONPATH": str(tmp_path), **environment})

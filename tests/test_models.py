@@ -858,7 +858,7 @@ def test_wrong_arguments_in_words(make, said):
 
 # ---------- bounds
 
-LONG = 8 << 20
+LONG = 2 << 20
 WORST = {
     "texts": b'{"data":[' + b'{"id":"x"},' * (LONG // 11) + b'{"id":"x"}]}',
     "keys": b'{"data":[],' + b",".join(b'"%d":1' % number for number in range(LONG // 12)) + b"}",
@@ -873,11 +873,11 @@ WORST = {
 
 @pytest.mark.parametrize("body", WORST.values(), ids=list(WORST))
 def test_no_body_takes_long(body):
-    """8 MB of anything are read, or refused, in a time that grows with their length only."""
+    """2 MB of anything are read, or refused, in a time that grows with their length only."""
     with RawServer(always(answer(body))) as server, raw_client(server) as client:
         started = time.process_time()
         try:
             client.get_models()
         except InvalidResponseError:
             pass
-        assert time.process_time() - started < 20
+        assert time.process_time() - started < 5

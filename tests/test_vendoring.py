@@ -8,7 +8,7 @@ import zipapp
 import zipfile
 
 import pytest
-from conftest import MODULE, output_of
+from conftest import MODULE, copy_module, output_of
 
 import gigachat_lite
 
@@ -54,12 +54,11 @@ def test_header():
 
 def test_inside_a_package_under_another_name(python, tmp_path):
     """As mypkg/_vendor/giga.py it is imported and run; so it does with a relative import."""
-    copy(tmp_path / "mypkg" / "_vendor" / "giga.py")
+    copy_module(tmp_path / "mypkg" / "_vendor" / "giga.py")
     (tmp_path / "mypkg" / "_vendor" / "__init__.py").touch()
     (tmp_path / "mypkg" / "__init__.py").write_text("from ._vendor.giga import GigaChat\n", encoding="utf-8")
     # -W error: runpy warns of modules that are imported before they are run; this one is, by the package.
-    (tmp_path / "plain" / "_vendor").mkdir(parents=True)
-    copy(tmp_path / "plain" / "_vendor" / "giga.py")
+    copy_module(tmp_path / "plain" / "_vendor" / "giga.py")
     assert python("-m", "plain._vendor.giga", "--version") == VERSION
     assert '"yes"' in python("-m", "plain._vendor.giga", "chat", "yes")
     assert python("-W", "ignore", "-m", "mypkg._vendor.giga", "--version") == VERSION
@@ -70,7 +69,7 @@ def test_inside_a_package_under_another_name(python, tmp_path):
 def test_two_copies_in_one_process(python, tmp_path):
     """Two copies work side by side and share neither classes nor context variables."""
     for name in ("one", "two"):
-        copy(tmp_path / name / "giga.py")
+        copy_module(tmp_path / name / "giga.py")
     program = """
 import one.giga, two.giga
 one.giga.session_id_cvar.set("session")
