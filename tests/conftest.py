@@ -18,20 +18,24 @@ Every test starts without GIGACHAT_*, proxy and SSL_CERT_* variables and with em
 
 To import from here: ``CERTS``, the directory of the test certificates; ``CA``, the root of them; ``ROOT``, the tree;
 ``MODULE``, the file under test; ``raw_client``, a client of a RawServer; ``run_python`` and ``output_of``, for
-processes of their own; ``sockets_to``, to look at what is connected.
+processes of their own; ``sockets_to``, to look at what is connected; ``wait_until``, for what others do in their own
+time; ``patient`` and ``hurried``, for short timeouts on a busy machine.
 """
 
 import asyncio
+import contextlib
+import functools
 import gc
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from faults import CERTS, SERVER_TLS, RawServer, hold_streams, well_behaved
+from faults import CERTS, SERVER_TLS, SHORT, WAIT_SECONDS, RawServer, hold_streams, well_behaved
 from local_server import LocalServer
 
 import gigachat_lite
@@ -62,6 +66,13 @@ def clean_context():
     yield
     for variable, token in tokens:
         variable.reset(token)
+
+
+@pytest.fixture(autouse=True)
+def busy_machine(monkeypatch):
+    """Give a server all the time it needs for what it is to do at once."""
+    monkeypatch.setattr(gigachat_lite, "_AT_ONCE_SECONDS", 10.0)
+    monkeypatch.setattr(gigachat_lite, "_DRAIN_SECONDS", 10.0)
 
 
 @pytest.fixture
@@ -165,6 +176,37 @@ def call(request):
 def raw_client(server, **settings):
     """Make a client of a RawServer; it needs no token request."""
     return GigaChat(**{"base_url": server.base_url, "access_token": "token", "timeout": 20, **settings})
+
+
+def wait_until(fulfilled):
+    """Wait for what another thread or process does in its own time."""
+    end = time.monotonic() + WAIT_SECONDS
+    while not fulfilled():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.001)
+
+
+def patient(test):
+    """Have *test*, whose ``timeout`` is SHORT, succeed with a longer one where the machine is busy."""
+
+    @functools.wraps(test)
+    def run(**fixtures):
+        for timeout in (SHORT, 5 * SHORT):
+            try:
+                return test(**fixtures, timeout=timeout)
+            except (Exception, pytest.fail.Exception):
+                pass
+        return test(**fixtures, timeout=25 * SHORT)
+
+    return run
+
+
+@contextlib.contextmanager
+def hurried(client):
+    """Shorten the timeout of a client for what is to wait in vain."""
+    timeout, client._settings.timeout = client._settings.timeout, SHORT
+    yield
+    client._settings.timeout = timeout
 
 
 def sockets_to(server):

@@ -27,6 +27,7 @@ CERTS = Path(__file__).resolve().parent / "certs"
 SERVER_TLS = (str(CERTS / "server.pem"), str(CERTS / "server.key"))
 WAIT_SECONDS = 20  # a test that waits in vain fails
 SHORT = 0.2  # seconds: the timeout of a client that is to wait in vain
+SOON = 10  # seconds: what takes none, on the busiest machine; less than anything waits for in vain
 
 COMPLETION = {
     "choices": [{"message": {"content": "да", "role": "assistant"}, "index": 0, "finish_reason": "stop"}],
