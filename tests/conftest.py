@@ -81,6 +81,13 @@ def no_jitter(monkeypatch):
     monkeypatch.setattr(gigachat_lite, "_JITTER", 0.0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_heap():
+    """Have the collector pass over what is there before the tests of a file: modules, pytest's items and reports."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def calm_collector(request):
     """Run no destructor in a test that recurses to the limit: it would fail there, which pytest takes for an error."""

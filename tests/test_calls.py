@@ -547,6 +547,7 @@ def test_one_token_request_for_all(client, server, how):
 @pytest.mark.parametrize("how", ["threads", "tasks"])
 def test_one_failed_token_request_for_all(how):
     """Those who wait for a token request that fails get its error; they do not each make another one."""
+
     def handler(wire):
         while wire.receive():
             time.sleep(0.05)  # who comes later makes a request of his own
