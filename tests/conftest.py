@@ -35,7 +35,7 @@ import time
 from pathlib import Path
 
 import pytest
-from faults import CERTS, SERVER_TLS, SHORT, WAIT_SECONDS, RawServer, hold_streams, well_behaved
+from faults import CERTS, SERVER_TLS, SHORT, SOON, WAIT_SECONDS, RawServer, hold_streams, server_context, well_behaved
 from local_server import LocalServer
 
 import gigachat_lite
@@ -50,29 +50,29 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's "&" has it ig
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch):
-    """Hide what the machine has set."""
-    for name in list(os.environ):
-        if name.upper().startswith(("GIGACHAT_", "SSL_CERT_", "SSLKEYLOGFILE")) or name.lower() in PROXY_VARIABLES:
-            monkeypatch.delenv(name)
+@pytest.fixture(scope="session", autouse=True)
+def clean_environment():
+    """Hide what the machine has set, and give a server on a busy one the time it needs for what it does at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.upper().startswith(("GIGACHAT_", "SSL_CERT_", "SSLKEYLOGFILE")) or name.lower() in PROXY_VARIABLES:
+                patch.delenv(name)
+        patch.setattr(gigachat_lite, "_AT_ONCE_SECONDS", SOON)
+        patch.setattr(gigachat_lite, "_DRAIN_SECONDS", SOON)
+        yield
+
+
+CONTEXT = {getattr(gigachat_lite, name): None for name in gigachat_lite.__all__ if name.endswith("_cvar")}
+CONTEXT[gigachat_lite.chat_url_cvar] = "/chat/completions"
 
 
 @pytest.fixture(autouse=True)
 def clean_context():
     """Give every context variable its default, and take back what the test sets."""
-    variables = [getattr(gigachat_lite, name) for name in gigachat_lite.__all__ if name.endswith("_cvar")]
-    tokens = [(v, v.set("/chat/completions" if v is gigachat_lite.chat_url_cvar else None)) for v in variables]
+    tokens = [(variable, variable.set(default)) for variable, default in CONTEXT.items()]
     yield
     for variable, token in tokens:
         variable.reset(token)
-
-
-@pytest.fixture(autouse=True)
-def busy_machine(monkeypatch):
-    """Give a server all the time it needs for what it is to do at once."""
-    monkeypatch.setattr(gigachat_lite, "_AT_ONCE_SECONDS", 10.0)
-    monkeypatch.setattr(gigachat_lite, "_DRAIN_SECONDS", 10.0)
 
 
 @pytest.fixture
@@ -88,10 +88,10 @@ def small_heap():
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
-def calm_collector(request):
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
     """Run no destructor in a test that recurses to the limit: it would fail there, which pytest takes for an error."""
-    deep = any(word in request.node.name for word in ("itself", "deep", "nested"))
+    deep = any(word in item.name for word in ("itself", "deep", "nested"))
     if deep:
         gc.collect()
         gc.disable()
@@ -100,9 +100,20 @@ def calm_collector(request):
         gc.enable()
 
 
+class TLSServer(LocalServer):
+    """A local server over TLS, with a context that all of them share: reading a certificate takes its time."""
+
+    context = server_context(*SERVER_TLS)
+
+    def __init__(self):
+        super().__init__()
+        self._tls, self._context = SERVER_TLS, self.context
+        self.base_url, self.auth_url = (f"https{url[4:]}" for url in (self.base_url, self.auth_url))
+
+
 @pytest.fixture
 def server():
-    with LocalServer(tls=SERVER_TLS) as server:
+    with TLSServer() as server:
         yield server
 
 
@@ -230,7 +241,7 @@ def sockets_to(server):
     return found
 
 
-def run_python(*arguments, cwd=None, seconds=60, **environment):
+def run_python(*arguments, cwd=None, seconds=120, **environment):
     """Run Python in a process of its own, with this module on its path and no other variables than *environment*.
 
     An empty variable is taken away; Windows needs SYSTEMROOT to open a socket.

@@ -14,6 +14,7 @@ A fault is a function of one accepted connection::
 Wait for what happens, not for time: ``server.wait(lambda: server.closed == 1)``, ``threading.Event``.
 """
 
+import functools
 import json
 import socket
 import ssl
@@ -147,7 +148,7 @@ class RawServer:
         self, handler: Callable[[Wire], object], tls: Union[Tuple[str, str], ssl.SSLContext, None] = None
     ) -> None:
         self.handler = handler
-        self.context = tls if tls is None or isinstance(tls, ssl.SSLContext) else server_context(*tls)
+        self.context = tls if tls is None or isinstance(tls, ssl.SSLContext) else shared_context(*tls)
         self.connections = 0
         self.closed = 0
         self.requests: List[Request] = []
@@ -245,6 +246,9 @@ def server_context(certificate: str, key: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     return context
+
+
+shared_context = functools.lru_cache(maxsize=None)(server_context)  # for servers that change nothing in it
 
 
 def _shut(sock: socket.socket) -> None:
