@@ -18,10 +18,12 @@ Every test starts without GIGACHAT_*, proxy and SSL_CERT_* variables and with em
 
 To import from here: ``CERTS``, the directory of the test certificates; ``CA``, the root of them; ``ROOT``, the tree;
 ``MODULE``, the file under test; ``copy_module``, a copy of it; ``raw_client``, a client of a RawServer; ``run_python``
-and ``output_of``, for processes of their own; ``sockets_to``, to look at what is connected.
+and ``output_of``, for processes of their own; ``sockets_to``, to look at what is connected; ``wait_until``, for what
+others do in their own time; ``patient`` and ``hurried``, for short timeouts on a busy machine.
 """
 
 import asyncio
+import contextlib
 import functools
 import gc
 import importlib.util
@@ -33,10 +35,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
-from faults import CERTS, SERVER_TLS, RawServer, hold_streams, well_behaved
+from faults import CERTS, SERVER_TLS, SHORT, SOON, WAIT_SECONDS, RawServer, hold_streams, server_context, well_behaved
 from local_server import LocalServer
 
 import gigachat_lite
@@ -51,19 +54,26 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's "&" has it ig
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch):
-    """Hide what the machine has set."""
-    for name in list(os.environ):
-        if name.upper().startswith(("GIGACHAT_", "SSL_CERT_", "SSLKEYLOGFILE")) or name.lower() in PROXY_VARIABLES:
-            monkeypatch.delenv(name)
+@pytest.fixture(scope="session", autouse=True)
+def clean_environment():
+    """Hide what the machine has set, and give a server on a busy one the time it needs for what it does at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.upper().startswith(("GIGACHAT_", "SSL_CERT_", "SSLKEYLOGFILE")) or name.lower() in PROXY_VARIABLES:
+                patch.delenv(name)
+        patch.setattr(gigachat_lite, "_AT_ONCE_SECONDS", SOON)
+        patch.setattr(gigachat_lite, "_DRAIN_SECONDS", SOON)
+        yield
+
+
+CONTEXT = {getattr(gigachat_lite, name): None for name in gigachat_lite.__all__ if name.endswith("_cvar")}
+CONTEXT[gigachat_lite.chat_url_cvar] = "/chat/completions"
 
 
 @pytest.fixture(autouse=True)
 def clean_context():
     """Give every context variable its default, and take back what the test sets."""
-    variables = [getattr(gigachat_lite, name) for name in gigachat_lite.__all__ if name.endswith("_cvar")]
-    tokens = [(v, v.set("/chat/completions" if v is gigachat_lite.chat_url_cvar else None)) for v in variables]
+    tokens = [(variable, variable.set(default)) for variable, default in CONTEXT.items()]
     yield
     for variable, token in tokens:
         variable.reset(token)
@@ -82,10 +92,17 @@ def no_jitter(monkeypatch):
     monkeypatch.setattr(gigachat_lite, "_JITTER", 0.0)
 
 
-@pytest.fixture(autouse=True)
-def calm_collector(request):
+@pytest.fixture(scope="module", autouse=True)
+def small_heap():
+    """Have the collector pass over what is there before the tests of a file: modules, pytest's items and reports."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
     """Run no destructor in a test that recurses to the limit: it would fail there, which pytest takes for an error."""
-    deep = any(word in request.node.name for word in ("itself", "deep", "nested"))
+    deep = any(word in item.name for word in ("itself", "deep", "nested"))
     if deep:
         gc.collect()
         gc.disable()
@@ -94,9 +111,20 @@ def calm_collector(request):
         gc.enable()
 
 
+class TLSServer(LocalServer):
+    """A local server over TLS, with a context that all of them share: reading a certificate takes its time."""
+
+    context = server_context(*SERVER_TLS)
+
+    def __init__(self):
+        super().__init__()
+        self._tls, self._context = SERVER_TLS, self.context
+        self.base_url, self.auth_url = (f"https{url[4:]}" for url in (self.base_url, self.auth_url))
+
+
 @pytest.fixture
 def server():
-    with LocalServer(tls=SERVER_TLS) as server:
+    with TLSServer() as server:
         yield server
 
 
@@ -179,6 +207,37 @@ def raw_client(server, **settings):
     return GigaChat(**{"base_url": server.base_url, "access_token": "token", "timeout": 20, **settings})
 
 
+def wait_until(fulfilled):
+    """Wait for what another thread or process does in its own time."""
+    end = time.monotonic() + WAIT_SECONDS
+    while not fulfilled():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.001)
+
+
+def patient(test):
+    """Have *test*, whose ``timeout`` is SHORT, succeed with a longer one where the machine is busy."""
+
+    @functools.wraps(test)
+    def run(**fixtures):
+        for timeout in (SHORT, 5 * SHORT):
+            try:
+                return test(**fixtures, timeout=timeout)
+            except (Exception, pytest.fail.Exception):
+                pass
+        return test(**fixtures, timeout=25 * SHORT)
+
+    return run
+
+
+@contextlib.contextmanager
+def hurried(client):
+    """Shorten the timeout of a client for what is to wait in vain."""
+    timeout, client._settings.timeout = client._settings.timeout, SHORT
+    yield
+    client._settings.timeout = timeout
+
+
 def sockets_to(server):
     """Give the sockets of this process that are connected to a server, as the garbage collector knows them."""
     found = []
@@ -211,7 +270,7 @@ def copy_module(target):
     return target
 
 
-def run_python(*arguments, cwd=None, seconds=60, **environment):
+def run_python(*arguments, cwd=None, seconds=120, **environment):
     """Run Python in a process of its own, with this module on its path and no other variables than *environment*.
 
     An empty variable is taken away; Windows needs SYSTEMROOT to open a socket.

@@ -14,6 +14,7 @@ A fault is a function of one accepted connection::
 Wait for what happens, not for time: ``server.wait(lambda: server.closed == 1)``, ``threading.Event``.
 """
 
+import functools
 import json
 import socket
 import ssl
@@ -27,6 +28,7 @@ CERTS = Path(__file__).resolve().parent / "certs"
 SERVER_TLS = (str(CERTS / "server.pem"), str(CERTS / "server.key"))
 WAIT_SECONDS = 20  # a test that waits in vain fails
 SHORT = 0.2  # seconds: the timeout of a client that is to wait in vain
+SOON = 10  # seconds: what takes none, on the busiest machine; less than anything waits for in vain
 
 COMPLETION = {
     "choices": [{"message": {"content": "да", "role": "assistant"}, "index": 0, "finish_reason": "stop"}],
@@ -146,7 +148,7 @@ class RawServer:
         self, handler: Callable[[Wire], object], tls: Union[Tuple[str, str], ssl.SSLContext, None] = None
     ) -> None:
         self.handler = handler
-        self.context = tls if tls is None or isinstance(tls, ssl.SSLContext) else server_context(*tls)
+        self.context = tls if tls is None or isinstance(tls, ssl.SSLContext) else shared_context(*tls)
         self.connections = 0
         self.closed = 0
         self.requests: List[Request] = []
@@ -244,6 +246,9 @@ def server_context(certificate: str, key: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     return context
+
+
+shared_context = functools.lru_cache(maxsize=None)(server_context)  # for servers that change nothing in it
 
 
 def _shut(sock: socket.socket) -> None:

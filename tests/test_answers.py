@@ -13,12 +13,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import CA, raw_client
+from conftest import CA, patient, raw_client
 from faults import (
     COMPLETION,
     DONE,
     LAST_CHUNK,
     SHORT,
+    SOON,
     STREAM_HEAD,
     WAIT_SECONDS,
     RawServer,
@@ -482,18 +483,19 @@ def test_end_without_done(how):
 
 
 @both
-def test_silence_in_a_stream(how):
+@patient
+def test_silence_in_a_stream(how, timeout=SHORT):
     """A stream that falls silent is an error after ``timeout``."""
-    with RawServer(silent_after(STREAM_HEAD, chunk(delta("раз")))) as server, raw_client(
-        server, timeout=SHORT
-    ) as client:
+    handler = silent_after(STREAM_HEAD, chunk(delta("раз")))
+    with RawServer(handler) as server, raw_client(server, timeout=timeout) as client:
         words, error = gather(client, how)
         assert words == "раз" and isinstance(error, APIConnectionError)
         server.wait(lambda: server.closed == 1)
 
 
 @both
-def test_long_stream_outlives_the_timeout(how):
+@patient
+def test_long_stream_outlives_the_timeout(how, timeout=SHORT):
     """``timeout`` bounds the wait for each part, not the whole stream."""
 
     def handler(wire):
@@ -501,10 +503,10 @@ def test_long_stream_outlives_the_timeout(how):
         wire.send(STREAM_HEAD)
         for _ in range(10):
             wire.send(chunk(delta("а")))
-            time.sleep(0.05)
+            time.sleep(timeout / 5)
         wire.send(chunk(DONE) + LAST_CHUNK)
 
-    with RawServer(handler) as server, raw_client(server, timeout=0.3) as client:
+    with RawServer(handler) as server, raw_client(server, timeout=timeout) as client:
         assert gather(client, how) == ("а" * 10, None)
 
 
@@ -639,7 +641,7 @@ def test_large_event(how):
     with RawServer(closing(reply)) as server, raw_client(server) as client:
         started = time.monotonic()
         assert gather(client, how) == (words, None)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < SOON
 
 
 @both
@@ -877,7 +879,7 @@ def test_closed_while_events_arrive():
             assert ended is None or isinstance(ended, (asyncio.CancelledError, GigaChatException))
 
     with RawServer(endless(chunk(delta("x")) * 3, STREAM_HEAD)) as server:
-        with raw_client(server, max_connections=1, timeout=5) as client:
+        with raw_client(server, max_connections=1) as client:
             asyncio.run(run(client))
 
 

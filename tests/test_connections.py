@@ -16,12 +16,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import CA, CERTS, MODULE, raw_client, run_python, sockets_to
+from conftest import CA, CERTS, MODULE, hurried, patient, raw_client, run_python, sockets_to, wait_until
 from faults import (
     DONE,
     LAST_CHUNK,
     SERVER_TLS,
     SHORT,
+    SOON,
     STREAM_HEAD,
     WAIT_SECONDS,
     RawServer,
@@ -39,6 +40,7 @@ from faults import (
 )
 from local_server import LocalServer
 
+import gigachat_lite
 from gigachat_lite import (
     APIConnectionError,
     APITimeoutError,
@@ -315,35 +317,45 @@ def test_fork():
 # ---------- max_connections
 
 
-def test_max_connections_threads(settings, server):
-    """Ten threads share three connections; all get their answers."""
-    server.delay = 0.02
-    with GigaChat(**settings, max_connections=3) as client, ThreadPoolExecutor(10) as threads:
-        answers = list(threads.map(client.chat, ["Привет"] * 10))
-    assert len(answers) == 10
-    assert server.connections <= 3
-    assert server.most_in_flight == 3
+@pytest.fixture
+def threes():
+    """A server that answers no request before it has three."""
+    together = threading.Barrier(3)
+
+    def handler(wire):
+        for _ in wire:
+            together.wait(WAIT_SECONDS)
+            wire.send(answer())
+
+    with RawServer(handler, SERVER_TLS) as server:
+        yield server
 
 
-def test_max_connections_tasks(settings, server):
-    """Ten tasks share three connections; all get their answers."""
-    server.delay = 0.02
+def test_max_connections_threads(threes):
+    """Twelve threads share three connections; all get their answers."""
+    with raw_client(threes, ca_bundle_file=CA, max_connections=3) as client, ThreadPoolExecutor(12) as threads:
+        answers = list(threads.map(client.chat, ["Привет"] * 12))
+    assert len(answers) == 12
+    assert threes.connections == 3
+
+
+def test_max_connections_tasks(threes):
+    """Twelve tasks share three connections; all get their answers."""
 
     async def run():
-        async with GigaChat(**settings, max_connections=3) as client:
-            return await asyncio.gather(*(client.achat("Привет") for _ in range(10)))
+        async with raw_client(threes, ca_bundle_file=CA, max_connections=3) as client:
+            return await asyncio.gather(*(client.achat("Привет") for _ in range(12)))
 
-    assert len(asyncio.run(run())) == 10
-    assert server.connections <= 3
-    assert server.most_in_flight == 3
+    assert len(asyncio.run(run())) == 12
+    assert threes.connections == 3
 
 
 def test_no_connection_becomes_free(holding_server):
     """A stream holds its place; who waits for longer than the timeout gets an APITimeoutError, and nothing is sent."""
-    client = raw_client(holding_server, timeout=0.5, max_connections=1)
+    client = raw_client(holding_server, max_connections=1)
     with client, client.stream("Привет") as stream:
         next(stream)
-        with pytest.raises(APITimeoutError, match="max_connections"):
+        with hurried(client), pytest.raises(APITimeoutError, match="max_connections"):
             client.chat("Привет")
     assert len(holding_server.requests) == holding_server.connections == 1
 
@@ -635,7 +647,7 @@ def test_body_that_cannot_be(call, status, framing):
 
 
 @pytest.mark.parametrize("seconds", [0, 0.4])
-def test_kept_connection_that_breaks(call, seconds):
+def test_kept_connection_that_breaks(monkeypatch, call, seconds):
     """A request is sent again only where the kept connection broke at once: after some time it may be carried out."""
 
     def handler(wire):
@@ -647,6 +659,8 @@ def test_kept_connection_that_breaks(call, seconds):
         elif wire.receive():
             wire.send(answer())
 
+    if seconds:
+        monkeypatch.setattr(gigachat_lite, "_AT_ONCE_SECONDS", 0.1)
     with RawServer(handler) as server, raw_client(server) as client:
         call(client, "chat", "раз")
         if seconds:
@@ -658,7 +672,8 @@ def test_kept_connection_that_breaks(call, seconds):
             assert len(server.requests) == 3
 
 
-def test_addresses_share_the_time(monkeypatch, call):
+@patient
+def test_addresses_share_the_time(monkeypatch, call, timeout=SHORT):
     """A dead first address leaves the second its share of ``timeout``; getaddrinfo() gets text."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as hole, RawServer(well_behaved) as server:
         plugs = [socket.socket() for _ in range(4)]
@@ -673,7 +688,7 @@ def test_addresses_share_the_time(monkeypatch, call):
             return [(*kind, hole.getsockname()), (*kind, ("127.0.0.1", server.port))]
 
         monkeypatch.setattr(socket, "getaddrinfo", addresses)
-        with raw_client(server, base_url="http://giga.test/v1", timeout=1) as client:
+        with raw_client(server, base_url="http://giga.test/v1", timeout=timeout) as client:
             assert words(call(client, "chat", "Привет")) == "да"
         for plug in plugs:
             plug.close()
@@ -718,7 +733,7 @@ def test_silence(call, method):
     stages = ["nothing", "in the status line", "in a header", "in the body", "in a chunk"]
     with ThreadPoolExecutor(len(stages)) as threads:
         for seconds in threads.map(wait_in_vain, stages):
-            assert SHORT * 0.9 < seconds < SHORT * 20
+            assert SHORT * 0.9 < seconds < SOON
 
 
 @pytest.mark.parametrize("scheme", ["https", "proxy"])
@@ -739,7 +754,7 @@ def test_server_that_does_not_read(call):
         started = time.monotonic()
         with pytest.raises(APITimeoutError, match="sending"):
             call(client, "upload_file", b"x" * 20_000_000)
-        assert time.monotonic() - started < SHORT * 20
+        assert time.monotonic() - started < SOON
         done.set()
 
 
@@ -751,7 +766,7 @@ def test_drop_by_drop(call, head):
     def handler(wire):
         wire.receive()
         wire.send(head)
-        for _ in range(500):
+        for _ in range(1000):  # 20 seconds
             if gone.wait(0.02):
                 break
             wire.send(b" ")
@@ -760,7 +775,7 @@ def test_drop_by_drop(call, head):
         started = time.monotonic()
         with pytest.raises(APITimeoutError):
             call(client, "chat", "Привет")
-        assert time.monotonic() - started < SHORT * 20
+        assert time.monotonic() - started < SOON
         gone.set()
 
 
@@ -771,18 +786,20 @@ def test_endless_interim_answers(call, interim):
         started = time.monotonic()
         with pytest.raises(APITimeoutError):
             call(client, "chat", "Привет")
-        assert time.monotonic() - started < SHORT * 20
+        assert time.monotonic() - started < SOON
 
 
-def test_silence_in_an_error_page(call):
+@patient
+def test_silence_in_an_error_page(call, timeout=SHORT):
     """The status of an error is known before its body: it is what the caller gets."""
     reply = b"HTTP/1.1 500 No\r\nContent-Length: 50\r\n\r\n<html>"
-    with RawServer(silent_after(reply)) as server, raw_client(server, timeout=SHORT) as client:
+    with RawServer(silent_after(reply)) as server, raw_client(server, timeout=timeout) as client:
         with pytest.raises(ServerError, match="500"):
             call(client, "chat", "Привет")
 
 
-def test_early_answer(call):
+@patient
+def test_early_answer(call, timeout=SHORT):
     """A server that refuses a large body without reading it: its answer counts, not the broken pipe or the wait."""
     too_large = answer({"status": 413, "message": "too large"}, "413 Too Large")
     done = threading.Event()
@@ -797,7 +814,7 @@ def test_early_answer(call):
         wire.send(too_large)
 
     for handler in (deaf, leaving):
-        with RawServer(handler) as server, raw_client(server, timeout=SHORT) as client:
+        with RawServer(handler) as server, raw_client(server, timeout=timeout) as client:
             with pytest.raises(RequestEntityTooLargeError, match="too large"):
                 call(client, "upload_file", b"x" * 20_000_000)
             assert sockets_to(server) == []
@@ -814,7 +831,7 @@ def test_a_thousand_calls():
         before = open_files(), threading.active_count()
         for _ in range(1000):
             client.chat("Привет")
-        assert (open_files(), threading.active_count()) == before
+        wait_until(lambda: open_files() <= before[0] and threading.active_count() <= before[1])
         assert server.connections == 1
 
 
@@ -829,7 +846,7 @@ def test_failures_leave_nothing():
                 gc.collect()
                 before = open_files()
         gc.collect()
-        assert open_files() == before
+        wait_until(lambda: open_files() <= before)
 
 
 @pytest.mark.parametrize(("most", "turns"), [(None, 50), (3, 15)])
@@ -883,16 +900,20 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
 @pytest.mark.parametrize("reply", [b"", OK + b"Content-Length: 10\r\n\r\n{", CHUNKED + chunk(delta("a"))])
 def test_interrupted_by_a_signal(reply):
     """What a signal handler raises in the middle of a call leaves no connection behind, and no place taken."""
 
     def handler(wire):
-        if wire.number == 1:
-            silent_after(reply)(wire)
-        else:
+        if wire.number > 1:
             well_behaved(wire)
+            return
+        wire.receive()
+        wire.send(reply)
+        time.sleep(0.05)  # the client waits by then
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+        wire.wait_for_close()
 
     def interrupt(*_):
         raise Interrupted
@@ -901,7 +922,6 @@ def test_interrupted_by_a_signal(reply):
     try:
         with RawServer(handler) as server, raw_client(server, max_connections=1) as client:
             with pytest.raises(Interrupted):
-                signal.setitimer(signal.ITIMER_REAL, 0.1)
                 if b"event-stream" in reply:
                     for _ in client.stream("Привет"):
                         pass
@@ -910,7 +930,6 @@ def test_interrupted_by_a_signal(reply):
             server.wait(lambda: server.closed == 1)
             assert words(client.chat("Привет")) == "да"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, earlier)
 
 
@@ -930,17 +949,17 @@ def test_more_streams_than_connections():
         await streams[0].__anext__()
         await streams[1].__anext__()
         for blocked in (client.achat("x"), streams[2].__anext__()):
-            with pytest.raises(APITimeoutError, match="max_connections"):
+            with hurried(client), pytest.raises(APITimeoutError, match="max_connections"):
                 await blocked
         for stream in streams:
             await stream.aclose()
         return await client.achat("x")
 
-    with RawServer(handler) as server, raw_client(server, max_connections=2, timeout=SHORT) as client:
+    with RawServer(handler) as server, raw_client(server, max_connections=2) as client:
         streams = [client.stream("x"), client.stream("x")]
         for stream in streams:
             next(stream)
-        with pytest.raises(APITimeoutError, match="max_connections"):
+        with hurried(client), pytest.raises(APITimeoutError, match="max_connections"):
             client.chat("x")
         for stream in streams:
             stream.close()
@@ -987,7 +1006,7 @@ def moods(wire):
 def run_script(script, server, *options, **environment):
     """Run a script in a process of its own that has a client of *server*, called ``client``."""
     head = "import asyncio, sys, threading, time\nfrom gigachat_lite import *\n"
-    head += f"base_url = {server.base_url!r}\nclient = GigaChat(base_url=base_url, access_token='token', timeout=30)\n"
+    head += f"base_url = {server.base_url!r}\nclient = GigaChat(base_url=base_url, access_token='token', timeout=100)\n"
     return run_python(*options, "-c", head + textwrap.dedent(script), **environment)
 
 
@@ -1240,7 +1259,7 @@ def test_the_end_is_quick_and_silent():
     def run(script):
         started = time.monotonic()
         done = run_script(script, server)
-        return done.returncode, done.stdout, done.stderr, time.monotonic() - started < 15  # timeout is 30
+        return done.returncode, done.stdout, done.stderr, time.monotonic() - started < 50  # timeout is 100
 
     with RawServer(moods) as server, ThreadPoolExecutor(3) as threads:
         for name, end in zip(ENDS, threads.map(run, ENDS.values())):

@@ -27,7 +27,7 @@ from gigachat_lite import GigaChat, GigaChatException
 
 OWN_FILES = (gigachat_lite.__file__, threading.__file__)
 SIGNAL_SECONDS = float(os.environ.get("GIGACHAT_LITE_SIGNAL_SECONDS", "2"))
-SLOW = 5  # seconds: far more than a call takes, far less than what it would wait for if something were lost
+SLOW = 15  # seconds: far more than a call takes, less than what it would wait for if something were lost
 
 
 class Interrupt(Exception):

@@ -740,7 +740,7 @@ def test_as_a_program(tls, tmp_path, interruptible):
             assert "Привет" in said(client.chat("Привет"))
         log = [program.stderr.readline().decode() for _ in range(2)]
         program.send_signal(signal.SIGINT)
-        out, err = program.communicate(timeout=20)
+        out, err = program.communicate(timeout=60)
     finally:
         program.kill()
         program.communicate()
@@ -754,17 +754,17 @@ def test_as_a_program(tls, tmp_path, interruptible):
 def test_the_program_says_what_it_takes():
     """--help explains the options; an unknown scope is refused."""
     command = [sys.executable, str(EXAMPLES / "local_server.py")]
-    shown = subprocess.run([*command, "--help"], stdout=subprocess.PIPE, timeout=20)
+    shown = subprocess.run([*command, "--help"], stdout=subprocess.PIPE, timeout=60)
     assert shown.returncode == 0
     assert all(option in shown.stdout for option in (b"--port", b"--tls", b"--scope", b"--client-ca"))
-    refused = subprocess.run([*command, "--scope", "NO"], stderr=subprocess.PIPE, timeout=20)
+    refused = subprocess.run([*command, "--scope", "NO"], stderr=subprocess.PIPE, timeout=60)
     assert refused.returncode == 2
 
 
 def test_a_port_that_is_taken(shared_server):
     """The program names the port that is taken, and says what to do."""
     command = [sys.executable, str(EXAMPLES / "local_server.py"), "--port", str(shared_server.port)]
-    refused = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=20)
+    refused = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
     assert (refused.returncode, refused.stdout) == (1, b"")
     assert f"port {shared_server.port} of 127.0.0.1 is taken".encode() in refused.stderr
     assert b"choose another port" in refused.stderr
@@ -782,7 +782,7 @@ def test_exports_can_be_pasted(tmp_path):
         exports = b"".join(program.stdout.readline() for _ in range(5))
         program.kill()
     shell = ["sh", "-c", exports.decode() + 'printf %s "$GIGACHAT_CA_BUNDLE_FILE"']
-    assert subprocess.run(shell, stdout=subprocess.PIPE, timeout=20).stdout.decode() == str(odd / "ca.pem")
+    assert subprocess.run(shell, stdout=subprocess.PIPE, timeout=60).stdout.decode() == str(odd / "ca.pem")
 
 
 # ---------- HTTP

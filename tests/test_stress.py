@@ -16,7 +16,7 @@ import threading
 import time
 
 import pytest
-from conftest import output_of, raw_client
+from conftest import output_of, raw_client, wait_until
 from faults import (
     COMPLETION,
     DONE,
@@ -285,7 +285,7 @@ def test_no_answer_goes_astray(monkeypatch, restless):
         assert [wrong for asker in askers for wrong in asker.wrong] == []
         assert sum(asker.answered for asker in askers) > CALLS / 4
         # Each place can be taken still, all at once, and no worker is stuck.
-        server.good = True
+        server.good, client._settings.timeout = True, 20
         streams = [client.stream(f"place {number}") for number in range(CONNECTIONS)]
         assert [content(next(stream)) for stream in streams] == ["place"] * CONNECTIONS
         for stream in streams:
@@ -419,13 +419,6 @@ def afails_in(name, client, payload):
     asyncio.run(call())
     workers = client._workers
     wait_until(lambda: len(workers._idle) == len(workers._threads))  # none holds its last job any more
-
-
-def wait_until(fulfilled):
-    end = time.monotonic() + 20
-    while not fulfilled():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.001)
 
 
 FAILURES = {
