@@ -79,13 +79,6 @@ def clean_context():
         variable.reset(token)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_heap():
-    """Let the collector pass over what was there before: among thousands of tests that takes 0.1 s each time."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture
 def no_jitter(monkeypatch):
     """Take the random part of the pauses between retries away, for which tests would only wait."""
