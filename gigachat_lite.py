@@ -733,16 +733,18 @@ _HABITS = {
 
 def _warn_unknown(kind: str, names: Iterable[str]) -> None:
     """Warn of arguments that the constructor of *kind* does not know, where it was called; values may be secrets."""
-    import difflib
-    import warnings
-
-    known = [*_SETTINGS, *Chat.__dataclass_fields__]
     for name in names:
-        near = _HABITS.get(name) or "".join(difflib.get_close_matches(name, known, 1))
+        import difflib
+        import warnings
+
+        near = _HABITS.get(name) or "".join(difflib.get_close_matches(name, [*_SETTINGS, *Chat.__dataclass_fields__], 1))
         advice = f"; did you mean {near}?" if near else ""
         if near and near not in _SETTINGS:
-            advice = f"; {near} belongs into the payload: chat({{'messages': [...], '{near}': ...}})"
+            advice = f"; {_put_into_payload(near)}"
         warnings.warn(f"{kind}() does not know {name!r}{advice}", stacklevel=3)
+
+def _put_into_payload(option: str) -> str:
+    return f"{option} belongs into the payload: {{'messages': [...], '{option}': ...}}"
 
 
 # ---------- the way of a call
@@ -757,13 +759,14 @@ class _Client:
     _borrows = False  # whether connections and token are another client's
 
     def __init__(
-        self, *, base_url: Optional[str] = None, auth_url: Optional[str] = None, credentials: Optional[str] = None,
-        scope: Optional[str] = None, access_token: Optional[str] = None, model: Optional[str] = None,
-        profanity_check: Optional[bool] = None, user: Optional[str] = None, password: Optional[str] = None,
-        timeout: Optional[float] = None, verify_ssl_certs: Optional[bool] = None, strict_certs: Optional[bool] = None,
-        ca_bundle_file: Optional[str] = None, cert_file: Optional[str] = None, key_file: Optional[str] = None,
-        key_file_password: Optional[str] = None, ssl_context: Optional[ssl.SSLContext] = None,
-        flags: Optional[List[str]] = None, max_connections: Optional[int] = None, max_retries: Optional[int] = None,
+        self, *unnamed: NoReturn, base_url: Optional[str] = None, auth_url: Optional[str] = None,
+        credentials: Optional[str] = None, scope: Optional[str] = None, access_token: Optional[str] = None,
+        model: Optional[str] = None, profanity_check: Optional[bool] = None, user: Optional[str] = None,
+        password: Optional[str] = None, timeout: Optional[float] = None, verify_ssl_certs: Optional[bool] = None,
+        strict_certs: Optional[bool] = None, ca_bundle_file: Optional[str] = None, cert_file: Optional[str] = None,
+        key_file: Optional[str] = None, key_file_password: Optional[str] = None,
+        ssl_context: Optional[ssl.SSLContext] = None, flags: Optional[List[str]] = None,
+        max_connections: Optional[int] = None, max_retries: Optional[int] = None,
         retry_backoff_factor: Optional[float] = None, retry_on_status_codes: Optional[Tuple[int, ...]] = None,
         token_expiry_buffer_ms: Optional[int] = None, proxy: Optional[str] = None, session_id: Optional[str] = None,
         **unknown: Any,
@@ -772,8 +775,9 @@ class _Client:
 
         What is not given comes from the environment, ``GIGACHAT_<NAME>``, or has the default of the official SDK.
         """
-        if unknown:
-            _warn_unknown(type(self).__name__, unknown)
+        if unnamed:
+            raise TypeError(f"{type(self).__name__}() takes its settings by name: credentials=..., model=...")
+        _warn_unknown(type(self).__name__, unknown)
         self._settings = _read_settings(locals(), os.environ)
         self._shared = _Shared(self._settings)
 
@@ -925,14 +929,16 @@ class _Client:
             raise reply.error()
         return reply
 
-    def _chat_body(self, chat: Union[Chat, ChatCompletionRequest], streamed: bool = False) -> Dict[str, Any]:
+    def _chat_body(self, chat: Union[Chat, ChatCompletionRequest], options: Iterable[str] = ()) -> Dict[str, Any]:
         """Write the body of a chat request; the client's settings fill in what it leaves open."""
+        for option in options:  # which the endpoint does not take
+            raise TypeError(_put_into_payload(option))
         explicit = dict(_sent_fields(chat))
         if callable(explicit.get("response_format")):
             raise TypeError("response_format is a type: chat_parse() takes it, and gives a value of it")
         additional = {**(explicit.pop("additional_fields", None) or {})}
         additional.pop("stream", None)
-        body = {"model": None, **additional, **explicit, "stream": streamed or None}
+        body = {"model": None, **additional, **explicit, "stream": None}  # which _stream() sets
         for name in ("profanity_check", "flags"):
             if body.get(name) is None:
                 body[name] = getattr(self._settings, name)
@@ -1128,20 +1134,20 @@ class _Resource:
 class ChatNamespace(_Resource):
     """Chat: ``client.chat(...)`` is the first version, ``client.chat.create(...)`` and ``.stream(...)`` the second."""
 
-    def __call__(self, payload: Payload) -> ChatCompletion:
+    def __call__(self, payload: Payload, **options: NoReturn) -> ChatCompletion:
         """Answer a conversation: a question, messages, a dict or a Chat. ``POST /chat/completions``."""
-        body = self._client._chat_body(_as_chat(payload))
+        body = self._client._chat_body(_as_chat(payload), options)
         return self._client._call("POST", _chat_path(self._client, chat_url_cvar), ChatCompletion, body)
 
-    def create(self, payload: CompletionPayload) -> ChatCompletionResponse:
+    def create(self, payload: CompletionPayload, **options: NoReturn) -> ChatCompletionResponse:
         """Answer: a question, messages, a dict or a ChatCompletionRequest. ``POST /v2/chat/completions``."""
-        body = self._client._chat_body(_as_request(payload))
+        body = self._client._chat_body(_as_request(payload), options)
         path = _chat_path(self._client, chat_completions_url_cvar)
         return self._client._call("POST", path, ChatCompletionResponse, body)
 
-    def stream(self, payload: CompletionPayload) -> Stream[PrimaryChatCompletionChunk]:
+    def stream(self, payload: CompletionPayload, **options: NoReturn) -> Stream[PrimaryChatCompletionChunk]:
         """Answer bit by bit. ``POST /v2/chat/completions``. Raises StreamInterruptedError when cut off."""
-        body = self._client._chat_body(_as_request(payload), True)
+        body = self._client._chat_body(_as_request(payload), options)
         path = _chat_path(self._client, chat_completions_url_cvar)
         return self._client._stream(path, PrimaryChatCompletionChunk, body, _STREAM_HEADERS)
 
@@ -1312,9 +1318,9 @@ class GigaChatSyncClient(_Client):
     assistants = AssistantsSyncClient()
     threads = ThreadsSyncClient()
 
-    def stream(self, payload: Payload) -> Stream[ChatCompletionChunk]:
+    def stream(self, payload: Payload, **options: NoReturn) -> Stream[ChatCompletionChunk]:
         """Answer a conversation bit by bit. ``POST /chat/completions``. Raises StreamInterruptedError when cut off."""
-        body = self._chat_body(_as_chat(payload), True)
+        body = self._chat_body(_as_chat(payload), options)
         return self._stream(_chat_path(self, chat_url_cvar), ChatCompletionChunk, body, _STREAM_HEADERS)
 
     @overload
@@ -1753,7 +1759,7 @@ def _settle(done: asyncio.Future[Any], settle: Callable[[Any], None], outcome: A
 
 _MOST_JSON_BYTES = 268_435_456  # an endless answer must not eat the machine's memory
 _MOST_ERROR_BYTES = 1_048_576
-_MOST_EVENTS = 1000  # of a stream, that are kept apart: an answer without an end needs no more room than its text
+_MOST_EVENTS = 10_000  # of a stream, that are kept apart: an answer without an end needs little more room than its text
 _DRAIN_SECONDS = 0.1  # how long the end of an answer whose last event is here may take to save the connection
 
 class Stream(Generic[T]):

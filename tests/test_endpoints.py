@@ -714,6 +714,15 @@ def test_wrong_arguments(scripted, call, method, arguments, error):
     assert not server.requests
 
 
+@pytest.mark.parametrize("method", ["chat", "stream", "chat.create", "chat.stream"])
+def test_options_belong_into_the_payload(scripted, call, method):
+    """An option beside the payload is answered with the way to write it."""
+    server, client = scripted
+    with pytest.raises(TypeError, match=r"temperature belongs into the payload: \{'messages': \[...\], 'temperature'"):
+        call(client, method, "x", temperature=0.5)
+    assert not server.requests
+
+
 NO_ANSWERS = [
     ("get_models", (), "[]"),
     ("get_models", (), '{"object":"list"}'),

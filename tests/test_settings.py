@@ -602,6 +602,15 @@ def test_unknown_arguments(kind, name, advice):
     assert SECRET not in str(warning.message)
 
 
+@pytest.mark.parametrize("kind", [GigaChat, GigaChatSyncClient, GigaChatAsyncClient])
+def test_settings_have_names(kind):
+    """A key that is given by its place is answered with the way to name it, and is not shown."""
+    with pytest.raises(TypeError, match="takes its settings by name: credentials=") as caught:
+        kind(SECRET)
+    assert str(caught.value).startswith(kind.__name__)
+    assert SECRET not in str(caught.value)
+
+
 def test_habits_name_settings():
     """What other libraries' names lead to exists."""
     from gigachat_lite import _HABITS
