@@ -2386,7 +2386,6 @@ _SEND_BYTES = 262_144  # one block of an upload: each gets the whole `timeout`
 _READ_BYTES = 65_536  # a TLS record holds at most 16 KiB; more than one waits only on plain connections
 _MOST_AT_ONCE = 262_144  # what one hop of an async stream brings at most
 _MOST_HEAD_BYTES = 65_536
-_MOST_FIELDS = 100
 
 class KeepAlive:
     """urllib's handler for http and https that keeps connections, where urllib's own opens one for each request.
@@ -2397,6 +2396,7 @@ class KeepAlive:
 
     def __init__(self, settings: _Settings) -> None:
         self._settings = settings
+        self._pid = os.getpid()
         self._tls: Optional[ssl.SSLContext] = None
         self._closed = False
         # Guards all of these. Reentrant: garbage collection may close a stream while its thread is in here.
@@ -2405,16 +2405,13 @@ class KeepAlive:
         self._idle: List[_Connection] = []  # the newest last
         self._turns: weakref.WeakValueDictionary[int, _Turn] = weakref.WeakValueDictionary()  # in order of arrival
         self._pauses: weakref.WeakSet[_Turn] = weakref.WeakSet()
-        self._watched = False  # whether there is a timer that closes what is idle for too long
+        self._next_look = 0.0  # by time.monotonic(), for what has been idle for too long
 
     def add_parent(self, parent: OpenerDirector) -> None:
         """Do nothing: OpenerDirector.add_handler() calls it."""
 
     def https_request(self, request: Request) -> Request:
-        """Lead a request through the proxy for its scheme, if there is one and no_proxy does not name the host.
-
-        urllib's own handler would ask the system for its lists of exceptions each time.
-        """
+        """Lead a request through its proxy, if it has one. urllib's own handler asks the system each time."""
         proxy = _proxy_for(self._settings.proxies, request.type, request.host)
         if proxy is not None:
             userinfo, _, address = urllib.parse.urlsplit(proxy).netloc.rpartition("@")
@@ -2430,22 +2427,20 @@ class KeepAlive:
         # and is sent once more on a fresh one. That is certain only if it failed at once, or before all of it was sent:
         # else it may have been carried out, and that is a failure.
         origin = (request.type, request.host, getattr(request, "_tunnel_host", None))
-        upload = request.data if isinstance(request.data, _Upload) else None
-        connection = self._claim(origin, upload is None or upload.rewindable, request.timeout or 0)
-        kept = connection.sock is not None
+        body: Any = request.data
+        connection = self._claim(origin, getattr(body, "rewindable", True), request.timeout or 0)
         try:
             try:
                 return self._ask(connection, request)
             except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
-                if not kept or not connection.was_closed_before():
+                if not connection.was_closed_before():
                     raise
             connection.close()
-            if upload is not None:
-                upload.rewind()
+            _rewound(body)
             return self._ask(connection, request)
         except BaseException as error:
             self._give_back(connection, False)
-            own_file = upload is not None and upload.failed  # an error of the caller's own file passes as it is
+            own_file = getattr(body, "failed", False)  # an error of the caller's own file passes as it is
             if isinstance(error, (OSError, _NotHTTP, UnicodeError)) and not own_file:
                 raise _connection_error(error, connection, self._settings) from error
             raise
@@ -2459,22 +2454,21 @@ class KeepAlive:
         try:
             while True:
                 with self._lock:
+                    flight = self._flight()
                     is_next = next(iter(self._turns.values()), turn) is turn
                     connection = self._take(origin, reusing) if is_next else None
                     if connection is not None:
                         self._busy.add(connection)
-                        connection.timeout = timeout
+                        connection.timeout, connection.flight = timeout, flight
                         return connection
                     if turn is None:
-                        turn = _Turn()
+                        turn = _Turn(flight)
                         self._turns[id(turn)] = turn
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise APITimeoutError(
-                        f"{origin[1]}: no connection became free within {timeout:g} s:"
-                        f" all {self._settings.max_connections} are in use (max_connections)"
+                        f"{origin[1]}: no connection became free within {timeout:g} s: all of max_connections are in use"
                     )
-                _blocked_in(turn)
                 turn.wait(min(left, _LOOK_SECONDS))
         finally:
             if turn is not None:
@@ -2501,12 +2495,18 @@ class KeepAlive:
 
     def _ask(self, connection: _Connection, request: Request) -> _Answer:
         """Send the request on *connection*, opening it first if it is new, and wait for the head of the answer."""
-        connection.flight = _blocked_in(connection)
-        headers = dict(request.headers)
+        headers, body = dict(request.headers), cast(_Body, request.data)
         to_proxy = headers.pop("Proxy-Authorization", None) if connection.origin[2] is not None else None
         if connection.sock is None:
             connection.open(self._tls_context, to_proxy)
-        connection.send(_request_head(request, headers), request.data)  # type: ignore[arg-type]  # ours: _Call.body
+        length = body.length if isinstance(body, _Upload) else len(body or b"")
+        if length is None:
+            headers["Transfer-Encoding"] = "chunked"
+        elif body is not None or request.get_method() != "GET":
+            headers["Content-Length"] = str(length)
+        lines = [f"{request.get_method()} {request.selector or '/'} HTTP/1.1"]
+        lines += [f"{name}: {headers[name]}" for name in headers]
+        connection.send("\r\n".join([*lines, "", ""]).encode("latin-1"), body)
         return _Answer(connection, connection.read_head("waiting for the answer"), self._give_back)
 
     def _tls_context(self) -> ssl.SSLContext:
@@ -2519,8 +2519,6 @@ class KeepAlive:
         if connection.pid != os.getpid():  # a child drops what its parent had begun
             connection.close()
             return
-        if connection.flight is not None:
-            connection.flight.blocked_in(None)  # it is about to serve others
         with self._lock:
             self._busy.discard(connection)
             if reusable and connection.reusable and not self._closed:
@@ -2537,31 +2535,45 @@ class KeepAlive:
 
     def _tidy(self) -> None:
         """Close idle connections that are too many or too old; where many are left, look again later."""
-        while len(self._idle) > _MOST_IDLE or (len(self._idle) > 1 and not self._idle[0].usable()):
-            self._idle.pop(0).close()
-        if len(self._idle) > _FEW_IDLE and not self._watched:
-            timer = threading.Timer(_IDLE_SECONDS / 10, _tidy_later, [weakref.ref(self)])
-            timer.name, timer.daemon = "gigachat_lite", True
-            try:
-                timer.start()
-                self._watched = True
-            except RuntimeError:
-                pass  # no thread can be started: they go with the next calls
-
-    def time_is_up(self) -> None:
         with self._lock:
-            self._watched = False
-            self._tidy()
+            while len(self._idle) > _MOST_IDLE or (len(self._idle) > 1 and not self._idle[0].usable()):
+                self._idle.pop(0).close()
+            now = time.monotonic()
+            if len(self._idle) > _FEW_IDLE and now >= self._next_look:
+                self._next_look = now + _IDLE_SECONDS / 10
+                timer = threading.Timer(_IDLE_SECONDS / 10, self._tidy)
+                timer.name, timer.daemon = "gigachat_lite", True
+                try:
+                    timer.start()
+                except RuntimeError:
+                    pass  # no thread can be started: they go with the next calls
+
+    def _flight(self) -> Optional[_Flight]:
+        """Give the task or stream that this thread works for, if it does; _Cut where that is cut off already."""
+        flight = _flight_cvar.get()
+        if flight is not None:
+            flight.pool = self
+            if flight.cut_off:
+                raise _Cut
+        return flight
 
     def pause(self, seconds: float) -> None:
         """Sleep, or until the client is closed or the task cancelled."""
-        over = _Turn()
         with self._lock:
+            over = _Turn(self._flight())
             self._pauses.add(over)
             if self._closed:
                 over.come()
-        _blocked_in(over)
         over.wait(seconds)
+
+    def cut(self, flight: Optional[_Flight] = None) -> None:
+        """Cut off what a task or a stream is blocked in, or all of them."""
+        if self._pid == os.getpid():  # the lock of a parent may be locked for ever
+            with self._lock:
+                found: List[Union[_Connection, _Turn]] = [*self._busy, *self._turns.values(), *self._pauses]
+                for blocked in found:
+                    if flight is None or blocked.flight is flight:
+                        blocked.cut()
 
     def close(self) -> None:
         """Close what is idle, cut off what is busy, wake who waits."""
@@ -2569,8 +2581,7 @@ class KeepAlive:
             self._closed = True
             while self._idle:
                 self._idle.pop().close()
-            for blocked in [*self._busy, *self._turns.values(), *self._pauses]:
-                blocked.cut()
+            self.cut()
 
     def forget(self) -> None:
         """Close this process's copies of the sockets, which the parent goes on using. Takes no lock: see _Shared."""
@@ -2578,15 +2589,11 @@ class KeepAlive:
             connection.close()
         self._idle.clear()
 
-def _tidy_later(pool: weakref.ref[KeepAlive]) -> None:
-    found = pool()
-    if found is not None:
-        found.time_is_up()
-
 class _Turn:
     """Somebody's turn, to wait for. Not threading.Event, which is Python: an exception may leave it locked."""
 
-    def __init__(self) -> None:
+    def __init__(self, flight: Optional[_Flight] = None) -> None:
+        self.flight = flight  # the task or stream that waits
         self._lock = threading.Lock()  # locked until the turn comes
         self._lock.acquire()
 
@@ -2599,37 +2606,21 @@ class _Turn:
         except RuntimeError:
             pass  # it has come already
 
-    cut = come  # as of a connection: ends the wait
-
-def _request_head(request: Request, headers: Dict[str, str]) -> bytes:
-    """Write request line and headers, with what tells the server where the body ends."""
-    body: Any = request.data
-    length = len(body) if isinstance(body, bytes) else body.length if body is not None else 0
-    if length is None:
-        headers["Transfer-Encoding"] = "chunked"
-    elif body is not None or request.get_method() != "GET":
-        headers["Content-Length"] = str(length)
-    target = request.selector or "/"
-    lines = [f"{request.get_method()} {target} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+    cut = come
 
 class _Answer:
     """An answer on its connection: its head, and the body as it comes. Gives the connection back at the end."""
 
     def __init__(self, connection: _Connection, head: _Head, give_back: Callable[[_Connection, bool], None]) -> None:
-        self.status = head.status
-        self.fields = head.fields
-        self.pairs = head.pairs
+        self.status, self.fields, self.pairs = head.status, head.fields, head.pairs
         self.connection = connection
         self._give_back: Optional[Callable[[_Connection, bool], None]] = give_back
         self._payload = _Payload(head)
         if self._payload.complete:
-            self._release(self._payload.reusable)
+            self.close()
 
     def receive(self) -> bytes:
         """Wait for more of the body and give all that has come; nothing at its end."""
-        if self._give_back is None and not self._payload.complete:
-            raise APIConnectionError(f"{self.connection.where}: the answer was closed before its end")
         data = b""
         try:
             while not data and not self._payload.complete:
@@ -2638,7 +2629,7 @@ class _Answer:
             self.close()
             raise _connection_error(error, self.connection) from error
         if self._payload.complete:
-            self._release(self._payload.reusable)
+            self.close()
         return data
 
     def drain(self) -> None:
@@ -2646,19 +2637,16 @@ class _Answer:
         if self._give_back is not None:
             self.connection.deadline = time.monotonic() + _DRAIN_SECONDS
             try:
-                if self.receive():
-                    self.close()
+                self.receive()
             except APIConnectionError:
-                self.close()
+                pass  # its connection is closed
+            self.close()
 
     def close(self) -> None:
-        """Drop the connection, unless the answer was read to its end."""
-        self._release(False)
-
-    def _release(self, reusable: bool) -> None:
+        """Give the connection back, for the next call if the answer was read to its end."""
         give_back, self._give_back = self._give_back, None
         if give_back is not None:
-            give_back(self.connection, reusable)
+            give_back(self.connection, self._payload.complete and self._payload.keeps and not self._payload.rest)
 
 _Origin = Tuple[str, str, Optional[str]]  # scheme, host:port to connect to, host:port to reach through a tunnel
 
@@ -2668,35 +2656,24 @@ class _Connection:
     sock: Optional[socket.socket] = None
 
     def __init__(self, origin: _Origin) -> None:
-        self.origin = origin
+        self.origin = _, address, tunnel = origin
+        self.where = address if tunnel is None else f"{tunnel} through the proxy {address}"  # for people
         self.timeout = 0.0  # of the request that it serves
         self.deadline = math.inf  # by time.monotonic(), of all that is received
         self.doing = "connecting"  # what a failure would interrupt, for people
-        self.idle_since: Tuple[float, float] = (0.0, 0.0)
+        self.idle_since: Optional[Tuple[float, float]] = None  # by both clocks; None: it has served nobody yet
         self.pid = os.getpid()
         self.is_cut = False
         self.flight: Optional[_Flight] = None  # of the task or stream that it serves
         self._sent_at = math.inf  # when all of the request had been sent
         self._received = False  # whether any byte of its answer has come
         self._round_trip = 0.0  # seconds, to the server and back
-        self._tunnelled = False
         self._pending = b""  # what has come and was not received yet
         self._failure: Optional[OSError] = None  # what came behind it
-
-    def __del__(self) -> None:
-        self.close()  # an answer that was dropped half read takes its connection along
-
-    @property
-    def where(self) -> str:
-        _, address, tunnel = self.origin
-        if tunnel is None:
-            return address
-        return tunnel if self._tunnelled else f"{tunnel} through the proxy {address}"
 
     def open(self, tls: Callable[[], ssl.SSLContext], to_proxy: Optional[str]) -> None:
         """Connect and agree on TLS; *to_proxy* is the Proxy-Authorization for a tunnel."""
         scheme, address, tunnel = self.origin
-        self._tunnelled, self._pending, self._failure = False, b"", None
         host, port = _host_and_port(address, 80 if scheme == "http" or tunnel else 443)
         self._connect(host, port)
         if tunnel is not None:
@@ -2705,9 +2682,9 @@ class _Connection:
         if scheme == "https":
             self.doing, started = "agreeing on TLS", time.monotonic()
             name = host.rstrip(".")  # the dot of a complete name serves the look-up; certificates do not have it
-            sock = tls().wrap_socket(self._open_sock(), server_hostname=name, do_handshake_on_connect=False)
-            self.sock = sock  # before the handshake: it can be cut
-            self._open_sock().settimeout(self.timeout)
+            sock = self._open_sock(self.timeout)
+            self.sock = sock = tls().wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
+            self._open_sock(self.timeout)
             sock.do_handshake()
             self._round_trip = time.monotonic() - started
 
@@ -2718,18 +2695,15 @@ class _Connection:
         for left, (family, kind, protocol, _, address) in zip(range(len(addresses), 0, -1), addresses):
             started = time.monotonic()
             try:
-                sock = self.sock = socket.socket(family, kind, protocol)
-                sock.settimeout(max((deadline - started) / left, 0.001))
-                self._open_sock().connect(address)
+                self.sock = socket.socket(family, kind, protocol)
+                self._open_sock(max((deadline - started) / left, 0.001)).connect(address)
+                self._round_trip = time.monotonic() - started
+                break
             except OSError:
                 self.close()
                 if left == 1:
                     raise
-            else:
-                self._round_trip = time.monotonic() - started
-                _tune(sock)
-                return
-        raise OSError(f"{host} has no address")
+        _tune(self._open_sock(self.timeout))
 
     def _open_tunnel(self, target: str, authorization: Optional[str]) -> None:
         """Ask the proxy for a tunnel (RFC 9110, section 9.3.6); only this request carries the proxy's credentials."""
@@ -2741,14 +2715,11 @@ class _Connection:
             raise _TunnelRefused(self.origin[1], target, answer.status, answer.fields.get("proxy-authenticate", ""))
         if self._pending:
             raise _NotHTTP("the proxy sent more than its answer")
-        self._tunnelled = True
 
     def send(self, head: bytes, body: _Body) -> None:
         """Send a request. What the server says before it has read all of it is its answer, not a failure."""
-        self.doing = "sending the request"
-        self._sent_at, self._received = math.inf, False
-        sock = self._open_sock()
-        sock.settimeout(self.timeout)
+        self.doing, self._sent_at, self._received = "sending the request", math.inf, False
+        sock = self._open_sock(self.timeout)
         try:
             for block in _blocks(head, body):
                 sock.sendall(block)
@@ -2759,32 +2730,28 @@ class _Connection:
 
     def was_closed_before(self) -> bool:
         """Whether a failure shows that the server had closed the connection before it could carry out the request."""
-        in_time = time.monotonic() - self._sent_at < _AT_ONCE_SECONDS + self._round_trip
-        return not self._received and not self.is_cut and (self._sent_at == math.inf or in_time)
+        if self.idle_since is None or self._received or self.is_cut:
+            return False
+        return time.monotonic() - self._sent_at < _AT_ONCE_SECONDS + self._round_trip  # or not all of it was sent
 
     def read_head(self, doing: str) -> _Head:
         """Wait for status line and fields, within ``timeout`` in all."""
-        self.doing = doing
-        self.deadline = time.monotonic() + self.timeout
-        data, searched = bytearray(), 0
-        while True:
+        self.doing, self.deadline = doing, time.monotonic() + self.timeout
+        data = bytearray()
+        for block in iter(self.receive, b""):
+            searched = max(0, len(data) - 3)
+            data += block
             end = _HEAD_END.search(data, searched)
-            if (len(data) if end is None else end.start()) > _MOST_HEAD_BYTES:
+            while end is not None and end.start() <= _MOST_HEAD_BYTES:
+                head = _Head(bytes(data[: end.start()]))
+                del data[: end.end()]
+                if head.status >= 200 or head.status == 101:  # what comes before is a provisional answer
+                    self._pending, self.doing = bytes(data), "reading the answer"
+                    return head
+                end = _HEAD_END.search(data)
+            if len(data) > _MOST_HEAD_BYTES:
                 raise _NotHTTP("the head does not end")
-            if end is None:
-                searched = max(0, len(data) - 3)
-                block = self.receive()
-                if not block:
-                    raise _Closed("the head of the answer was cut" if data else "the server closed the connection")
-                data += block
-                continue
-            head = _parse_head(bytes(data[: end.start()]))
-            del data[: end.end()]
-            searched = 0
-            if head.status >= 200 or head.status == 101:  # what comes before is a provisional answer
-                self._pending = bytes(data)
-                self.doing = "reading the answer"
-                return head
+        raise _Closed("the head of the answer was cut" if data else "the server closed the connection")
 
     def receive(self, gather: bool = False) -> bytes:
         """Wait for bytes, each time for ``timeout`` at most; nothing at the end. *gather*: give all that has come."""
@@ -2796,32 +2763,28 @@ class _Connection:
         left = min(self.timeout, self.deadline - time.monotonic())
         if left <= 0:
             raise socket.timeout("timed out")
-        sock = self._open_sock()
-        sock.settimeout(left)
+        sock = self._open_sock(left)
         data = sock.recv(_READ_BYTES)
         self._received = self._received or bool(data)
-        return data + self._gather(sock) if gather and data else data
-
-    def _gather(self, sock: socket.socket) -> bytes:
-        """Give what has arrived besides, so that many small events cost one hop; a failure waits for its turn."""
-        data = b""
+        if not gather or not data:
+            return data
+        gathered = bytearray(data)
         sock.settimeout(0)
         try:
-            while len(data) < _MOST_AT_ONCE:
-                block = sock.recv(_READ_BYTES)
-                if not block:
-                    break
-                data += block
+            while data and len(gathered) < _MOST_AT_ONCE:
+                data = sock.recv(_READ_BYTES)
+                gathered += data
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             pass  # that is all
         except OSError as error:
-            self._failure = error.with_traceback(None)
-        return data
+            self._failure = error.with_traceback(None)  # the data first
+        return bytes(gathered)
 
-    def _open_sock(self) -> socket.socket:
+    def _open_sock(self, timeout: float) -> socket.socket:
         """Give the socket, unless the call has been cut off in the meantime, or the process is a child of its owner."""
         if self.is_cut or self.sock is None or self.pid != os.getpid():
             raise _Closed("the connection was closed")
+        self.sock.settimeout(timeout)
         return self.sock
 
     @property
@@ -2831,7 +2794,7 @@ class _Connection:
 
     def usable(self) -> bool:
         """Whether an idle connection can take a request: not too old, and the server has neither closed nor spoken."""
-        monotonic, wall = self.idle_since
+        monotonic, wall = self.idle_since or (0.0, 0.0)
         idle = max(time.monotonic() - monotonic, time.time() - wall)  # a frozen process stops the first clock
         return idle < _IDLE_SECONDS and self.sock is not None and not _readable(self.sock)
 
@@ -2846,9 +2809,11 @@ class _Connection:
                 pass  # not connected yet, or no longer: the next step sees is_cut
 
     def close(self) -> None:
-        sock, self.sock, self._failure = self.sock, None, None
+        sock, self.sock, self._pending, self._failure = self.sock, None, b"", None
         if sock is not None:
             sock.close()
+
+    __del__ = close  # an answer that was dropped half read takes its connection along
 
 class _Closed(ConnectionError):
     """The connection ended where more was to come."""
@@ -2870,8 +2835,8 @@ def _host_and_port(address: str, default_port: int) -> Tuple[str, int]:
 def _tune(sock: socket.socket) -> None:
     """Send small requests at once, and notice a peer that vanished (NAT gateways forget quiet connections)."""
     options = [(socket.IPPROTO_TCP, "TCP_NODELAY", 1), (socket.SOL_SOCKET, "SO_KEEPALIVE", 1)]
-    times = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 60, "TCP_KEEPCNT": 5}  # the second is macOS's first
-    options += [(socket.IPPROTO_TCP, name, value) for name, value in times.items() if hasattr(socket, name)]
+    seconds = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 60, "TCP_KEEPCNT": 5}  # the second is on macOS
+    options += [(socket.IPPROTO_TCP, name, value) for name, value in seconds.items() if hasattr(socket, name)]
     for level, name, value in options:
         try:
             sock.setsockopt(level, getattr(socket, name), value)
@@ -2891,12 +2856,12 @@ def _blocks(head: bytes, body: _Body) -> Iterator[bytes]:
     if not isinstance(body, _Upload):
         data = head + body if body else head
         yield from (data[at : at + _SEND_BYTES] for at in range(0, len(data), _SEND_BYTES))
-        return
-    yield head
-    for block in body:
-        yield block if body.length is not None else b"%x\r\n%b\r\n" % (len(block), block)
-    if body.length is None:
-        yield b"0\r\n\r\n"
+    else:
+        yield head
+        for block in body:
+            yield block if body.length is not None else b"%x\r\n%b\r\n" % (len(block), block)
+        if body.length is None:
+            yield b"0\r\n\r\n"
 
 # The head of an answer is read strictly where it says how long the body is, for what two readers understand differently
 # can hide one answer in another; the rest leniently.
@@ -2906,39 +2871,32 @@ _STATUS_LINE = re.compile(r"HTTP/1\.([0-9])[ \t]+([1-9][0-9][0-9])(?![^ \t\r])")
 _FIELD = re.compile(r"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\n]*)", re.MULTILINE)  # RFC 9112, section 5
 _FRAMING_FIELD = re.compile(r"content-length|transfer-encoding", re.IGNORECASE)
 
-class _Head(NamedTuple):
+class _Head:
     """Status line and fields of an answer; names in ``fields`` are in lower case."""
 
-    status: int
-    minor: int  # of the version: HTTP/1.minor
-    fields: Dict[str, str]
-    pairs: List[Tuple[str, str]]
-
-def _parse_head(head: bytes) -> _Head:
-    line, _, lines = head.decode("latin-1").partition("\n")
-    found = _STATUS_LINE.match(line)
-    if found is None:
-        raise _NotHTTP("the status line is malformed")
-    if "\n " in lines or "\n\t" in lines:  # a value over several lines (RFC 9112, section 5.2)
-        lines = re.sub(r"\r?\n[ \t]+", " ", lines)
-    pairs = [(name, value.strip(" \t\r")) for name, value in _FIELD.findall(lines)]
-    if len(pairs) <= lines.count("\n"):  # some are malformed
-        if any(_FRAMING_FIELD.search(line) for line in lines.split("\n") if not _FIELD.match(line)):
+    def __init__(self, head: bytes) -> None:
+        line, _, lines = head.decode("latin-1").partition("\n")
+        found = _STATUS_LINE.match(line)
+        if found is None:
+            raise _NotHTTP("the status line is malformed")
+        self.minor, self.status = int(found[1]), int(found[2])  # of HTTP/1.minor
+        if "\n " in lines or "\n\t" in lines:  # a value over several lines (RFC 9112, section 5.2)
+            lines = re.sub(r"\r?\n[ \t]+", " ", lines)
+        self.pairs = [(name, value.strip(" \t\r")) for name, value in _FIELD.findall(lines)]
+        all_fit = len(self.pairs) > lines.count("\n")
+        malformed = [] if all_fit else [line for line in lines.split("\n") if not _FIELD.match(line)]
+        if any(map(_FRAMING_FIELD.search, malformed)):
             raise _NotHTTP("the length of the body is malformed")
-    if len(pairs) > _MOST_FIELDS:
-        raise _NotHTTP("the head does not end")
-    fields: Dict[str, str] = {}
-    for name, value in pairs:  # RFC 9110, section 5.3; what only says the same again is taken once
-        known = fields.setdefault(name.lower(), value)
-        if known != value:
-            fields[name.lower()] = f"{known}, {value}"
-    return _Head(int(found.group(2)), int(found.group(1)), fields, pairs)
+        if len(self.pairs) > 100:
+            raise _NotHTTP("the head does not end")
+        self.fields: Dict[str, str] = {}
+        for name, value in self.pairs:  # RFC 9110, section 5.3; what only says the same again is taken once
+            known = self.fields.setdefault(name.lower(), value)
+            if known != value:
+                self.fields[name.lower()] = f"{known}, {value}"
 
 class _Payload:
-    """Takes the payload out of the bytes of a body (RFC 9112, sections 6 and 7): chunked, of a length, or to the end.
-
-    http.client gives one chunk a read, which makes an async stream pay a hop to a worker for every event.
-    """
+    """Takes the payload out of the bytes of a body (RFC 9112, sections 6 and 7): chunked, of a length, or to the end."""
 
     _SIZE = re.compile(rb"\r?\n[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")  # and the end of the chunk before
     _TRAILER_END = re.compile(rb"\n\r?\n")
@@ -2952,15 +2910,15 @@ class _Payload:
             raise _NotHTTP("lengths that are no numbers or contradict each other")
         self._chunked = codings == "chunked"
         self._left = None if self._chunked or length is None else int(length)  # bytes, of the present chunk if chunked
-        self._rest = b"\r\n"  # what is no payload: the beginning of a line, or what follows the body
         wish = head.fields.get("connection", "").lower()
-        keeps = "close" not in wish if head.minor else "keep-alive" in wish
-        dubious = self._chunked and (length is not None or not head.minor)
+        self.keeps = "close" not in wish if head.minor else "keep-alive" in wish  # the connection, for the next request
+        # Behind two lengths, or the announcement of a body that cannot be, whatever comes next may be that body.
+        if self._chunked and (length is not None or not head.minor):
+            self.keeps = False
         if head.status in (101, 204, 304):
-            dubious = dubious or self._chunked or bool(self._left) or head.status == 101
+            self.keeps = self.keeps and not self._chunked and not self._left and head.status != 101
             self._chunked, self._left = False, 0
-        # Behind two lengths, or a body that cannot be, whatever comes next may be that body.
-        self.reusable = keeps and not dubious  # whether another answer may follow on the connection
+        self.rest = b"\r\n" if self._chunked else b""  # what is no payload: part of a line, or what follows the body
         self.complete = self._left == 0
 
     def feed(self, data: bytes) -> bytes:
@@ -2968,15 +2926,13 @@ class _Payload:
         if not data:
             if self._chunked or self._left is not None:
                 raise _Closed("the connection was cut")
-            self.complete, self.reusable = True, False
+            self.complete = True
         elif self._chunked:
-            data = self._feed_chunks(self._rest + data)
+            data = self._feed_chunks(self.rest + data)
         elif self._left is not None:
-            data, self._rest = data[: self._left], data[self._left :]
+            data, self.rest = data[: self._left], data[self._left :]
             self._left -= len(data)
             self.complete = self._left == 0
-        if self.complete and self._rest:
-            self.reusable = False
         return data
 
     def _feed_chunks(self, data: bytes) -> bytes:
@@ -2984,11 +2940,12 @@ class _Payload:
         at = 0
         while not self.complete:
             if self._left is None:
-                if data.find(b"\n", at + 2) < 0:
-                    break
-                size = self._SIZE.match(data, at)
+                ended = data.find(b"\n", at + 2) >= 0
+                size = self._SIZE.match(data, at) if ended else None
                 if size is None:
-                    raise _NotHTTP("the chunks are malformed")
+                    if ended or len(data) - at > _MOST_HEAD_BYTES:
+                        raise _NotHTTP("the chunks are malformed")
+                    break
                 at, self._left = size.end(), int(size.group(1), 16)
                 if not self._left:
                     at -= 1  # the end of this line is the one before an empty line
@@ -3004,9 +2961,7 @@ class _Payload:
                 self.complete = end is not None
                 at = max(at, len(data) - 2) if end is None else end.end()
                 break
-        self._rest = data[at:]
-        if len(self._rest) > _MOST_HEAD_BYTES and not self.complete:
-            raise _NotHTTP("the chunks are malformed")
+        self.rest = data[at:]
         return b"".join(payload)
 
 def _tls_context(settings: _Settings) -> ssl.SSLContext:
@@ -3034,39 +2989,29 @@ def _trusting(bundle: Optional[str]) -> ssl.SSLContext:
     """Trust the roots in a file, or in all files of a directory; else the system's, which take 18 ms to load."""
     import glob
 
+    setting = "ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE)"
     try:
         context = ssl.create_default_context(capath=bundle)  # looked up when needed, and so no error if it is a file
     except ssl.SSLError as error:
-        raise ConfigurationError(
-            f"the system's store of root certificates cannot be read ({error}): name the file of the roots in"
-            " ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE), and the store is not asked"
-        ) from error
+        raise ConfigurationError(f"the system's store of roots cannot be read ({error}): set {setting}") from error
     if not bundle:
         return context
     files = sorted(glob.glob(os.path.join(glob.escape(bundle), "*")))
     problem: Any = ""
     for file in files or [bundle]:
         try:
-            _load_roots(context, file)
+            content = _read_file(file) if os.path.isfile(file) else b""  # a pipe can be read only once
+            data: Union[bytes, str] = b""  # what OpenSSL's own loader would refuse or pass over is read for it
+            if content.startswith(b"\x30") and b"-----BEGIN" not in content:  # DER: a SEQUENCE of ASN.1
+                data = content
+            elif content.startswith(b"\xef\xbb\xbf") or b"----------BEGIN" in content:  # BOM, or no line end before it
+                data = content.decode("ascii", "ignore").replace("-----BEGIN", "\n-----BEGIN")
+            context.load_verify_locations(None if data else file, cadata=data or None)
         except OSError as error:  # in a directory anything may lie
             problem = getattr(error, "reason", None) or error.strerror or error
     if (problem and not files) or not context.cert_store_stats()["x509"]:
-        raise ConfigurationError(
-            f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): {bundle!r} holds no certificates to trust, neither PEM nor DER:"
-            f" {problem}"
-        )
+        raise ConfigurationError(f"{setting}: {bundle!r} holds no certificates to trust, in PEM or DER: {problem}")
     return context
-
-def _load_roots(context: ssl.SSLContext, file: str) -> None:
-    """Load certificates from a file; what OpenSSL's own loader would refuse or pass over is read for it."""
-    content = _read_file(file) if os.path.isfile(file) else b""  # a pipe can be read only once
-    if content.startswith(b"\x30") and b"-----BEGIN" not in content:  # DER: a SEQUENCE of ASN.1
-        context.load_verify_locations(cadata=content)
-    elif content.startswith(b"\xef\xbb\xbf") or b"----------BEGIN" in content:  # a BOM, or no line end between two
-        text = content.decode("ascii", "ignore").replace("-----BEGIN", "\n-----BEGIN")
-        context.load_verify_locations(cadata=text)
-    else:
-        context.load_verify_locations(cafile=file)
 
 # RFC 5280, section 4.1: the issuer, a SEQUENCE of two dates, the subject, and the key, which begins with two SEQUENCEs
 # and an OID.
@@ -3090,9 +3035,8 @@ def _certificate_names(der: bytes) -> Tuple[str, str, str]:
 
 def _load_client_certificate(context: ssl.SSLContext, cert: str, key: Optional[str], password: Optional[str]) -> None:
     """Load the client's certificate and key. Without a password at hand OpenSSL would ask for one on the terminal."""
-    for name, path, kind in (
-        ("cert_file", cert, "CERTIFICATE"), ("key_file" if key else "cert_file", key or cert, "PRIVATE KEY")
-    ):
+    for name, kind in (("cert_file", "CERTIFICATE"), ("key_file" if key else "cert_file", "PRIVATE KEY")):
+        path = key if key and name == "key_file" else cert
         place = f"{name} (GIGACHAT_{name.upper()}): {path!r}"
         try:
             text = _read_file(path)
@@ -3102,7 +3046,7 @@ def _load_client_certificate(context: ssl.SSLContext, cert: str, key: Optional[s
             raise ConfigurationError(f"{place} holds no {kind.lower()} in PEM")
     try:
         context.load_cert_chain(cert, key, lambda: password or "")
-    except (OSError, ValueError) as error:  # in all likelihood it is the key, which was read last
+    except (OSError, ValueError) as error:
         problem = f"cannot be used: {error}"
         if "MISMATCH" in str(getattr(error, "reason", "")):
             problem = f"is not the key of the certificate in cert_file (GIGACHAT_CERT_FILE): {cert!r}"
@@ -3119,35 +3063,18 @@ class _Cut(Exception):
     """Ends the work for a task that was cancelled or a stream that was closed."""
 
 class _Flight:
-    """What a task's worker or a stream is blocked in, so that cancelling or closing can end it at once."""
+    """A task or a stream, which can be cut off, whatever it is blocked in."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards both
-        self._blocked_in: Optional[weakref.ref[Union[_Connection, _Turn]]] = None
-        self.cut_off = False
-
-    def blocked_in(self, what: Union[_Connection, _Turn, None]) -> None:
-        """Note what to cut, from now on, and raise _Cut where the task is cancelled already; None: nothing any more."""
-        with self._lock:
-            self._blocked_in = weakref.ref(what) if what is not None else None
-            if self.cut_off and what is not None:
-                raise _Cut
+    pool: Optional[KeepAlive] = None  # where it is blocked, if it is
+    cut_off = False
 
     def cut(self) -> None:
-        with self._lock:
-            self.cut_off = True
-            what = self._blocked_in() if self._blocked_in is not None else None
-            if what is not None:
-                what.cut()
+        self.cut_off = True
+        if self.pool is not None:
+            self.pool.cut(self)
 
 # Set in the context that a worker or a stream runs in; a simple blocking call has none.
 _flight_cvar: contextvars.ContextVar[Optional[_Flight]] = contextvars.ContextVar("_flight_cvar", default=None)
-
-def _blocked_in(what: Union[_Connection, _Turn]) -> Optional[_Flight]:
-    flight = _flight_cvar.get()
-    if flight is not None:
-        flight.blocked_in(what)
-    return flight
 
 
 # ---------- payloads
@@ -5326,7 +5253,7 @@ class _Doctor:
         tls = ssl._create_unverified_context if distrust else self._pool._tls_context
         try:
             connection.open(tls, request.headers.get("Proxy-Authorization"))
-            sock: Any = connection._open_sock()
+            sock: Any = connection.sock
             if not isinstance(sock, ssl.SSLSocket):
                 return f"{connection.where}: connected"
             version, (subject, issuer, expiry) = sock.version(), _certificate_names(sock.getpeercert(True) or b"")
