@@ -2395,8 +2395,7 @@ class KeepAlive:
     """
 
     def __init__(self, settings: _Settings) -> None:
-        self._settings = settings
-        self._pid = os.getpid()
+        self._settings, self._pid = settings, os.getpid()
         self._tls: Optional[ssl.SSLContext] = None
         self._closed = False
         # Guards all of these. Reentrant: garbage collection may close a stream while its thread is in here.
@@ -2411,15 +2410,14 @@ class KeepAlive:
         """Do nothing: OpenerDirector.add_handler() calls it."""
 
     def https_request(self, request: Request) -> Request:
-        """Lead a request through its proxy, if it has one. urllib's own handler asks the system each time."""
+        """Lead a request through its proxy, if any. urllib's own handler asks the system for exceptions each time."""
         proxy = _proxy_for(self._settings.proxies, request.type, request.host)
         if proxy is not None:
             userinfo, _, address = urllib.parse.urlsplit(proxy).netloc.rpartition("@")
             request.set_proxy(address, request.type)
             if userinfo:
-                user, _, password = userinfo.partition(":")
-                basic = base64.b64encode(urllib.parse.unquote(f"{user}:{password}").encode()).decode("ascii")
-                request.headers["Proxy-Authorization"] = f"Basic {basic}"
+                login = urllib.parse.unquote(userinfo if ":" in userinfo else f"{userinfo}:").encode()
+                request.headers["Proxy-Authorization"] = "Basic " + base64.b64encode(login).decode("ascii")
         return request
 
     def https_open(self, request: Request) -> _Answer:
@@ -2440,10 +2438,9 @@ class KeepAlive:
             return self._ask(connection, request)
         except BaseException as error:
             self._give_back(connection, False)
-            own_file = getattr(body, "failed", False)  # an error of the caller's own file passes as it is
-            if isinstance(error, (OSError, _NotHTTP, UnicodeError)) and not own_file:
+            if isinstance(error, (OSError, _NotHTTP, UnicodeError)) and not getattr(body, "failed", False):
                 raise _connection_error(error, connection, self._settings) from error
-            raise
+            raise  # what the caller's own file raised, too
 
     http_request, http_open = https_request, https_open
 
@@ -2466,9 +2463,7 @@ class KeepAlive:
                         self._turns[id(turn)] = turn
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise APITimeoutError(
-                        f"{origin[1]}: no connection became free within {timeout:g} s: all of max_connections are in use"
-                    )
+                    raise APITimeoutError(f"{origin[1]}: none of max_connections became free within {timeout:g} s")
                 turn.wait(min(left, _LOOK_SECONDS))
         finally:
             if turn is not None:
@@ -2504,15 +2499,14 @@ class KeepAlive:
             headers["Transfer-Encoding"] = "chunked"
         elif body is not None or request.get_method() != "GET":
             headers["Content-Length"] = str(length)
-        lines = [f"{request.get_method()} {request.selector or '/'} HTTP/1.1"]
-        lines += [f"{name}: {headers[name]}" for name in headers]
-        connection.send("\r\n".join([*lines, "", ""]).encode("latin-1"), body)
+        fields = "".join(f"{name}: {headers[name]}\r\n" for name in headers)
+        head = f"{request.get_method()} {request.selector or '/'} HTTP/1.1\r\n{fields}\r\n"
+        connection.send(head.encode("latin-1"), body)
         return _Answer(connection, connection.read_head("waiting for the answer"), self._give_back)
 
     def _tls_context(self) -> ssl.SSLContext:
         with self._lock:
-            if self._tls is None:
-                self._tls = _tls_context(self._settings)
+            self._tls = self._tls or _tls_context(self._settings)
             return self._tls
 
     def _give_back(self, connection: _Connection, reusable: bool) -> None:
@@ -2538,9 +2532,8 @@ class KeepAlive:
         with self._lock:
             while len(self._idle) > _MOST_IDLE or (len(self._idle) > 1 and not self._idle[0].usable()):
                 self._idle.pop(0).close()
-            now = time.monotonic()
-            if len(self._idle) > _FEW_IDLE and now >= self._next_look:
-                self._next_look = now + _IDLE_SECONDS / 10
+            if len(self._idle) > _FEW_IDLE and time.monotonic() >= self._next_look:
+                self._next_look = time.monotonic() + _IDLE_SECONDS / 10
                 timer = threading.Timer(_IDLE_SECONDS / 10, self._tidy)
                 timer.name, timer.daemon = "gigachat_lite", True
                 try:
@@ -2562,9 +2555,7 @@ class KeepAlive:
         with self._lock:
             over = _Turn(self._flight())
             self._pauses.add(over)
-            if self._closed:
-                over.come()
-        over.wait(seconds)
+        over.wait(0 if self._closed else seconds)
 
     def cut(self, flight: Optional[_Flight] = None) -> None:
         """Cut off what a task or a stream is blocked in, or all of them."""
@@ -2587,7 +2578,6 @@ class KeepAlive:
         """Close this process's copies of the sockets, which the parent goes on using. Takes no lock: see _Shared."""
         for connection in [*self._busy, *self._idle]:
             connection.close()
-        self._idle.clear()
 
 class _Turn:
     """Somebody's turn, to wait for. Not threading.Event, which is Python: an exception may leave it locked."""
@@ -2606,7 +2596,7 @@ class _Turn:
         except RuntimeError:
             pass  # it has come already
 
-    cut = come
+    cut = come  # as of a connection
 
 class _Answer:
     """An answer on its connection: its head, and the body as it comes. Gives the connection back at the end."""
@@ -2665,7 +2655,7 @@ class _Connection:
         self.pid = os.getpid()
         self.is_cut = False
         self.flight: Optional[_Flight] = None  # of the task or stream that it serves
-        self._sent_at = math.inf  # when all of the request had been sent
+        self._sent_at = math.inf  # when all of the request had been sent; infinity until it is
         self._received = False  # whether any byte of its answer has come
         self._round_trip = 0.0  # seconds, to the server and back
         self._pending = b""  # what has come and was not received yet
@@ -2730,18 +2720,16 @@ class _Connection:
 
     def was_closed_before(self) -> bool:
         """Whether a failure shows that the server had closed the connection before it could carry out the request."""
-        if self.idle_since is None or self._received or self.is_cut:
-            return False
-        return time.monotonic() - self._sent_at < _AT_ONCE_SECONDS + self._round_trip  # or not all of it was sent
+        unanswered = self.idle_since is not None and not self._received and not self.is_cut
+        return unanswered and time.monotonic() - self._sent_at < _AT_ONCE_SECONDS + self._round_trip
 
     def read_head(self, doing: str) -> _Head:
         """Wait for status line and fields, within ``timeout`` in all."""
         self.doing, self.deadline = doing, time.monotonic() + self.timeout
         data = bytearray()
         for block in iter(self.receive, b""):
-            searched = max(0, len(data) - 3)
             data += block
-            end = _HEAD_END.search(data, searched)
+            end = _HEAD_END.search(data, max(0, len(data) - len(block) - 3))
             while end is not None and end.start() <= _MOST_HEAD_BYTES:
                 head = _Head(bytes(data[: end.start()]))
                 del data[: end.end()]
@@ -2834,12 +2822,12 @@ def _host_and_port(address: str, default_port: int) -> Tuple[str, int]:
 
 def _tune(sock: socket.socket) -> None:
     """Send small requests at once, and notice a peer that vanished (NAT gateways forget quiet connections)."""
-    options = [(socket.IPPROTO_TCP, "TCP_NODELAY", 1), (socket.SOL_SOCKET, "SO_KEEPALIVE", 1)]
-    seconds = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 60, "TCP_KEEPCNT": 5}  # the second is on macOS
-    options += [(socket.IPPROTO_TCP, name, value) for name, value in seconds.items() if hasattr(socket, name)]
-    for level, name, value in options:
+    # TCP_KEEPALIVE is what macOS calls TCP_KEEPIDLE.
+    tcp = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 60, "TCP_KEEPCNT": 5}
+    known = [(socket.IPPROTO_TCP, getattr(socket, name), tcp[name]) for name in tcp if hasattr(socket, name)]
+    for level, option, value in [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *known]:
         try:
-            sock.setsockopt(level, getattr(socket, name), value)
+            sock.setsockopt(level, option, value)
         except OSError:
             pass  # it works without
 
@@ -2879,13 +2867,13 @@ class _Head:
         found = _STATUS_LINE.match(line)
         if found is None:
             raise _NotHTTP("the status line is malformed")
-        self.minor, self.status = int(found[1]), int(found[2])  # of HTTP/1.minor
+        self.minor: int = int(found[1])  # of the version: HTTP/1.minor
+        self.status: int = int(found[2])
         if "\n " in lines or "\n\t" in lines:  # a value over several lines (RFC 9112, section 5.2)
             lines = re.sub(r"\r?\n[ \t]+", " ", lines)
-        self.pairs = [(name, value.strip(" \t\r")) for name, value in _FIELD.findall(lines)]
-        all_fit = len(self.pairs) > lines.count("\n")
-        malformed = [] if all_fit else [line for line in lines.split("\n") if not _FIELD.match(line)]
-        if any(map(_FRAMING_FIELD.search, malformed)):
+        parts = _FIELD.split(lines)  # names, values, and before each name what is no field: line ends, malformed lines
+        self.pairs: List[Tuple[str, str]] = [(n, v.strip(" \t\r")) for n, v in zip(parts[1::3], parts[2::3])]
+        if _FRAMING_FIELD.search("".join(parts[::3])):
             raise _NotHTTP("the length of the body is malformed")
         if len(self.pairs) > 100:
             raise _NotHTTP("the head does not end")
@@ -2896,10 +2884,9 @@ class _Head:
                 self.fields[name.lower()] = f"{known}, {value}"
 
 class _Payload:
-    """Takes the payload out of the bytes of a body (RFC 9112, sections 6 and 7): chunked, of a length, or to the end."""
+    """Takes the payload out of the bytes of a body (RFC 9112, sections 6 and 7): chunked, with a length, or neither."""
 
-    _SIZE = re.compile(rb"\r?\n[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")  # and the end of the chunk before
-    _TRAILER_END = re.compile(rb"\n\r?\n")
+    _SIZE = re.compile(rb"\r?\n[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")  # and the end before it
 
     def __init__(self, head: _Head) -> None:
         codings = head.fields.get("transfer-encoding", "identity").lower()
@@ -2918,7 +2905,8 @@ class _Payload:
         if head.status in (101, 204, 304):
             self.keeps = self.keeps and not self._chunked and not self._left and head.status != 101
             self._chunked, self._left = False, 0
-        self.rest = b"\r\n" if self._chunked else b""  # what is no payload: part of a line, or what follows the body
+        # What is no payload: part of a line, or what follows the body. The first size has an end before it as well.
+        self.rest = b"\r\n" if self._chunked else b""
         self.complete = self._left == 0
 
     def feed(self, data: bytes) -> bytes:
@@ -2957,7 +2945,7 @@ class _Payload:
                 at += len(block)
                 self._left = self._left - len(block) or None
             else:  # the last chunk was here: fields may follow, and then an empty line
-                end = self._TRAILER_END.search(data, at)
+                end = _HEAD_END.search(data, at)
                 self.complete = end is not None
                 at = max(at, len(data) - 2) if end is None else end.end()
                 break
