@@ -2674,13 +2674,13 @@ class _Connection:
             name = host.rstrip(".")  # the dot of a complete name serves the look-up; certificates do not have it
             sock = self._open_sock(self.timeout)
             self.sock = sock = tls().wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
-            self._open_sock(self.timeout)
+            self._open_sock(self.timeout)  # unless it was cut just before it was there
             sock.do_handshake()
             self._round_trip = time.monotonic() - started
 
     def _connect(self, host: str, port: int) -> None:
         """Connect to the first of the host's addresses that answers; each has its share of the rest of ``timeout``."""
-        deadline = time.monotonic() + self.timeout
+        self.doing, deadline = "connecting", time.monotonic() + self.timeout
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         for left, (family, kind, protocol, _, address) in zip(range(len(addresses), 0, -1), addresses):
             started = time.monotonic()
