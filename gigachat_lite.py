@@ -1090,10 +1090,9 @@ class _Process:
         import urllib.request
 
         self.pool = KeepAlive(settings)
-        # Only these two: no redirects, which would carry the token to another host, no file: and ftp:, no cookies.
+        # Only this handler: no redirects, which would carry the token to another host, no file: and ftp:, no cookies.
         opener = urllib.request.OpenerDirector()
-        opener.add_handler(_ProxyHandler(settings))  # type: ignore[arg-type]  # all that is asked of a handler
-        opener.add_handler(self.pool)  # type: ignore[arg-type]
+        opener.add_handler(self.pool)  # type: ignore[arg-type]  # all that is asked of a handler
         self._opener = opener if settings.proxies else None
         self.workers = _Workers(max(100, settings.max_connections or 0))
         # Guards the token and all about it; never held during an API call. Reentrant: a signal handler, or a destructor
@@ -2114,41 +2113,8 @@ _SEND_BYTES = 262_144  # one block of an upload: each gets the whole `timeout`
 _READ_BYTES = 65_536  # a TLS record holds at most 16 KiB; more than one waits only on plain connections
 _MOST_AT_ONCE = 262_144  # what one hop of an async stream brings at most
 _MOST_HEAD_BYTES = 65_536
-_MOST_FIELDS = 100
 
-class _Handler:
-    """What OpenerDirector.add_handler() asks of a handler."""
-
-    handler_order = 500
-
-    def add_parent(self, parent: OpenerDirector) -> None:
-        """Do nothing: it is called by whoever takes this for a handler."""
-
-    def __lt__(self, other: Any) -> bool:
-        return self.handler_order < int(other.handler_order)
-
-class _ProxyHandler(_Handler):
-    """urllib's handler for proxies, without the exception lists of the system, which urllib's own asks each time."""
-
-    handler_order = 100  # before KeepAlive
-
-    def __init__(self, settings: _Settings) -> None:
-        self._proxies = settings.proxies
-
-    def https_open(self, request: Request) -> None:
-        """Lead a request through the proxy for its scheme, if there is one and no_proxy does not name the host."""
-        proxy = _proxy_for(self._proxies, request.type, request.host)
-        if proxy is not None:
-            userinfo, _, address = urllib.parse.urlsplit(proxy).netloc.rpartition("@")
-            request.set_proxy(address, request.type)
-            if userinfo:
-                pair = ":".join(map(urllib.parse.unquote, userinfo.partition(":")[::2]))
-                basic = base64.b64encode(pair.encode()).decode("ascii")
-                request.headers["Proxy-Authorization"] = f"Basic {basic}"
-
-    http_open = https_open
-
-class KeepAlive(_Handler):
+class KeepAlive:
     """urllib's handler for http and https that keeps connections, where urllib's own opens one for each request.
 
     Without ``max_connections`` nobody waits for a connection; with it, callers are served in the order they came. What
@@ -2156,7 +2122,7 @@ class KeepAlive(_Handler):
     """
 
     def __init__(self, settings: _Settings) -> None:
-        self._settings = settings
+        self._settings, self._pid = settings, os.getpid()
         self._tls: Optional[ssl.SSLContext] = None
         self._closed = False
         # Guards all of these. Reentrant: garbage collection may close a stream while its thread is in here.
@@ -2165,35 +2131,44 @@ class KeepAlive(_Handler):
         self._idle: List[_Connection] = []  # the newest last
         self._turns: weakref.WeakValueDictionary[int, _Turn] = weakref.WeakValueDictionary()  # in order of arrival
         self._pauses: weakref.WeakSet[_Turn] = weakref.WeakSet()
-        self._expiring = False
+        self._next_look = 0.0  # by time.monotonic(), for what has been idle for too long
+
+    def add_parent(self, parent: OpenerDirector) -> None:
+        """Do nothing: OpenerDirector.add_handler() calls it."""
+
+    def https_request(self, request: Request) -> Request:
+        """Lead a request through its proxy, if any. urllib's own handler asks the system for exceptions each time."""
+        proxy = _proxy_for(self._settings.proxies, request.type, request.host)
+        if proxy is not None:
+            userinfo, _, address = urllib.parse.urlsplit(proxy).netloc.rpartition("@")
+            request.set_proxy(address, request.type)
+            if userinfo:
+                login = urllib.parse.unquote(userinfo if ":" in userinfo else f"{userinfo}:").encode()
+                request.headers["Proxy-Authorization"] = "Basic " + base64.b64encode(login).decode("ascii")
+        return request
 
     def https_open(self, request: Request) -> _Answer:
         # A request that fails on a kept connection before any byte of its answer met a server that had just closed it,
         # and is sent once more on a fresh one. That is certain only if it failed at once, or before all of it was sent:
         # else it may have been carried out, and that is a failure.
-        tunnel: Optional[str] = getattr(request, "_tunnel_host", None)
-        upload = request.data if isinstance(request.data, _Upload) else None
-        reusing = upload is None or upload.rewindable
-        connection = self._claim((request.type, request.host, tunnel), reusing, request.timeout or 0)
-        kept = connection.opened
+        origin = (request.type, request.host, getattr(request, "_tunnel_host", None))
+        body: Any = request.data
+        connection = self._claim(origin, getattr(body, "rewindable", True), request.timeout or 0)
         try:
             try:
                 return self._ask(connection, request)
             except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
-                if not kept or not connection.was_closed_before():
+                if not connection.was_closed_before():
                     raise
             connection.close()
             return self._ask(connection, request)
-        except (OSError, _NotHTTP, UnicodeError) as error:
+        except BaseException as error:
             self._give_back(connection, False)
-            if upload is not None and upload.failed:  # an error of the caller's own file
-                raise
-            raise _connection_error(error, connection, self._settings) from error
-        except BaseException:
-            self._give_back(connection, False)
-            raise
+            if isinstance(error, (OSError, _NotHTTP, UnicodeError)) and not getattr(body, "failed", False):
+                raise _connection_error(error, connection, self._settings) from error
+            raise  # what the caller's own file raised, too
 
-    http_open = https_open
+    http_request, http_open = https_request, https_open
 
     def _claim(self, origin: _Origin, reusing: bool, timeout: float) -> _Connection:
         """Take an idle connection or the right to open one; wait for it in the order of arrival."""
@@ -2202,21 +2177,19 @@ class KeepAlive(_Handler):
         try:
             while True:
                 with self._lock:
+                    flight = self._flight()
                     is_next = next(iter(self._turns.values()), turn) is turn
                     connection = self._take(origin, reusing) if is_next else None
                     if connection is not None:
-                        connection.timeout = timeout
+                        self._busy.add(connection)
+                        connection.timeout, connection.flight = timeout, flight
                         return connection
                     if turn is None:
-                        turn = _Turn()
+                        turn = _Turn(flight)
                         self._turns[id(turn)] = turn
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise APITimeoutError(
-                        f"{origin[1]}: no connection became free within {timeout:g} s:"
-                        f" all {self._settings.max_connections} are in use (max_connections)"
-                    )
-                _blocked_in(turn.come)
+                    raise APITimeoutError(f"{origin[1]}: none of max_connections became free within {timeout:g} s")
                 turn.wait(min(left, _LOOK_SECONDS))
         finally:
             if turn is not None:
@@ -2232,7 +2205,6 @@ class KeepAlive(_Handler):
             if connection.origin == origin:
                 self._idle.remove(connection)
                 if connection.usable():
-                    self._busy.add(connection)
                     return connection
                 connection.close()
         most = self._settings.max_connections
@@ -2240,38 +2212,39 @@ class KeepAlive(_Handler):
             if not self._idle:
                 return None
             self._idle.pop(0).close()
-        connection = _Connection(origin)
-        self._busy.add(connection)
-        return connection
+        return _Connection(origin)
 
     def _ask(self, connection: _Connection, request: Request) -> _Answer:
         """Send the request on *connection*, opening it first if it is new, and wait for the head of the answer."""
-        connection.flight = _blocked_in(connection.cut)
-        headers = dict(request.headers)
-        through_tunnel = connection.origin[2] is not None
-        proxy_authorization = headers.pop("Proxy-Authorization", None) if through_tunnel else None
-        if not connection.opened:
-            connection.open(self._tls_context, proxy_authorization)
-        connection.send(_request_head(request, headers), request.data)  # type: ignore[arg-type]  # ours: _Call.body
+        headers, body = dict(request.headers), cast(_Body, request.data)
+        to_proxy = headers.pop("Proxy-Authorization", None) if connection.origin[2] is not None else None
+        if connection.sock is None:
+            connection.open(self._tls_context, to_proxy)
+        length = body.length if isinstance(body, _Upload) else len(body or b"")
+        if length is None:
+            headers["Transfer-Encoding"] = "chunked"
+        elif body is not None or request.get_method() != "GET":
+            headers["Content-Length"] = str(length)
+        fields = "".join(f"{name}: {headers[name]}\r\n" for name in headers)
+        head = f"{request.get_method()} {request.selector or '/'} HTTP/1.1\r\n{fields}\r\n"
+        connection.send(head.encode("latin-1"), body)
         return _Answer(connection, connection.read_head("waiting for the answer"), self._give_back)
 
     def _tls_context(self) -> ssl.SSLContext:
         with self._lock:
-            if self._tls is None:
-                self._tls = _tls_context(self._settings)
+            self._tls = self._tls or _tls_context(self._settings)
             return self._tls
 
     def _give_back(self, connection: _Connection, reusable: bool) -> None:
         if connection.pid != os.getpid():  # a child drops what its parent had begun
             connection.close()
             return
-        if connection.flight is not None:
-            connection.flight.landed(connection.cut)
         with self._lock:
             self._busy.discard(connection)
-            if reusable and not self._closed and not connection.is_cut:
-                connection.idle_since, connection.flight = (time.monotonic(), time.time()), None
-                self._keep(connection)
+            if reusable and connection.reusable and not self._closed:
+                connection.idle_since = time.monotonic(), time.time()
+                self._idle.append(connection)
+                self._tidy()
             else:
                 connection.close()
             self._call_next()
@@ -2280,35 +2253,44 @@ class KeepAlive(_Handler):
         for turn in list(self._turns.values())[:1]:
             turn.come()
 
-    def _keep(self, connection: _Connection) -> None:
-        self._idle.append(connection)
-        while len(self._idle) > _MOST_IDLE or (len(self._idle) > 1 and not self._idle[0].usable()):
-            self._idle.pop(0).close()
-        if len(self._idle) > _FEW_IDLE and not self._expiring:
-            try:
-                threading.Thread(target=_expire, args=(weakref.ref(self),), name="gigachat_lite", daemon=True).start()
-                self._expiring = True
-            except RuntimeError:
-                pass  # no thread can be started: they go with the next calls
-
-    def expire(self) -> bool:
-        """Close what has been idle for too long; tell whether many connections are idle still."""
+    def _tidy(self) -> None:
+        """Close idle connections that are too many or too old; where many are left, look again later."""
         with self._lock:
-            while self._idle and not self._idle[0].usable():
+            while len(self._idle) > _MOST_IDLE or (len(self._idle) > 1 and not self._idle[0].usable()):
                 self._idle.pop(0).close()
-            self._expiring = len(self._idle) > _FEW_IDLE
-            return self._expiring
+            if len(self._idle) > _FEW_IDLE and time.monotonic() >= self._next_look:
+                self._next_look = time.monotonic() + _IDLE_SECONDS / 10
+                timer = threading.Timer(_IDLE_SECONDS / 10, self._tidy)
+                timer.name, timer.daemon = "gigachat_lite", True
+                try:
+                    timer.start()
+                except RuntimeError:
+                    pass  # no thread can be started: they go with the next calls
+
+    def _flight(self) -> Optional[_Flight]:
+        """Give the task or stream that this thread works for, if it does; _Cut where that is cut off already."""
+        flight = _flight_cvar.get()
+        if flight is not None:
+            flight.pool = self
+            if flight.cut_off:
+                raise _Cut
+        return flight
 
     def pause(self, seconds: float) -> None:
         """Sleep, or until the client is closed or the task cancelled."""
-        over = _Turn()
         with self._lock:
+            over = _Turn(self._flight())
             self._pauses.add(over)
-            closed = self._closed
-        _blocked_in(over.come)
-        if not closed:
-            over.wait(seconds)
-        _blocked_in(over.come)
+        over.wait(0 if self._closed else seconds)
+
+    def cut(self, flight: Optional[_Flight] = None) -> None:
+        """Cut off what a task or a stream is blocked in, or all of them."""
+        if self._pid == os.getpid():  # the lock of a parent may be locked for ever
+            with self._lock:
+                found: List[Union[_Connection, _Turn]] = [*self._busy, *self._turns.values(), *self._pauses]
+                for blocked in found:
+                    if flight is None or blocked.flight is flight:
+                        blocked.cut()
 
     def close(self) -> None:
         """Close what is idle, cut off what is busy, wake who waits."""
@@ -2316,30 +2298,18 @@ class KeepAlive(_Handler):
             self._closed = True
             while self._idle:
                 self._idle.pop().close()
-            for connection in self._busy:
-                connection.cut()
-            for turn in [*self._turns.values(), *self._pauses]:
-                turn.come()
+            self.cut()
 
     def forget(self) -> None:
         """Close this process's copies of the sockets, which the parent goes on using. Takes no lock: see _Shared."""
         for connection in [*self._busy, *self._idle]:
             connection.close()
-        self._idle.clear()
-
-def _expire(pool: weakref.ref[KeepAlive]) -> None:
-    """Close idle connections when their time is over, while there are many."""
-    while True:
-        time.sleep(_IDLE_SECONDS / 10)
-        found = pool()
-        if found is None or not found.expire():
-            return
-        del found
 
 class _Turn:
     """Somebody's turn, to wait for. Not threading.Event, which is Python: an exception may leave it locked."""
 
-    def __init__(self) -> None:
+    def __init__(self, flight: Optional[_Flight] = None) -> None:
+        self.flight = flight  # the task or stream that waits
         self._lock = threading.Lock()  # locked until the turn comes
         self._lock.acquire()
 
@@ -2352,215 +2322,150 @@ class _Turn:
         except RuntimeError:
             pass  # it has come already
 
-def _request_head(request: Request, headers: Dict[str, str]) -> bytes:
-    """Write request line and headers, with what tells the server where the body ends."""
-    body: Any = request.data
-    length = len(body) if isinstance(body, bytes) else body.length if body is not None else 0
-    if length is None:
-        headers["Transfer-Encoding"] = "chunked"
-    elif body is not None or request.get_method() != "GET":
-        headers["Content-Length"] = str(length)
-    target = request.selector or "/"
-    lines = [f"{request.get_method()} {target} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+    cut = come  # as of a connection
 
 class _Answer:
     """An answer on its connection: its head, and the body as it comes. Gives the connection back at the end."""
 
     def __init__(self, connection: _Connection, head: _Head, give_back: Callable[[_Connection, bool], None]) -> None:
-        self.status = head.status
-        self.fields = head.fields
-        self.pairs = head.pairs
+        self.status, self.fields, self.pairs = head.status, head.fields, head.pairs
         self.connection = connection
         self._give_back: Optional[Callable[[_Connection, bool], None]] = give_back
         self._payload = _Payload(head)
-        wish = head.fields.get("connection", "").lower()
-        keeps = "close" not in wish if head.minor else "keep-alive" in wish
-        self._reusable = keeps and not self._payload.dubious and head.status >= 200 and connection.sent_at < math.inf
         if self._payload.complete:
-            self._release(self._reusable and not connection.pending)
+            self.close()
 
     def receive(self) -> bytes:
         """Wait for more of the body and give all that has come; nothing at its end."""
-        if self._give_back is None:
-            if self._payload.complete:
-                return b""
-            raise APIConnectionError(f"{self.connection.where}: the answer was closed before its end")
+        data = b""
         try:
-            return self._receive()
+            while not data and not self._payload.complete:
+                data = self._payload.feed(self.connection.receive(gather=True))
         except (OSError, _NotHTTP) as error:
             self.close()
             raise _connection_error(error, self.connection) from error
-
-    def _receive(self) -> bytes:
-        payload = b""
-        while not payload and not self._payload.complete:
-            data = self.connection.receive(gather=True)
-            if data:
-                payload = self._payload.feed(data)
-            else:
-                self._payload.end()
         if self._payload.complete:
-            self._release(self._reusable and not self._payload.rest and not self.connection.pending)
-        return payload
+            self.close()
+        return data
 
     def drain(self) -> None:
         """Read the end of an answer that has nothing more to say, if it is about to come, and keep the connection."""
         if self._give_back is not None:
             self.connection.deadline = time.monotonic() + _DRAIN_SECONDS
             try:
-                if self.receive():
-                    self.close()
+                self.receive()
             except APIConnectionError:
-                self.close()
+                pass  # its connection is closed
+            self.close()
 
     def close(self) -> None:
-        """Drop the connection, unless the answer was read to its end."""
-        self._release(False)
-
-    def _release(self, reusable: bool) -> None:
+        """Give the connection back, for the next call if the answer was read to its end."""
         give_back, self._give_back = self._give_back, None
         if give_back is not None:
-            give_back(self.connection, reusable)
+            give_back(self.connection, self._payload.complete and self._payload.keeps and not self._payload.rest)
 
 _Origin = Tuple[str, str, Optional[str]]  # scheme, host:port to connect to, host:port to reach through a tunnel
 
 class _Connection:
     """One socket: connected, perhaps through a proxy's tunnel, perhaps under TLS; and what came on it unread."""
 
-    _sock: Optional[socket.socket] = None
+    sock: Optional[socket.socket] = None
 
     def __init__(self, origin: _Origin) -> None:
-        self.origin = origin
+        self.origin = _, address, tunnel = origin
+        self.where = address if tunnel is None else f"{tunnel} through the proxy {address}"  # for people
         self.timeout = 0.0  # of the request that it serves
         self.deadline = math.inf  # by time.monotonic(), of all that is received
         self.doing = "connecting"  # what a failure would interrupt, for people
-        self.idle_since: Tuple[float, float] = (0.0, 0.0)
+        self.idle_since: Optional[Tuple[float, float]] = None  # by both clocks; None: it has served nobody yet
         self.pid = os.getpid()
         self.is_cut = False
         self.flight: Optional[_Flight] = None  # of the task or stream that it serves
-        self.sent_at = math.inf  # when all of the request had been sent
-        self.received = False  # whether any byte of its answer has come
+        self._sent_at = math.inf  # when all of the request had been sent; infinity until it is
+        self._received = False  # whether any byte of its answer has come
         self._round_trip = 0.0  # seconds, to the server and back
-        self._tunnelled = False
         self._pending = b""  # what has come and was not received yet
         self._failure: Optional[OSError] = None  # what came behind it
 
-    def __del__(self) -> None:
-        self.close()  # an answer that was dropped half read takes its connection along
-
-    @property
-    def where(self) -> str:
-        _, address, tunnel = self.origin
-        if tunnel is None:
-            return address
-        return tunnel if self._tunnelled else f"{tunnel} through the proxy {address}"
-
-    @property
-    def opened(self) -> bool:
-        return self._sock is not None
-
-    def open(self, tls: Callable[[], ssl.SSLContext], proxy_authorization: Optional[str]) -> None:
+    def open(self, tls: Callable[[], ssl.SSLContext], to_proxy: Optional[str]) -> None:
+        """Connect and agree on TLS; *to_proxy* is the Proxy-Authorization for a tunnel."""
         scheme, address, tunnel = self.origin
-        self._tunnelled, self._pending, self._failure = False, b"", None
         host, port = _host_and_port(address, 80 if scheme == "http" or tunnel else 443)
         self._connect(host, port)
         if tunnel is not None:
-            self._open_tunnel(tunnel, proxy_authorization)
+            self._open_tunnel(tunnel, to_proxy)
             host, _ = _host_and_port(tunnel, 443)
         if scheme == "https":
-            self.doing = "agreeing on TLS"
-            started = time.monotonic()
+            self.doing, started = "agreeing on TLS", time.monotonic()
             name = host.rstrip(".")  # the dot of a complete name serves the look-up; certificates do not have it
-            sock = tls().wrap_socket(self._open_sock(), server_hostname=name, do_handshake_on_connect=False)
-            self._sock = sock
-            self._open_sock().settimeout(self.timeout)
+            sock = self._open_sock(self.timeout)
+            self.sock = sock = tls().wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
+            self._open_sock(self.timeout)  # unless it was cut just before it was there
             sock.do_handshake()
             self._round_trip = time.monotonic() - started
 
     def _connect(self, host: str, port: int) -> None:
         """Connect to the first of the host's addresses that answers; each has its share of the rest of ``timeout``."""
-        deadline = time.monotonic() + self.timeout
-        addresses = list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        while addresses:
+        self.doing, deadline = "connecting", time.monotonic() + self.timeout
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for left, (family, kind, protocol, _, address) in zip(range(len(addresses), 0, -1), addresses):
             started = time.monotonic()
-            share = (deadline - started) / len(addresses)
-            family, kind, protocol, _, address = addresses.pop(0)
             try:
-                sock = self._sock = socket.socket(family, kind, protocol)
-                sock.settimeout(max(share, 0.001))
-                self._open_sock().connect(address)
+                self.sock = socket.socket(family, kind, protocol)
+                self._open_sock(max((deadline - started) / left, 0.001)).connect(address)
+                self._round_trip = time.monotonic() - started
+                break
             except OSError:
                 self.close()
-                if not addresses or time.monotonic() >= deadline:
+                if left == 1:
                     raise
-                continue
-            self._round_trip = time.monotonic() - started
-            _tune(sock)
-            return
-        raise OSError(f"{host} has no address")
+        _tune(self._open_sock(self.timeout))
 
-    def _open_tunnel(self, target: str, proxy_authorization: Optional[str]) -> None:
+    def _open_tunnel(self, target: str, authorization: Optional[str]) -> None:
         """Ask the proxy for a tunnel (RFC 9110, section 9.3.6); only this request carries the proxy's credentials."""
-        self.doing = "waiting for the proxy"
         target = target if re.search(r":\d+\Z", target) else f"{target}:443"
-        head = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
-        if proxy_authorization is not None:
-            head.append(f"Proxy-Authorization: {proxy_authorization}")
-        self._open_sock().sendall("\r\n".join([*head, "", ""]).encode("latin-1"))
+        fields = "" if authorization is None else f"Proxy-Authorization: {authorization}\r\n"
+        self.send(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{fields}\r\n".encode("latin-1"), None)
         answer = self.read_head("waiting for the proxy")
         if not 200 <= answer.status < 300:
             raise _TunnelRefused(self.origin[1], target, answer.status, answer.fields.get("proxy-authenticate", ""))
         if self._pending:
             raise _NotHTTP("the proxy sent more than its answer")
-        self._tunnelled = True
 
     def send(self, head: bytes, body: _Body) -> None:
         """Send a request. What the server says before it has read all of it is its answer, not a failure."""
-        self.doing = "sending the request"
-        self.sent_at, self.received = math.inf, False
-        sock = self._open_sock()
-        sock.settimeout(self.timeout)
+        self.doing, self._sent_at, self._received = "sending the request", math.inf, False
+        sock = self._open_sock(self.timeout)
         try:
-            if isinstance(body, bytes) and len(body) <= _SEND_BYTES:
-                sock.sendall(head + body)
-            else:
-                sock.sendall(head)
-                for block in _blocks(body):
-                    sock.sendall(block)
-            self.sent_at = time.monotonic()
+            for block in _blocks(head, body):
+                sock.sendall(block)
+            self._sent_at = time.monotonic()
         except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, socket.timeout):
             if not _readable(sock):
                 raise
 
     def was_closed_before(self) -> bool:
         """Whether a failure shows that the server had closed the connection before it could carry out the request."""
-        in_time = time.monotonic() - self.sent_at < _AT_ONCE_SECONDS + self._round_trip
-        return not self.received and not self.is_cut and (self.sent_at == math.inf or in_time)
+        unanswered = self.idle_since is not None and not self._received and not self.is_cut
+        return unanswered and time.monotonic() - self._sent_at < _AT_ONCE_SECONDS + self._round_trip
 
     def read_head(self, doing: str) -> _Head:
         """Wait for status line and fields, within ``timeout`` in all."""
-        self.doing = doing
-        self.deadline = time.monotonic() + self.timeout
-        data, searched = bytearray(), 0
-        while True:
-            end = _HEAD_END.search(data, searched)
-            if (len(data) if end is None else end.start()) > _MOST_HEAD_BYTES:
+        self.doing, self.deadline = doing, time.monotonic() + self.timeout
+        data = bytearray()
+        for block in iter(self.receive, b""):
+            data += block
+            end = _HEAD_END.search(data, max(0, len(data) - len(block) - 3))
+            while end is not None and end.start() <= _MOST_HEAD_BYTES:
+                head = _Head(bytes(data[: end.start()]))
+                del data[: end.end()]
+                if head.status >= 200 or head.status == 101:  # what comes before is a provisional answer
+                    self._pending, self.doing = bytes(data), "reading the answer"
+                    return head
+                end = _HEAD_END.search(data)
+            if len(data) > _MOST_HEAD_BYTES:
                 raise _NotHTTP("the head does not end")
-            if end is None:
-                searched = max(0, len(data) - 3)
-                block = self.receive()
-                if not block:
-                    raise _Closed("the head of the answer was cut" if data else "the server closed the connection")
-                data += block
-                continue
-            head = _parse_head(bytes(data[: end.start()]))
-            del data[: end.end()]
-            searched = 0
-            if head.status >= 200 or head.status == 101:  # what comes before is a provisional answer
-                self._pending = bytes(data)
-                self.doing = "reading the answer"
-                return head
+        raise _Closed("the head of the answer was cut" if data else "the server closed the connection")
 
     def receive(self, gather: bool = False) -> bytes:
         """Wait for bytes, each time for ``timeout`` at most; nothing at the end. *gather*: give all that has come."""
@@ -2568,59 +2473,49 @@ class _Connection:
             data, self._pending = self._pending, b""
             return data
         if self._failure is not None:
-            failure, self._failure = self._failure, None
-            try:
-                raise failure
-            finally:
-                del failure  # its traceback holds this frame: no cycle is left behind
+            raise self._failure  # close() drops it, with its traceback, which holds this frame
         left = min(self.timeout, self.deadline - time.monotonic())
         if left <= 0:
             raise socket.timeout("timed out")
-        sock = self._open_sock()
-        sock.settimeout(left)
+        sock = self._open_sock(left)
         data = sock.recv(_READ_BYTES)
-        self.received = self.received or bool(data)
-        return data + self._gather(sock) if gather and data else data
-
-    def _gather(self, sock: socket.socket) -> bytes:
-        """Give what has arrived besides, so that many small events cost one hop; a failure waits for its turn."""
-        blocks: List[bytes] = []
-        left = _MOST_AT_ONCE
+        self._received = self._received or bool(data)
+        if not gather or not data:
+            return data
+        gathered = bytearray(data)
         sock.settimeout(0)
         try:
-            while left > 0:
-                block = sock.recv(_READ_BYTES)
-                if not block:
-                    break
-                blocks.append(block)
-                left -= len(block)
+            while data and len(gathered) < _MOST_AT_ONCE:
+                data = sock.recv(_READ_BYTES)
+                gathered += data
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             pass  # that is all
         except OSError as error:
-            self._failure = error.with_traceback(None)
-        return b"".join(blocks)
+            self._failure = error.with_traceback(None)  # the data first
+        return bytes(gathered)
 
-    def _open_sock(self) -> socket.socket:
+    def _open_sock(self, timeout: float) -> socket.socket:
         """Give the socket, unless the call has been cut off in the meantime, or the process is a child of its owner."""
-        if self.is_cut or self._sock is None or self.pid != os.getpid():
+        if self.is_cut or self.sock is None or self.pid != os.getpid():
             raise _Closed("the connection was closed")
-        return self._sock
+        self.sock.settimeout(timeout)
+        return self.sock
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may follow: all of this one was sent, and nothing is left unread."""
+        return self._sent_at < math.inf and not self.is_cut and not self._pending and self._failure is None
 
     def usable(self) -> bool:
         """Whether an idle connection can take a request: not too old, and the server has neither closed nor spoken."""
-        monotonic, wall = self.idle_since
+        monotonic, wall = self.idle_since or (0.0, 0.0)
         idle = max(time.monotonic() - monotonic, time.time() - wall)  # a frozen process stops the first clock
-        return idle < _IDLE_SECONDS and self._sock is not None and not self.pending and not _readable(self._sock)
-
-    @property
-    def pending(self) -> bool:
-        """Whether more has come than was received."""
-        return bool(self._pending) or self._failure is not None
+        return idle < _IDLE_SECONDS and self.sock is not None and not _readable(self.sock)
 
     def cut(self) -> None:
         """End whatever another thread does with the socket. Closing it there could hit a newer one of its number."""
         self.is_cut = True
-        sock = self._sock
+        sock = self.sock
         if sock is not None:
             try:
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not the TLS object's, which drops its state
@@ -2628,9 +2523,11 @@ class _Connection:
                 pass  # not connected yet, or no longer: the next step sees is_cut
 
     def close(self) -> None:
-        sock, self._sock = self._sock, None
+        sock, self.sock, self._pending, self._failure = self.sock, None, b"", None
         if sock is not None:
             sock.close()
+
+    __del__ = close  # an answer that was dropped half read takes its connection along
 
 class _Closed(ConnectionError):
     """The connection ended where more was to come."""
@@ -2651,12 +2548,10 @@ def _host_and_port(address: str, default_port: int) -> Tuple[str, int]:
 
 def _tune(sock: socket.socket) -> None:
     """Send small requests at once, and notice a peer that vanished (NAT gateways forget quiet connections)."""
-    keep_alive = (("TCP_KEEPIDLE", 60), ("TCP_KEEPALIVE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5))
-    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    for name, value in keep_alive:  # TCP_KEEPALIVE is what macOS calls TCP_KEEPIDLE
-        if hasattr(socket, name):
-            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
-    for level, option, value in options:
+    # TCP_KEEPALIVE is what macOS calls TCP_KEEPIDLE.
+    tcp = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 60, "TCP_KEEPCNT": 5}
+    known = [(socket.IPPROTO_TCP, getattr(socket, name), tcp[name]) for name in tcp if hasattr(socket, name)]
+    for level, option, value in [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *known]:
         try:
             sock.setsockopt(level, option, value)
         except OSError:
@@ -2670,19 +2565,17 @@ def _readable(sock: socket.socket) -> bool:
         return bool(poll.poll(0))
     return bool(select.select([sock], [], [], 0)[0])
 
-def _blocks(body: _Body) -> Iterator[Union[bytes, memoryview]]:
-    """Cut a body into what one send takes; one whose length nobody knows goes out in chunks."""
-    if body is None:
-        return
-    if isinstance(body, bytes):
-        whole = memoryview(body)
-        yield from (whole[at : at + _SEND_BYTES] for at in range(0, len(whole), _SEND_BYTES))
-    elif body.length is not None:
-        yield from body
+def _blocks(head: bytes, body: _Body) -> Iterator[bytes]:
+    """Cut a request into what one send takes; a body whose length nobody knows goes out in chunks."""
+    if not isinstance(body, _Upload):
+        data = head + body if body else head
+        yield from (data[at : at + _SEND_BYTES] for at in range(0, len(data), _SEND_BYTES))
     else:
+        yield head
         for block in body:
-            yield b"%x\r\n%b\r\n" % (len(block), block)
-        yield b"0\r\n\r\n"
+            yield block if body.length is not None else b"%x\r\n%b\r\n" % (len(block), block)
+        if body.length is None:
+            yield b"0\r\n\r\n"
 
 # The head of an answer is read strictly where it says how long the body is, for what two readers understand differently
 # can hide one answer in another; the rest leniently.
@@ -2692,42 +2585,34 @@ _STATUS_LINE = re.compile(r"HTTP/1\.([0-9])[ \t]+([1-9][0-9][0-9])(?![^ \t\r])")
 _FIELD = re.compile(r"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\n]*)", re.MULTILINE)  # RFC 9112, section 5
 _FRAMING_FIELD = re.compile(r"content-length|transfer-encoding", re.IGNORECASE)
 
-class _Head(NamedTuple):
+class _Head:
     """Status line and fields of an answer; names in ``fields`` are in lower case."""
 
-    status: int
-    minor: int  # of the version: HTTP/1.minor
-    fields: Dict[str, str]
-    pairs: List[Tuple[str, str]]
-
-def _parse_head(head: bytes) -> _Head:
-    line, _, lines = head.decode("latin-1").partition("\n")
-    found = _STATUS_LINE.match(line)
-    if found is None:
-        raise _NotHTTP("the status line is malformed")
-    if "\n " in lines or "\n\t" in lines:  # a value over several lines (RFC 9112, section 5.2)
-        lines = re.sub(r"\r?\n[ \t]+", " ", lines)
-    pairs = [(name, value.strip(" \t\r")) for name, value in _FIELD.findall(lines)]
-    if len(pairs) <= lines.count("\n"):
-        malformed = [line for line in lines.split("\n") if not _FIELD.match(line)]
-        if any(map(_FRAMING_FIELD.search, malformed)):
+    def __init__(self, head: bytes) -> None:
+        line, _, lines = head.decode("latin-1").partition("\n")
+        found = _STATUS_LINE.match(line)
+        if found is None:
+            raise _NotHTTP("the status line is malformed")
+        self.minor: int = int(found[1])  # of the version: HTTP/1.minor
+        self.status: int = int(found[2])
+        if "\n " in lines or "\n\t" in lines:  # a value over several lines (RFC 9112, section 5.2)
+            lines = re.sub(r"\r?\n[ \t]+", " ", lines)
+        parts = _FIELD.split(lines)  # names, values, and before each name what is no field: line ends, malformed lines
+        self.pairs: List[Tuple[str, str]] = [(n, v.strip(" \t\r")) for n, v in zip(parts[1::3], parts[2::3])]
+        if _FRAMING_FIELD.search("".join(parts[::3])):
             raise _NotHTTP("the length of the body is malformed")
-    if len(pairs) > _MOST_FIELDS:
-        raise _NotHTTP("the head does not end")
-    fields: Dict[str, str] = {}
-    for name, value in ((name.lower(), value) for name, value in pairs):
-        # RFC 9110, section 5.3; what only says the same again is taken once.
-        fields[name] = value if fields.get(name, value) == value else f"{fields[name]}, {value}"
-    return _Head(int(found.group(2)), int(found.group(1)), fields, pairs)
+        if len(self.pairs) > 100:
+            raise _NotHTTP("the head does not end")
+        self.fields: Dict[str, str] = {}
+        for name, value in self.pairs:  # RFC 9110, section 5.3; what only says the same again is taken once
+            known = self.fields.setdefault(name.lower(), value)
+            if known != value:
+                self.fields[name.lower()] = f"{known}, {value}"
 
 class _Payload:
-    """Takes the payload out of the bytes of a body (RFC 9112, sections 6 and 7): chunked, of a length, or to the end.
+    """Takes the payload out of the bytes of a body (RFC 9112, sections 6 and 7): chunked, with a length, or neither."""
 
-    http.client gives one chunk a read, which makes an async stream pay a hop to a worker for every event.
-    """
-
-    _SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
-    _CHUNK_END = re.compile(rb"\r?\n")
+    _SIZE = re.compile(rb"\r?\n[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")  # and the end before it
 
     def __init__(self, head: _Head) -> None:
         codings = head.fields.get("transfer-encoding", "identity").lower()
@@ -2736,70 +2621,62 @@ class _Payload:
             raise _NotHTTP("a transfer coding that is not chunked")
         if length is not None and not re.match(r"[0-9]{1,18}\Z", length):
             raise _NotHTTP("lengths that are no numbers or contradict each other")
-        self.chunked = codings == "chunked"
-        self.left = None if self.chunked or length is None else int(length)  # bytes, of the present chunk if chunked
-        self.rest = b""  # what is no payload: the beginning of a line, or what follows the body
-        self._in_trailer = False
-        # What announces a body that it cannot have, or two lengths: whatever comes next may be that body.
-        self.dubious = head.status in (101, 204, 304) and (self.chunked or self.left not in (0, None))
-        self.dubious = self.dubious or (self.chunked and (length is not None or head.minor == 0))
+        self._chunked = codings == "chunked"
+        self._left = None if self._chunked or length is None else int(length)  # bytes, of the present chunk if chunked
+        wish = head.fields.get("connection", "").lower()
+        self.keeps = "close" not in wish if head.minor else "keep-alive" in wish  # the connection, for the next request
+        # Behind two lengths, or the announcement of a body that cannot be, whatever comes next may be that body.
+        if self._chunked and (length is not None or not head.minor):
+            self.keeps = False
         if head.status in (101, 204, 304):
-            self.chunked, self.left = False, 0
-        self.complete = self.left == 0
+            self.keeps = self.keeps and not self._chunked and not self._left and head.status != 101
+            self._chunked, self._left = False, 0
+        # What is no payload: part of a line, or what follows the body. The first size has an end before it as well.
+        self.rest = b"\r\n" if self._chunked else b""
+        self.complete = self._left == 0
 
     def feed(self, data: bytes) -> bytes:
-        if self.chunked:
-            return self._feed_chunks(self.rest + data)
-        if self.left is None:
-            return data
-        payload, self.rest = data[: self.left], data[self.left :]
-        self.left -= len(payload)
-        self.complete = self.left == 0
-        return payload
+        """Take the next bytes, none at the end of the connection; give the payload among them."""
+        if not data:
+            if self._chunked or self._left is not None:
+                raise _Closed("the connection was cut")
+            self.complete = True
+        elif self._chunked:
+            data = self._feed_chunks(self.rest + data)
+        elif self._left is not None:
+            data, self.rest = data[: self._left], data[self._left :]
+            self._left -= len(data)
+            self.complete = self._left == 0
+        return data
 
     def _feed_chunks(self, data: bytes) -> bytes:
         payload: List[bytes] = []
         at = 0
-        while at < len(data) and not self.complete:
-            if self._in_trailer:
-                end = data.find(b"\n", at)
-                if end < 0:
-                    break
-                self.complete = not data[at:end].strip(b"\r")
-                at = end + 1
-            elif self.left is None:
-                if data.find(b"\n", at) < 0:
-                    break
-                size = self._SIZE.match(data, at)
+        while not self.complete:
+            if self._left is None:
+                ended = data.find(b"\n", at + 2) >= 0
+                size = self._SIZE.match(data, at) if ended else None
                 if size is None:
-                    raise _NotHTTP("the chunks are malformed")
-                at, self.left = size.end(), int(size.group(1), 16)
-                end = at + self.left
-                if self.left and data[end : end + 2] == b"\r\n":  # most chunks arrive whole
-                    payload.append(data[at:end])
-                    at, self.left = end + 2, None
-                self._in_trailer = self.left == 0
-            elif self.left:
-                payload.append(data[at : at + self.left])
-                at += len(payload[-1])
-                self.left -= len(payload[-1])
-            else:
-                end_of_chunk = self._CHUNK_END.match(data, at)
-                if end_of_chunk is None:
-                    if data[at:] == b"\r":
-                        break
-                    raise _NotHTTP("the chunks are malformed")
-                at, self.left = end_of_chunk.end(), None
+                    if ended or len(data) - at > _MOST_HEAD_BYTES:
+                        raise _NotHTTP("the chunks are malformed")
+                    break
+                at, self._left = size.end(), int(size.group(1), 16)
+                if not self._left:
+                    at -= 1  # the end of this line is the one before an empty line
+            elif self._left:
+                block = data[at : at + self._left]
+                if not block:
+                    break
+                payload.append(block)
+                at += len(block)
+                self._left = self._left - len(block) or None
+            else:  # the last chunk was here: fields may follow, and then an empty line
+                end = _HEAD_END.search(data, at)
+                self.complete = end is not None
+                at = max(at, len(data) - 2) if end is None else end.end()
+                break
         self.rest = data[at:]
-        if len(self.rest) > _MOST_HEAD_BYTES and not self.complete:
-            raise _NotHTTP("the chunks are malformed")
         return b"".join(payload)
-
-    def end(self) -> None:
-        """Take the end of the connection for the end of the body, where nothing else was to say where it ends."""
-        if self.chunked or self.left is not None:
-            raise _Closed("the connection was cut")
-        self.complete = True
 
 def _tls_context(settings: _Settings) -> ssl.SSLContext:
     """Make the TLS context for the API and the token endpoint alike. Reads files; ConfigurationError names them."""
@@ -2826,39 +2703,29 @@ def _trusting(bundle: Optional[str]) -> ssl.SSLContext:
     """Trust the roots in a file, or in all files of a directory; else the system's, which take 18 ms to load."""
     import glob
 
+    setting = "ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE)"
+    try:
+        context = ssl.create_default_context(capath=bundle)  # looked up when needed, and so no error if it is a file
+    except ssl.SSLError as error:
+        raise ConfigurationError(f"the system's store of roots cannot be read ({error}): set {setting}") from error
     if not bundle:
-        try:
-            return ssl.create_default_context()
-        except ssl.SSLError as error:
-            raise ConfigurationError(
-                f"the system's store of root certificates cannot be read ({error}): name the file of the roots in"
-                " ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE), and the store is not asked"
-            ) from error
-    context = ssl.create_default_context(capath=bundle)  # looked up when needed, and so no error if it is a file
+        return context
     files = sorted(glob.glob(os.path.join(glob.escape(bundle), "*")))
     problem: Any = ""
     for file in files or [bundle]:
         try:
-            _load_roots(context, file)
+            content = _read_file(file) if os.path.isfile(file) else b""  # a pipe can be read only once
+            data: Union[bytes, str] = b""  # what OpenSSL's own loader would refuse or pass over is read for it
+            if content.startswith(b"\x30") and b"-----BEGIN" not in content:  # DER: a SEQUENCE of ASN.1
+                data = content
+            elif content.startswith(b"\xef\xbb\xbf") or b"----------BEGIN" in content:  # BOM, or no line end before it
+                data = content.decode("ascii", "ignore").replace("-----BEGIN", "\n-----BEGIN")
+            context.load_verify_locations(None if data else file, cadata=data or None)
         except OSError as error:  # in a directory anything may lie
             problem = getattr(error, "reason", None) or error.strerror or error
     if (problem and not files) or not context.cert_store_stats()["x509"]:
-        raise ConfigurationError(
-            f"ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE): {bundle!r} holds no certificates to trust, neither PEM nor DER:"
-            f" {problem}"
-        )
+        raise ConfigurationError(f"{setting}: {bundle!r} holds no certificates to trust, in PEM or DER: {problem}")
     return context
-
-def _load_roots(context: ssl.SSLContext, file: str) -> None:
-    """Load certificates from a file; what OpenSSL's own loader would refuse or pass over is read for it."""
-    content = _read_file(file) if os.path.isfile(file) else b""  # a pipe can be read only once
-    if content.startswith(b"\x30") and b"-----BEGIN" not in content:  # DER: a SEQUENCE of ASN.1
-        context.load_verify_locations(cadata=content)
-    elif content.startswith(b"\xef\xbb\xbf") or b"----------BEGIN" in content:  # a BOM, or no line end between two
-        text = content.decode("ascii", "ignore").replace("-----BEGIN", "\n-----BEGIN")
-        context.load_verify_locations(cadata=text)
-    else:
-        context.load_verify_locations(cafile=file)
 
 # RFC 5280, section 4.1: the issuer, a SEQUENCE of two dates, the subject, and the key, which begins with two SEQUENCEs
 # and an OID.
@@ -2882,25 +2749,25 @@ def _certificate_names(der: bytes) -> Tuple[str, str, str]:
 
 def _load_client_certificate(context: ssl.SSLContext, cert: str, key: Optional[str], password: Optional[str]) -> None:
     """Load the client's certificate and key. Without a password at hand OpenSSL would ask for one on the terminal."""
-    names = {name: f"{name} (GIGACHAT_{name.upper()})" for name in ("cert_file", "key_file", "key_file_password")}
-    of_cert, of_key = f"{names['cert_file']}: {cert!r}", f"{names['key_file' if key else 'cert_file']}: {key or cert!r}"
-    texts: List[bytes] = []
-    for path, of_path, kind in ((cert, of_cert, "CERTIFICATE"), (key or cert, of_key, "PRIVATE KEY")):
+    for name, kind in (("cert_file", "CERTIFICATE"), ("key_file" if key else "cert_file", "PRIVATE KEY")):
+        path = key if key and name == "key_file" else cert
+        place = f"{name} (GIGACHAT_{name.upper()}): {path!r}"
         try:
-            texts.append(_read_file(path))
+            text = _read_file(path)
         except OSError as error:
-            raise ConfigurationError(f"{of_path} cannot be read: {error.strerror}") from error
-        if f"{kind}-----".encode() not in texts[-1]:
-            raise ConfigurationError(f"{of_path} holds no {kind.lower()} in PEM")
+            raise ConfigurationError(f"{place} cannot be read: {error.strerror}") from error
+        if f"{kind}-----".encode() not in text:
+            raise ConfigurationError(f"{place} holds no {kind.lower()} in PEM")
     try:
         context.load_cert_chain(cert, key, lambda: password or "")
     except (OSError, ValueError) as error:
         problem = f"cannot be used: {error}"
         if "MISMATCH" in str(getattr(error, "reason", "")):
-            problem = f"is not the key of the certificate in {of_cert}"
-        elif b"ENCRYPTED" in texts[1]:
-            problem = f"is encrypted, and {names['key_file_password']} is {'wrong' if password else 'missing'}"
-        raise ConfigurationError(f"{of_key} {problem}") from error
+            problem = f"is not the key of the certificate in cert_file (GIGACHAT_CERT_FILE): {cert!r}"
+        elif b"ENCRYPTED" in text:
+            state = "wrong" if password else "missing"
+            problem = f"is encrypted, and key_file_password (GIGACHAT_KEY_FILE_PASSWORD) is {state}"
+        raise ConfigurationError(f"{place} {problem}") from error
 
 def _read_file(path: str) -> bytes:
     with open(path, "rb") as file:
@@ -2910,42 +2777,18 @@ class _Cut(Exception):
     """Ends the work for a task that was cancelled or a stream that was closed."""
 
 class _Flight:
-    """What a task's worker or a stream is blocked in, so that cancelling or closing can end it at once."""
+    """A task or a stream, which can be cut off, whatever it is blocked in."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards both
-        self._stop: Optional[weakref.WeakMethod[Callable[[], None]]] = None
-        self.cut_off = False
-
-    def blocked_in(self, stop: Callable[[], None]) -> None:
-        """Note how to end what comes next; raise _Cut where the task is cancelled already."""
-        with self._lock:
-            self._stop = weakref.WeakMethod(stop)
-            if not self.cut_off:
-                return
-        raise _Cut
-
-    def landed(self, stop: Callable[[], None]) -> None:
-        """Note that *stop* must not be called any more: the connection is about to serve others."""
-        with self._lock:
-            if self._stop == weakref.WeakMethod(stop):
-                self._stop = None
+    pool: Optional[KeepAlive] = None  # where it is blocked, if it is
+    cut_off = False
 
     def cut(self) -> None:
-        with self._lock:
-            self.cut_off = True
-            stop = self._stop() if self._stop is not None else None
-            if stop is not None:
-                stop()
+        self.cut_off = True
+        if self.pool is not None:
+            self.pool.cut(self)
 
 # Set in the context that a worker or a stream runs in; a simple blocking call has none.
 _flight_cvar: contextvars.ContextVar[Optional[_Flight]] = contextvars.ContextVar("_flight_cvar", default=None)
-
-def _blocked_in(stop: Callable[[], None]) -> Optional[_Flight]:
-    flight = _flight_cvar.get()
-    if flight is not None:
-        flight.blocked_in(stop)
-    return flight
 
 
 # ---------- payloads
@@ -4926,7 +4769,7 @@ class _Doctor:
         proxy = _proxy_for(self._settings.proxies, request.type, request.host)
         if proxy is None:
             return "none"
-        _ProxyHandler(self._settings).https_open(request)
+        self._pool.https_request(request)
         return f"{request.host}, from {'--proxy' if 'proxy' in self._arguments else _proxy_variable(proxy)}"
 
     def _open(self, request: Any, origin: _Origin, tls: Optional[Callable[[], ssl.SSLContext]] = None) -> str:
@@ -4935,7 +4778,7 @@ class _Doctor:
         connection.timeout = request.timeout
         try:
             connection.open(tls or self._pool._tls_context, request.headers.get("Proxy-Authorization"))
-            sock: Any = connection._open_sock()
+            sock: Any = connection.sock
             if not isinstance(sock, ssl.SSLSocket):
                 return f"{connection.where}: connected"
             subject, issuer, expiry = (told or "?" for told in _certificate_names(sock.getpeercert(True) or b""))

@@ -107,6 +107,7 @@ def test_parameters_are_explicit(kind):
     parameters = dict(inspect.signature(kind).parameters)
     unknown = parameters.pop("unknown")
     assert unknown.kind is inspect.Parameter.VAR_KEYWORD
+    assert parameters.pop("unnamed").kind is inspect.Parameter.VAR_POSITIONAL
     assert set(parameters) == set(DEFAULTS)
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters.values())
     assert all(p.annotation is not inspect.Parameter.empty for p in parameters.values())

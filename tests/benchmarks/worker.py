@@ -351,7 +351,7 @@ def _worst_inputs(module: Any) -> Dict[str, Any]:
         parser.feed(b"\n\n")
 
     def chunks(data: bytes, size: int = 65_536) -> None:
-        payload = module._Payload(module._parse_head(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked"))
+        payload = module._Payload(module._Head(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked"))
         for piece in pieces(data, size):
             payload.feed(piece)
 
