@@ -204,7 +204,7 @@ def test_table_of_settings():
     for name, default in DEFAULTS.items():
         expected.append([name, "" if name == "ssl_context" else "GIGACHAT_" + name.upper(), str(default)])
     assert shown == expected
-    assert {row[0] for row in shown} == set(inspect.signature(GigaChat.__init__).parameters) - {"self", "unknown"}
+    assert {row[0] for row in shown} == set(inspect.signature(GigaChat.__init__).parameters) - {"self", "unnamed", "unknown"}
 
 
 def test_context_variables():
@@ -249,7 +249,7 @@ def test_table_of_methods():
         assert arguments == ", ".join(
             p.name if p.default is p.empty else f'{p.name}="{p.default}"'.replace('"None"', "None")
             for p in parameters
-            if p.kind is not p.KEYWORD_ONLY
+            if p.kind is p.POSITIONAL_OR_KEYWORD
         )
 
 
