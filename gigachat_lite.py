@@ -1171,8 +1171,7 @@ class AssistantsSyncClient(_Resource):
         metadata: Optional[Dict[str, Any]] = None,
     ) -> CreateAssistant:
         """Make an assistant; ``metadata`` takes up to 16 pairs. ``POST /assistants``."""
-        body = {key: value for key, value in locals().items() if key not in ("self", "functions")}
-        return self._client._call("POST", "/assistants", CreateAssistant, _with_functions(body, functions))
+        return self._client._call("POST", "/assistants", CreateAssistant, _assistant_body(**locals()))
 
     def update(
         self, assistant_id: str, name: Optional[str] = None, description: Optional[str] = None,
@@ -1180,8 +1179,7 @@ class AssistantsSyncClient(_Resource):
         functions: Optional[List[Function]] = None, metadata: Optional[Dict[str, Any]] = None,
     ) -> Assistant:
         """Change an assistant. ``POST /assistants/modify``."""
-        body = {key: value for key, value in locals().items() if key not in ("self", "functions")}
-        return self._client._call("POST", "/assistants/modify", Assistant, _with_functions(body, functions))
+        return self._client._call("POST", "/assistants/modify", Assistant, _assistant_body(**locals()))
 
     def delete(self, assistant_id: str) -> AssistantDelete:
         """Delete an assistant. ``POST /assistants/delete``."""
@@ -3020,8 +3018,9 @@ def _with_nulls(message: Messages) -> Dict[str, Any]:
     absent = {name for name in ("inline_data", "logprobs") if vars(message).get(name) is None}
     return {name: value for name, value in message.model_dump().items() if name not in absent | {"x_headers"}}
 
-def _with_functions(body: Dict[str, Any], functions: Optional[List[Function]]) -> Dict[str, Any]:
-    return body if functions is None else {**body, "functions": functions}
+def _assistant_body(self: Any, functions: Optional[List[Function]], **fields: Any) -> Dict[str, Any]:
+    """Write what a method was given, nulls too, as the official SDK does for all but functions."""
+    return fields if functions is None else {**fields, "functions": functions}
 
 def _page(limit: Optional[int], before: Optional[int]) -> List[Tuple[str, Any]]:
     return [(name, value) for name, value in (("limit", limit), ("before", before)) if value]
@@ -3216,10 +3215,8 @@ def _require_binary(file: Any) -> None:
     if hasattr(nothing, "__await__"):
         getattr(nothing, "close", bool)()  # a coroutine that nobody awaits would complain
         raise TypeError(f"{type(file).__name__} is asynchronous: give its .file, or what its read() gave")
-    if isinstance(nothing, str):
-        raise TypeError('the file is open in text mode: open it with "rb"')
     if nothing != b"":
-        raise TypeError(f"read(0) of the file gave {nothing!r:.40}, not b''")
+        raise TypeError(f"read(0) of the file gave {nothing!r:.40}, not b'': open it with \"rb\"")
 
 def _escaped(name: str) -> str:
     """Write a file name as browsers do: UTF-8, with what would end the quotes or the line escaped."""
@@ -3248,11 +3245,7 @@ def _as_request(payload: CompletionPayload) -> ChatCompletionRequest:
         payload = {"messages": payload}
     # A request is made anew too: what was set since it was made may be anything that is right in a dict.
     fields = payload.to_dict() if isinstance(payload, ChatCompletionRequest) else payload
-    try:
-        return ChatCompletionRequest.from_dict(fields)  # type: ignore[arg-type]  # which refuses what is neither
-    except ValueError as error:
-        error.args = (re.sub(r"\A\$\.(\S+) ", r"\1: ", str(error)),)
-        raise
+    return ChatCompletionRequest.from_dict(fields)  # type: ignore[arg-type]  # which refuses what is neither
 
 def _chat_path(client: _Client, variable: contextvars.ContextVar[Any]) -> str:
     """Say where a chat goes: below base_url, or at another address of its server.
@@ -3615,8 +3608,7 @@ def _as_tools(tools: Sequence[Any]) -> Sequence[Any]:
     others = []
     for tool in [_tool(one)[0] if callable(one) else _plain(one) for one in tools]:
         if isinstance(tool, dict) and "functions" in tool:
-            specifications = map(_plain, (tool["functions"] or {}).get("specifications") or ())
-            functions.update((one["name"], one) for one in specifications)
+            functions.update((one["name"], one) for one in (tool["functions"] or {}).get("specifications") or ())
         elif isinstance(tool, dict) and "parameters" in tool:
             functions[tool["name"]] = tool
         else:
@@ -3631,46 +3623,38 @@ def _text_of(chunk: Any) -> str:
 
 def _whole(result: Type[Any], reply: _Reply) -> Any:
     """Put the events of a stream together to the answer that would have come at once."""
-    chunks = [reply.as_model(result, reply.parse(event)) for event in reply.events]
-    if not chunks:
+    if not reply.events:
         raise InvalidResponseError("the stream brought no part of an answer")
-    fields: Dict[str, Any] = {}
-    parts: Dict[Any, Dict[str, Any]] = {}  # choices by index; in the second version messages by role
-    for chunk in chunks:
-        fields.update(_sent_fields(chunk))
-        for choice in getattr(chunk, "choices", ()):
-            whole = parts.setdefault(choice.index or 0, {"message": {"role": "assistant", "content": ""}})
-            _grow(whole["message"], _plain(vars(choice).get("message") or choice.delta) or {})
-            more = _sent_fields(choice).items()
-            whole.update((name, value) for name, value in more if name not in ("delta", "message"))
-        for message in getattr(chunk, "messages", None) or ():
-            role = message.role or "assistant"
-            _grow(parts.setdefault(role, {"role": role, "content": []}), message.to_dict())
-    if isinstance(chunks[0], ChatCompletionResponse):
-        fields.pop("event", None)
-        completion: Any = ChatCompletionResponse.from_dict({**fields, "messages": list(parts.values())})
-    else:
-        choices = [parts[index] for index in sorted(parts)]
-        completion = ChatCompletion.from_dict({**fields, "choices": choices, "object": "chat.completion"})
-    completion.x_headers = chunks[-1].x_headers
-    return completion
+    second = result is PrimaryChatCompletionChunk
+    parts, key, first = ("messages", "role", "assistant") if second else ("choices", "index", 0)
+    whole: Dict[str, Any] = {}
+    grown: Dict[Any, Dict[str, Any]] = {}  # choices by index; in the second version messages by role
+    for event in reply.events:
+        chunk = reply.as_model(result, reply.parse(event)).to_dict()
+        for part in chunk.pop(parts, None) or ():
+            known = part.get(key) or first
+            _grow(grown.setdefault(known, {key: known}), part)
+        _grow(whole, chunk)
+    if second:
+        return reply.as_model(ChatCompletionResponse, {**whole, "messages": list(grown.values())})
+    choices = [{"message": {"role": "assistant"}, **grown[index]} for index in sorted(grown)]
+    return reply.as_model(ChatCompletion, {**whole, "choices": choices, "object": "chat.completion"})
 
-def _grow(message: Dict[str, Any], delta: Mapping[str, Any]) -> None:
-    """Add to a message what a chunk brings: text goes on, progress is replaced, anything else comes as a whole."""
-    for name, value in delta.items():
-        if name == "content" and isinstance(value, list):
+def _grow(whole: Dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Add what a chunk brings: text goes on, progress is replaced, anything else comes as a whole."""
+    for name, value in more.items():
+        if name in ("delta", "message") and isinstance(value, dict):
+            _grow(whole.setdefault("message", {"role": "assistant", "content": ""}), value)
+        elif name == "content" and isinstance(value, list):
+            content = whole.setdefault("content", [])
             for part in value:
-                last = message["content"][-1] if message["content"] else {}
-                if part.keys() == last.keys() == {"text"}:
-                    last["text"] += part["text"]
-                elif part.keys() == last.keys() == {"tool_execution"}:
-                    last.update(part)
+                if content and part.keys() == content[-1].keys() <= {"text", "tool_execution"}:
+                    _grow(content[-1], part)
                 else:
-                    message["content"].append(dict(part))
-        elif value and name in ("content", "reasoning_content"):
-            message[name] = (message.get(name) or "") + value
+                    content.append(part)
         elif value:
-            message[name] = value
+            goes_on = name in ("content", "reasoning_content", "text")
+            whole[name] = (whole.get(name) or "") + value if goes_on else value
 
 
 # ---------- JSON objects
