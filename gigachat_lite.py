@@ -1422,9 +1422,10 @@ class GigaChatSyncClient(_Client):
     ) -> FilterCheck:
         """Have texts and images checked by the content filter, all of it by default. ``POST /filter/check``."""
         choices = {"neuro": neuro, "blacklist": blacklist, "whitelist": whitelist}
-        settings = _without_nulls({**choices, "unnormalized_history": unnormalized_history}) or None
+        choices["unnormalized_history"] = unnormalized_history
+        settings = {name: value for name, value in choices.items() if value is not None} or None
         body = {"model": model, "messages": _as_messages(messages), "functions": functions, "settings": settings}
-        return self._call("POST", "/filter/check", FilterCheck, _without_nulls(body))
+        return self._call("POST", "/filter/check", FilterCheck, JSONObject.from_dict(body))
 
     def create_batch(self, requests: BatchSource, method: str = "chat_completions") -> Batch:
         """Hand in requests to be answered later. ``POST /batches``. Pay-as-you-go accounts only.
@@ -3010,9 +3011,6 @@ def _quote(argument: Union[str, UploadedFile]) -> str:
 def _content_path(file_id: Union[str, UploadedFile]) -> str:
     return f"/files/{_quote(file_id)}/content"
 
-def _without_nulls(body: Dict[str, Any]) -> Dict[str, Any]:
-    return {name: value for name, value in body.items() if value is not None}
-
 def _with_nulls(message: Messages) -> Dict[str, Any]:
     """Write all fields of a message as /threads/messages gets them from the official SDK, which calls the id id_."""
     absent = {name for name in ("inline_data", "logprobs") if vars(message).get(name) is None}
@@ -3212,11 +3210,10 @@ def _require_binary(file: Any) -> None:
     if not hasattr(file, "read"):
         raise TypeError(f"a file is a path, bytes or a file open in binary mode, not {type(file).__name__}")
     nothing = "" if isinstance(file, io.TextIOBase) else file.read(0)
-    if hasattr(nothing, "__await__"):
-        getattr(nothing, "close", bool)()  # a coroutine that nobody awaits would complain
-        raise TypeError(f"{type(file).__name__} is asynchronous: give its .file, or what its read() gave")
+    getattr(nothing, "close", bool)()  # a coroutine that nobody awaits would complain
     if nothing != b"":
-        raise TypeError(f"read(0) of the file gave {nothing!r:.40}, not b'': open it with \"rb\"")
+        advice = 'open it with "rb"; of an asynchronous one give its .file'
+        raise TypeError(f"read(0) of the file gave {nothing!r:.40}, not b'': {advice}")
 
 def _escaped(name: str) -> str:
     """Write a file name as browsers do: UTF-8, with what would end the quotes or the line escaped."""
@@ -3311,8 +3308,7 @@ class _Shape(NamedTuple):
         if wanted == "array":
             if len(value) != schema.get("minItems", len(value)):
                 raise ValueError(f"{place} must have {len(parts)} items, not {len(value)}")
-            items = enumerate(zip(parts * len(value), value))
-            return [part.value(item, f"{place}[{i}]") for i, (part, item) in items]
+            return [parts[i % len(parts)].value(item, f"{place}[{i}]") for i, item in enumerate(value)]
         if wanted != "object":
             return value
         missing = [repr(name) for name in schema["required"] if name not in value]
@@ -3440,10 +3436,7 @@ def _without_refs(schema: Any, known: Mapping[str, Any]) -> Any:
         return [_without_refs(item, known) for item in schema] if isinstance(schema, list) else schema
     known = schema.get("$defs", known)
     if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        if name not in known:
-            raise TypeError(f"a schema refers to {schema['$ref']}, which is not among its $defs")
-        schema = {**known[name], **schema}
+        schema = {**known[schema["$ref"].rpartition("/")[2]], **schema}
     return {name: _without_refs(part, known) for name, part in schema.items() if name not in ("$defs", "$ref")}
 
 def _parse(ask: Callable[[Any], T], request: Any, kind: Any, strict: bool) -> Tuple[T, Any]:
@@ -3623,8 +3616,6 @@ def _text_of(chunk: Any) -> str:
 
 def _whole(result: Type[Any], reply: _Reply) -> Any:
     """Put the events of a stream together to the answer that would have come at once."""
-    if not reply.events:
-        raise InvalidResponseError("the stream brought no part of an answer")
     second = result is PrimaryChatCompletionChunk
     parts, key, first = ("messages", "role", "assistant") if second else ("choices", "index", 0)
     whole: Dict[str, Any] = {}
