@@ -3621,7 +3621,9 @@ def _whole(result: Type[Any], reply: _Reply) -> Any:
     whole: Dict[str, Any] = {}
     grown: Dict[Any, Dict[str, Any]] = {}  # choices by index; in the second version messages by role
     for event in reply.events:
-        chunk = reply.as_model(result, reply.parse(event)).to_dict()
+        chunk = reply.parse(event)
+        if second:  # where names and content have several spellings
+            chunk = reply.as_model(result, chunk).to_dict()
         for part in chunk.pop(parts, None) or ():
             known = part.get(key) or first
             _grow(grown.setdefault(known, {key: known}), part)
