@@ -2964,11 +2964,10 @@ def _as_chat(payload: Payload) -> Chat:
         raise ValueError("there is nothing to answer: the list of messages is empty")
     return payload
 
-def _as_messages(messages: Union[Message, Sequence[Message], Iterator[Message]]) -> List[Messages]:
-    if isinstance(messages, (str, dict, Messages)):
-        return [_as_message(messages)]
+def _as_messages(messages: Any) -> List[Messages]:
+    alone = isinstance(messages, (str, dict, Messages))
     made: List[Messages] = []
-    for message in _listed(messages, "text, a dict, a list of messages or a Chat"):
+    for message in [messages] if alone else _listed(messages, "text, a dict, a list of messages or a Chat"):
         try:
             made.append(_as_message(message))
         except (TypeError, ValueError) as error:
@@ -3057,8 +3056,7 @@ def _copy(open_reply: Callable[[], _Reply], file: BinaryIO) -> None:
     write = getattr(file, "write", None)
     if write is None or isinstance(file, io.TextIOBase) or inspect.iscoroutinefunction(write):
         raise TypeError(f"to is a path or a file open in binary mode, not {type(file).__name__}")
-    reply = open_reply()
-    try:
+    def copy_all(reply: _Reply) -> None:
         for block in iter(reply.receive, b""):
             left = block
             while left:
@@ -3066,8 +3064,7 @@ def _copy(open_reply: Callable[[], _Reply], file: BinaryIO) -> None:
                 if not written and isinstance(file, io.RawIOBase):
                     raise BlockingIOError("the file that is written to takes no more: it does not block")
                 left = left[written:] if isinstance(written, int) and 0 < written < len(left) else b""
-    finally:
-        reply.close()
+    open_reply().begun(copy_all)
 
 def _save(open_reply: Callable[[], _Reply], to: Union[str, os.PathLike[str]]) -> None:
     """Write a file's content to a path, which gets it when all of it is there; in place only where it must be."""
@@ -3133,8 +3130,8 @@ class _Upload:
         if isinstance(content, str):
             content = open(content, "rb")  # noqa: SIM115  # open until it is sent, however often that takes
             weakref.finalize(self, content.close)
-        self._file = content
-        self._size = self._measure()
+        self._file: Any = content
+        self._size = self._examine()
         boundary = os.urandom(16).hex()
         self.content_type = f"multipart/form-data; boundary={boundary}"
         lines = [f"--{boundary}", 'Content-Disposition: form-data; name="purpose"', "", purpose] if purpose else []
@@ -3144,8 +3141,16 @@ class _Upload:
         self._tail = f"\r\n--{boundary}--\r\n".encode("ascii")
         self.length = None if self._size is None else len(self._head) + self._size + len(self._tail)
 
-    def _measure(self) -> Optional[int]:
+    def _examine(self) -> Optional[int]:
+        """Give the size of the file if it has one; refuse what is no binary file, as far as reading nothing shows."""
         file = self._file
+        if not hasattr(file, "read"):
+            raise TypeError(f"a file is a path, bytes or a file open in binary mode, not {type(file).__name__}")
+        nothing = "" if isinstance(file, io.TextIOBase) else file.read(0)
+        getattr(nothing, "close", bool)()  # a coroutine that nobody awaits would complain
+        if nothing != b"":
+            advice = 'open it with "rb"; of an asynchronous one give its .file'
+            raise TypeError(f"read(0) of the file gave {nothing!r:.40}, not b'': {advice}")
         try:
             file.tell()
             file.seek(0, os.SEEK_END)  # which returns nothing in mmap before 3.13
@@ -3193,8 +3198,6 @@ def _file_parts(source: FileSource) -> Tuple[str, Union[str, BinaryIO], Mapping[
         content = io.BytesIO(bytes(content))
     elif isinstance(content, (str, os.PathLike)):
         content = os.fsdecode(content)
-    else:
-        _require_binary(content)
     if name is None:
         own = content if isinstance(content, str) else getattr(content, "name", None)
         name = os.path.basename(own) if isinstance(own, str) and own else "upload"
@@ -3204,16 +3207,6 @@ def _file_parts(source: FileSource) -> Tuple[str, Union[str, BinaryIO], Mapping[
     if not any(header.lower() == "content-type" for header in headers or ()):
         headers = {**(headers or {}), "Content-Type": kind or _file_type(name)}
     return name, content, headers
-
-def _require_binary(file: Any) -> None:
-    """Refuse what is no binary file as far as reading nothing of it shows."""
-    if not hasattr(file, "read"):
-        raise TypeError(f"a file is a path, bytes or a file open in binary mode, not {type(file).__name__}")
-    nothing = "" if isinstance(file, io.TextIOBase) else file.read(0)
-    getattr(nothing, "close", bool)()  # a coroutine that nobody awaits would complain
-    if nothing != b"":
-        advice = 'open it with "rb"; of an asynchronous one give its .file'
-        raise TypeError(f"read(0) of the file gave {nothing!r:.40}, not b'': {advice}")
 
 def _escaped(name: str) -> str:
     """Write a file name as browsers do: UTF-8, with what would end the quotes or the line escaped."""
