@@ -3591,14 +3591,12 @@ def _as_tools(tools: Sequence[Any]) -> Sequence[Any]:
     if not any(callable(tool) or isinstance(tool, Function) for tool in tools):
         return tools
     functions: Dict[str, Any] = {}  # by name: what was described already, once
-    others = []
+    others: List[Any] = []
     for tool in [_tool(one)[0] if callable(one) else _plain(one) for one in tools]:
-        if isinstance(tool, dict) and "functions" in tool:
-            functions.update((one["name"], one) for one in (tool["functions"] or {}).get("specifications") or ())
-        elif isinstance(tool, dict) and "parameters" in tool:
-            functions[tool["name"]] = tool
-        else:
-            others.append(tool)
+        fields = tool if isinstance(tool, dict) else {}
+        found = [fields] if "parameters" in fields else (fields.get("functions") or {}).get("specifications")
+        functions.update((one["name"], one) for one in found or ())
+        others += [] if found else [tool]
     return [*others, {"functions": {"specifications": list(functions.values())}}]
 
 def _text_of(chunk: Any) -> str:
