@@ -3621,7 +3621,7 @@ def _whole(result: Type[Any], reply: _Reply) -> Any:
         _grow(whole, chunk)
     if second:
         return reply.as_model(ChatCompletionResponse, {**whole, "messages": list(grown.values())})
-    choices = [{"message": {"role": "assistant"}, **grown[index]} for index in sorted(grown)]
+    choices = [{"message": {"role": "assistant", "content": ""}, **grown[index]} for index in sorted(grown)]
     return reply.as_model(ChatCompletion, {**whole, "choices": choices, "object": "chat.completion"})
 
 def _grow(whole: Dict[str, Any], more: Mapping[str, Any]) -> None:
