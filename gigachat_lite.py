@@ -1176,8 +1176,7 @@ class AssistantsSyncClient(_Resource):
         metadata: Optional[Dict[str, Any]] = None,
     ) -> CreateAssistant:
         """Make an assistant; ``metadata`` takes up to 16 pairs. ``POST /assistants``."""
-        body = {key: value for key, value in locals().items() if key not in ("self", "functions")}
-        return self._client._call("POST", "/assistants", CreateAssistant, _with_functions(body, functions))
+        return self._client._call("POST", "/assistants", CreateAssistant, _assistant_body(**locals()))
 
     def update(
         self, assistant_id: str, name: Optional[str] = None, description: Optional[str] = None,
@@ -1185,8 +1184,7 @@ class AssistantsSyncClient(_Resource):
         functions: Optional[List[Function]] = None, metadata: Optional[Dict[str, Any]] = None,
     ) -> Assistant:
         """Change an assistant. ``POST /assistants/modify``."""
-        body = {key: value for key, value in locals().items() if key not in ("self", "functions")}
-        return self._client._call("POST", "/assistants/modify", Assistant, _with_functions(body, functions))
+        return self._client._call("POST", "/assistants/modify", Assistant, _assistant_body(**locals()))
 
     def delete(self, assistant_id: str) -> AssistantDelete:
         """Delete an assistant. ``POST /assistants/delete``."""
@@ -1429,9 +1427,10 @@ class GigaChatSyncClient(_Client):
     ) -> FilterCheck:
         """Have texts and images checked by the content filter, all of it by default. ``POST /filter/check``."""
         choices = {"neuro": neuro, "blacklist": blacklist, "whitelist": whitelist}
-        settings = _without_nulls({**choices, "unnormalized_history": unnormalized_history}) or None
+        choices["unnormalized_history"] = unnormalized_history
+        settings = {name: value for name, value in choices.items() if value is not None} or None
         body = {"model": model, "messages": _as_messages(messages), "functions": functions, "settings": settings}
-        return self._call("POST", "/filter/check", FilterCheck, _without_nulls(body))
+        return self._call("POST", "/filter/check", FilterCheck, JSONObject.from_dict(body))
 
     def create_batch(self, requests: BatchSource, method: str = "chat_completions") -> Batch:
         """Hand in requests to be answered later. ``POST /batches``. Pay-as-you-go accounts only.
@@ -2814,11 +2813,10 @@ def _as_chat(payload: Payload) -> Chat:
         raise ValueError("there is nothing to answer: the list of messages is empty")
     return payload
 
-def _as_messages(messages: Union[Message, Sequence[Message], Iterator[Message]]) -> List[Messages]:
-    if isinstance(messages, (str, dict, Messages)):
-        return [_as_message(messages)]
+def _as_messages(messages: Any) -> List[Messages]:
+    alone = isinstance(messages, (str, dict, Messages))
     made: List[Messages] = []
-    for message in _listed(messages, "text, a dict, a list of messages or a Chat"):
+    for message in [messages] if alone else _listed(messages, "text, a dict, a list of messages or a Chat"):
         try:
             made.append(_as_message(message))
         except (TypeError, ValueError) as error:
@@ -2861,16 +2859,14 @@ def _quote(argument: Union[str, UploadedFile]) -> str:
 def _content_path(file_id: Union[str, UploadedFile]) -> str:
     return f"/files/{_quote(file_id)}/content"
 
-def _without_nulls(body: Dict[str, Any]) -> Dict[str, Any]:
-    return {name: value for name, value in body.items() if value is not None}
-
 def _with_nulls(message: Messages) -> Dict[str, Any]:
     """Write all fields of a message as /threads/messages gets them from the official SDK, which calls the id id_."""
     absent = {name for name in ("inline_data", "logprobs") if vars(message).get(name) is None}
     return {name: value for name, value in message.model_dump().items() if name not in absent | {"x_headers"}}
 
-def _with_functions(body: Dict[str, Any], functions: Optional[List[Function]]) -> Dict[str, Any]:
-    return body if functions is None else {**body, "functions": functions}
+def _assistant_body(self: Any, functions: Optional[List[Function]], **fields: Any) -> Dict[str, Any]:
+    """Write what a method was given, nulls too, as the official SDK does for all but functions."""
+    return fields if functions is None else {**fields, "functions": functions}
 
 def _page(limit: Optional[int], before: Optional[int]) -> List[Tuple[str, Any]]:
     return [(name, value) for name, value in (("limit", limit), ("before", before)) if value]
@@ -2909,8 +2905,7 @@ def _copy(open_reply: Callable[[], _Reply], file: BinaryIO) -> None:
     write = getattr(file, "write", None)
     if write is None or isinstance(file, io.TextIOBase) or inspect.iscoroutinefunction(write):
         raise TypeError(f"to is a path or a file open in binary mode, not {type(file).__name__}")
-    reply = open_reply()
-    try:
+    def copy_all(reply: _Reply) -> None:
         for block in iter(reply.receive, b""):
             left = block
             while left:
@@ -2918,8 +2913,7 @@ def _copy(open_reply: Callable[[], _Reply], file: BinaryIO) -> None:
                 if not written and isinstance(file, io.RawIOBase):
                     raise BlockingIOError("the file that is written to takes no more: it does not block")
                 left = left[written:] if isinstance(written, int) and 0 < written < len(left) else b""
-    finally:
-        reply.close()
+    open_reply().begun(copy_all)
 
 def _save(open_reply: Callable[[], _Reply], to: Union[str, os.PathLike[str]]) -> None:
     """Write a file's content to a path, which gets it when all of it is there; in place only where it must be."""
@@ -2985,8 +2979,8 @@ class _Upload:
         if isinstance(content, str):
             content = open(content, "rb")  # noqa: SIM115  # open until it is sent, however often that takes
             weakref.finalize(self, content.close)
-        self._file = content
-        self._size = self._measure()
+        self._file: Any = content
+        self._size = self._examine()
         boundary = os.urandom(16).hex()
         self.content_type = f"multipart/form-data; boundary={boundary}"
         lines = [f"--{boundary}", 'Content-Disposition: form-data; name="purpose"', "", purpose] if purpose else []
@@ -2996,8 +2990,16 @@ class _Upload:
         self._tail = f"\r\n--{boundary}--\r\n".encode("ascii")
         self.length = None if self._size is None else len(self._head) + self._size + len(self._tail)
 
-    def _measure(self) -> Optional[int]:
+    def _examine(self) -> Optional[int]:
+        """Give the size of the file if it has one; refuse what is no binary file, as far as reading nothing shows."""
         file = self._file
+        if not hasattr(file, "read"):
+            raise TypeError(f"a file is a path, bytes or a file open in binary mode, not {type(file).__name__}")
+        nothing = "" if isinstance(file, io.TextIOBase) else file.read(0)
+        getattr(nothing, "close", bool)()  # a coroutine that nobody awaits would complain
+        if nothing != b"":
+            advice = 'open it with "rb"; of an asynchronous one give its .file'
+            raise TypeError(f"read(0) of the file gave {nothing!r:.40}, not b'': {advice}")
         try:
             file.tell()
             file.seek(0, os.SEEK_END)  # which returns nothing in mmap before 3.13
@@ -3045,8 +3047,6 @@ def _file_parts(source: FileSource) -> Tuple[str, Union[str, BinaryIO], Mapping[
         content = io.BytesIO(bytes(content))
     elif isinstance(content, (str, os.PathLike)):
         content = os.fsdecode(content)
-    else:
-        _require_binary(content)
     if name is None:
         own = content if isinstance(content, str) else getattr(content, "name", None)
         name = os.path.basename(own) if isinstance(own, str) and own else "upload"
@@ -3056,19 +3056,6 @@ def _file_parts(source: FileSource) -> Tuple[str, Union[str, BinaryIO], Mapping[
     if not any(header.lower() == "content-type" for header in headers or ()):
         headers = {**(headers or {}), "Content-Type": kind or _file_type(name)}
     return name, content, headers
-
-def _require_binary(file: Any) -> None:
-    """Refuse what is no binary file as far as reading nothing of it shows."""
-    if not hasattr(file, "read"):
-        raise TypeError(f"a file is a path, bytes or a file open in binary mode, not {type(file).__name__}")
-    nothing = "" if isinstance(file, io.TextIOBase) else file.read(0)
-    if hasattr(nothing, "__await__"):
-        getattr(nothing, "close", bool)()  # a coroutine that nobody awaits would complain
-        raise TypeError(f"{type(file).__name__} is asynchronous: give its .file, or what its read() gave")
-    if isinstance(nothing, str):
-        raise TypeError('the file is open in text mode: open it with "rb"')
-    if nothing != b"":
-        raise TypeError(f"read(0) of the file gave {nothing!r:.40}, not b''")
 
 def _escaped(name: str) -> str:
     """Write a file name as browsers do: UTF-8, with what would end the quotes or the line escaped."""
@@ -3097,11 +3084,7 @@ def _as_request(payload: CompletionPayload) -> ChatCompletionRequest:
         payload = {"messages": payload}
     # A request is made anew too: what was set since it was made may be anything that is right in a dict.
     fields = payload.to_dict() if isinstance(payload, ChatCompletionRequest) else payload
-    try:
-        return ChatCompletionRequest.from_dict(fields)  # type: ignore[arg-type]  # which refuses what is neither
-    except ValueError as error:
-        error.args = (re.sub(r"\A\$\.(\S+) ", r"\1: ", str(error)),)
-        raise
+    return ChatCompletionRequest.from_dict(fields)  # type: ignore[arg-type]  # which refuses what is neither
 
 def _chat_path(client: _Client, variable: contextvars.ContextVar[Any]) -> str:
     """Say where a chat goes: below base_url, or at another address of its server.
@@ -3167,8 +3150,7 @@ class _Shape(NamedTuple):
         if wanted == "array":
             if len(value) != schema.get("minItems", len(value)):
                 raise ValueError(f"{place} must have {len(parts)} items, not {len(value)}")
-            items = enumerate(zip(parts * len(value), value))
-            return [part.value(item, f"{place}[{i}]") for i, (part, item) in items]
+            return [parts[i % len(parts)].value(item, f"{place}[{i}]") for i, item in enumerate(value)]
         if wanted != "object":
             return value
         missing = [repr(name) for name in schema["required"] if name not in value]
@@ -3296,10 +3278,7 @@ def _without_refs(schema: Any, known: Mapping[str, Any]) -> Any:
         return [_without_refs(item, known) for item in schema] if isinstance(schema, list) else schema
     known = schema.get("$defs", known)
     if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        if name not in known:
-            raise TypeError(f"a schema refers to {schema['$ref']}, which is not among its $defs")
-        schema = {**known[name], **schema}
+        schema = {**known[schema["$ref"].rpartition("/")[2]], **schema}
     return {name: _without_refs(part, known) for name, part in schema.items() if name not in ("$defs", "$ref")}
 
 def _parse(ask: Callable[[Any], T], request: Any, kind: Any, strict: bool) -> Tuple[T, Any]:
@@ -3461,15 +3440,12 @@ def _as_tools(tools: Sequence[Any]) -> Sequence[Any]:
     if not any(callable(tool) or isinstance(tool, Function) for tool in tools):
         return tools
     functions: Dict[str, Any] = {}  # by name: what was described already, once
-    others = []
+    others: List[Any] = []
     for tool in [_tool(one)[0] if callable(one) else _plain(one) for one in tools]:
-        if isinstance(tool, dict) and "functions" in tool:
-            specifications = map(_plain, (tool["functions"] or {}).get("specifications") or ())
-            functions.update((one["name"], one) for one in specifications)
-        elif isinstance(tool, dict) and "parameters" in tool:
-            functions[tool["name"]] = tool
-        else:
-            others.append(tool)
+        fields = tool if isinstance(tool, dict) else {}
+        found = [fields] if "parameters" in fields else (fields.get("functions") or {}).get("specifications")
+        functions.update((one["name"], one) for one in found or ())
+        others += [] if found else [tool]
     return [*others, {"functions": {"specifications": list(functions.values())}}]
 
 def _text_of(chunk: Any) -> str:
@@ -3480,46 +3456,38 @@ def _text_of(chunk: Any) -> str:
 
 def _whole(result: Type[Any], reply: _Reply) -> Any:
     """Put the events of a stream together to the answer that would have come at once."""
-    chunks = [reply.as_model(result, reply.parse(event)) for event in reply.events]
-    if not chunks:
-        raise InvalidResponseError("the stream brought no part of an answer")
-    fields: Dict[str, Any] = {}
-    parts: Dict[Any, Dict[str, Any]] = {}  # choices by index; in the second version messages by role
-    for chunk in chunks:
-        fields.update(_sent_fields(chunk))
-        for choice in getattr(chunk, "choices", ()):
-            whole = parts.setdefault(choice.index or 0, {"message": {"role": "assistant", "content": ""}})
-            _grow(whole["message"], _plain(vars(choice).get("message") or choice.delta) or {})
-            more = _sent_fields(choice).items()
-            whole.update((name, value) for name, value in more if name not in ("delta", "message"))
-        for message in getattr(chunk, "messages", None) or ():
-            role = message.role or "assistant"
-            _grow(parts.setdefault(role, {"role": role, "content": []}), message.to_dict())
-    if isinstance(chunks[0], ChatCompletionResponse):
-        fields.pop("event", None)
-        completion: Any = ChatCompletionResponse.from_dict({**fields, "messages": list(parts.values())})
-    else:
-        choices = [parts[index] for index in sorted(parts)]
-        completion = ChatCompletion.from_dict({**fields, "choices": choices, "object": "chat.completion"})
-    completion.x_headers = chunks[-1].x_headers
-    return completion
+    second = result is PrimaryChatCompletionChunk
+    parts, key, first = ("messages", "role", "assistant") if second else ("choices", "index", 0)
+    whole: Dict[str, Any] = {}
+    grown: Dict[Any, Dict[str, Any]] = {}  # choices by index; in the second version messages by role
+    for event in reply.events:
+        chunk = reply.parse(event)
+        if second:  # where names and content have several spellings
+            chunk = reply.as_model(result, chunk).to_dict()
+        for part in chunk.pop(parts, None) or ():
+            known = part.get(key) or first
+            _grow(grown.setdefault(known, {key: known}), part)
+        _grow(whole, chunk)
+    if second:
+        return reply.as_model(ChatCompletionResponse, {**whole, "messages": list(grown.values())})
+    choices = [{"message": {"role": "assistant", "content": ""}, **grown[index]} for index in sorted(grown)]
+    return reply.as_model(ChatCompletion, {**whole, "choices": choices, "object": "chat.completion"})
 
-def _grow(message: Dict[str, Any], delta: Mapping[str, Any]) -> None:
-    """Add to a message what a chunk brings: text goes on, progress is replaced, anything else comes as a whole."""
-    for name, value in delta.items():
-        if name == "content" and isinstance(value, list):
+def _grow(whole: Dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Add what a chunk brings: text goes on, progress is replaced, anything else comes as a whole."""
+    for name, value in more.items():
+        if name in ("delta", "message") and isinstance(value, dict):
+            _grow(whole.setdefault("message", {"role": "assistant", "content": ""}), value)
+        elif name == "content" and isinstance(value, list):
+            content = whole.setdefault("content", [])
             for part in value:
-                last = message["content"][-1] if message["content"] else {}
-                if part.keys() == last.keys() == {"text"}:
-                    last["text"] += part["text"]
-                elif part.keys() == last.keys() == {"tool_execution"}:
-                    last.update(part)
+                if content and part.keys() == content[-1].keys() <= {"text", "tool_execution"}:
+                    _grow(content[-1], part)
                 else:
-                    message["content"].append(dict(part))
-        elif value and name in ("content", "reasoning_content"):
-            message[name] = (message.get(name) or "") + value
+                    content.append(part)
         elif value:
-            message[name] = value
+            goes_on = name in ("content", "reasoning_content", "text")
+            whole[name] = (whole.get(name) or "") + value if goes_on else value
 
 
 # ---------- JSON objects
