@@ -3084,7 +3084,11 @@ def _as_request(payload: CompletionPayload) -> ChatCompletionRequest:
         payload = {"messages": payload}
     # A request is made anew too: what was set since it was made may be anything that is right in a dict.
     fields = payload.to_dict() if isinstance(payload, ChatCompletionRequest) else payload
-    return ChatCompletionRequest.from_dict(fields)  # type: ignore[arg-type]  # which refuses what is neither
+    try:
+        return ChatCompletionRequest.from_dict(fields)  # type: ignore[arg-type]  # which refuses what is neither
+    except ValueError as error:
+        error.args = (re.sub(r"\A\$\.(\S+) ", r"\1: ", str(error)),)
+        raise
 
 def _chat_path(client: _Client, variable: contextvars.ContextVar[Any]) -> str:
     """Say where a chat goes: below base_url, or at another address of its server.
@@ -3278,7 +3282,10 @@ def _without_refs(schema: Any, known: Mapping[str, Any]) -> Any:
         return [_without_refs(item, known) for item in schema] if isinstance(schema, list) else schema
     known = schema.get("$defs", known)
     if "$ref" in schema:
-        schema = {**known[schema["$ref"].rpartition("/")[2]], **schema}
+        name = schema["$ref"].rpartition("/")[2]
+        if name not in known:
+            raise TypeError(f"a schema refers to {schema['$ref']}, which is not among its $defs")
+        schema = {**known[name], **schema}
     return {name: _without_refs(part, known) for name, part in schema.items() if name not in ("$defs", "$ref")}
 
 def _parse(ask: Callable[[Any], T], request: Any, kind: Any, strict: bool) -> Tuple[T, Any]:

@@ -343,18 +343,18 @@ def test_settings_fill_in(recorder, call, method):
     ("payload", "place"),
     [
         ([USER, USER, {"role": "tool", "content": [{"function_result": {"name": "f"}}]}],
-         r"messages\[2\].content\[0\].function_result "),
-        ([{"role": "tool", "content": {"function_result": 5}}], r"messages\[0\].content\[0\].function_result "),
-        ([USER, {"role": "user", "content": ["a", 5]}], r"messages\[1\].content\[1\] "),
-        ([{"role": "user", "content": 5}], r"messages\[0\].content "),
-        ([{"content": "x"}], r"messages\[0\] lacks 'role'"),
-        ([None], r"messages\[0\] "),
+         r"messages\[2\].content\[0\].function_result: "),
+        ([{"role": "tool", "content": {"function_result": 5}}], r"messages\[0\].content\[0\].function_result: "),
+        ([USER, {"role": "user", "content": ["a", 5]}], r"messages\[1\].content\[1\]: "),
+        ([{"role": "user", "content": 5}], r"messages\[0\].content: "),
+        ([{"content": "x"}], r"messages\[0\]: .*'role'"),
+        ([None], r"messages\[0\]: "),
         ({"messages": [USER], "tools": [{"functions": {"specifications": [{"name": "f"}]}}]},
-         r"tools\[0\].functions.specifications\[0\] lacks 'parameters'"),
-        ({"messages": [USER], "storage": "x"}, "storage "),
-        ({"messages": [USER], "model_options": {"reasoning": []}}, "model_options.reasoning "),
-        ({"messages": 5}, "messages "),
-        ({}, " lacks 'messages'"),
+         r"tools\[0\].functions.specifications\[0\]: .*parameters"),
+        ({"messages": [USER], "storage": "x"}, "storage: "),
+        ({"messages": [USER], "model_options": {"reasoning": []}}, "model_options.reasoning: "),
+        ({"messages": 5}, "messages: "),
+        ({}, "'messages'"),
     ],
     ids=str,
 )  # fmt: skip
@@ -362,7 +362,7 @@ def test_what_cannot_be_sent(recorder, call, payload, place):
     """What is no request is refused before anything is sent, and the place is named."""
     with raw_client(recorder) as client:
         for method in METHODS:
-            with pytest.raises(ValueError, match=r"\A\$\.?" + place):
+            with pytest.raises(ValueError, match="^" + place if place[0] != "'" else place):
                 call(client, method, payload)
     assert recorder.requests == []
 
