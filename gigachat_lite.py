@@ -1472,9 +1472,8 @@ def _stream_twin(method: Callable[Concatenate[Any, P], Stream[T]]) -> Callable[C
     def call(__self: Any, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[T]:
         return AsyncStream(method(__self, *args, **kwargs), __self._workers)
 
-    signature = inspect.signature(method)
-    signature = signature.replace(return_annotation=f"Async{signature.return_annotation}")
-    call.__signature__ = signature  # type: ignore[attr-defined]
+    annotation = f"Async{method.__annotations__['return']}"
+    call.__signature__ = inspect.signature(method).replace(return_annotation=annotation)  # type: ignore[attr-defined]
     return call
 
 def _named(kind: Type[T]) -> Type[T]:
@@ -1581,9 +1580,7 @@ class AsyncStream(Generic[T]):
     """An answer as it arrives, for ``async for``; leave it early with ``break``, ``aclose()`` or ``async with``."""
 
     def __init__(self, stream: Stream[T], workers: _Workers) -> None:
-        self._stream = stream
-        self._workers = workers
-        self._waiting = False
+        self._stream, self._workers, self._waiting = stream, workers, False
 
     def __aiter__(self) -> AsyncStream[T]:
         return self
@@ -1620,9 +1617,7 @@ class AsyncStream(Generic[T]):
     async def get_final_completion(self: AsyncStream[V]) -> ChatCompletion: ...
     async def get_final_completion(self: Any) -> Any:
         """Read the rest; give the whole answer, put together of all chunks."""
-        async for _ in self:
-            pass
-        return await _in_worker(self._workers, self._stream.get_final_completion, _Flight())
+        return await _in_worker(self._workers, self._stream.get_final_completion, self._stream._flight, True)
 
     async def __aenter__(self) -> AsyncStream[T]:
         return self
@@ -1639,18 +1634,39 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, u
     import asyncio
 
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
+    done: asyncio.Future[Any] = loop.create_future()
     context = contextvars.copy_context()
     context.run(_flight_cvar.set, flight)
+    error: Optional[BaseException] = None
     try:
         workers.submit(functools.partial(_work_for, loop, done, functools.partial(context.run, job)), urgent)
-        return await done
+        result, error = await done
+        if error is not None:
+            raise error
+        return cast(T, result)
     except BaseException:
         if not done.done() or done.cancelled():  # cancelled, or closed together with its loop
             flight.cut()
         raise
     finally:
-        del done  # it holds the error, whose traceback holds this frame: no cycle is left behind
+        del done, error  # the traceback of an error holds this frame: no cycle is left behind
+
+def _work_for(loop: asyncio.AbstractEventLoop, done: asyncio.Future[Any], job: Callable[[], Any]) -> None:
+    """Do the *job* of a coroutine, and tell its loop what came of it: a result or an error."""
+    outcome: Tuple[Any, Optional[BaseException]]
+    try:
+        outcome = job(), None
+    except BaseException as error:
+        outcome = None, error
+    try:
+        loop.call_soon_threadsafe(_settle, done, outcome)
+    except RuntimeError:
+        pass  # the loop is closed: nobody waits any more
+    del done, outcome  # the traceback of a failure holds this frame: no cycle is left behind
+
+def _settle(done: asyncio.Future[Any], outcome: Tuple[Any, Optional[BaseException]]) -> None:
+    if not done.done():  # not cancelled
+        done.set_result(outcome)
 
 class _Workers:
     """Daemon threads that do the blocking work of coroutines; made on demand, gone after a while without work.
@@ -1659,7 +1675,7 @@ class _Workers:
     of concurrent.futures: the interpreter joins those at its exit and would wait for a server.
     """
 
-    _IDLE_SECONDS = 10.0
+    _patience = 10.0  # seconds that a thread waits for work
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -1669,84 +1685,54 @@ class _Workers:
         self._calling = 0  # calls under way
         self._idle: List[_Turn] = []  # of threads without work
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-        self._stopped = False
 
     def stop(self) -> None:
         """Let the idle threads go."""
         with self._lock:
-            self._stopped = True
-            while self._idle:
-                self._idle.pop().come()
+            self._patience = 0.0
+            for turn in self._idle:
+                turn.come()
 
     def submit(self, job: Callable[[], None], urgent: bool) -> None:
-        """Have *job* done by a thread that is free, else by a new one, else by the first that will be free."""
+        """Have *job*, which raises nothing, done by an idle thread, else by a new one, else by the first to be free."""
         jobs = self._urgent if urgent else self._calls
         with self._lock:
             jobs.append(job)
             if self._idle:
                 self._idle.pop().come()
-                return
-            if not urgent and self._calling + len(self._calls) > self._most:
-                return
-            thread = threading.Thread(target=self._work, name="gigachat_lite", daemon=True)
-            self._threads.add(thread)
-        try:
-            thread.start()
-        except RuntimeError as error:
-            with self._lock:
-                if job in jobs and not any(other.is_alive() for other in self._threads):
-                    jobs.remove(job)
-                    raise GigaChatException(f"no thread can be started for an async call: {error}") from error
+            elif urgent or self._calling + len(self._calls) <= self._most:
+                thread = threading.Thread(target=self._work, name="gigachat_lite", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    if not any(other.is_alive() for other in self._threads):
+                        jobs.pop()
+                        raise GigaChatException(f"no thread can be started for an async call: {error}") from error
+                self._threads.add(thread)
 
     def _work(self) -> None:
-        turn = _Turn()
+        turn, is_call = _Turn(), False
         while True:
             with self._lock:
+                self._calling -= is_call  # what it did last
                 is_call = bool(self._calls) and not self._urgent and self._calling < self._most
+                self._calling += is_call
                 jobs = self._calls if is_call else self._urgent
                 job = jobs.popleft() if jobs else None
-                self._calling += is_call
                 waited_in_vain = turn in self._idle
                 if waited_in_vain:
                     self._idle.remove(turn)
-                if job is None and (waited_in_vain or self._stopped):
+                if job is None and waited_in_vain:
                     self._threads.discard(threading.current_thread())
                     return
                 if job is None:
                     turn = _Turn()
                     self._idle.append(turn)
             if job is None:
-                turn.wait(self._IDLE_SECONDS)
-                continue
-            try:
+                turn.wait(self._patience)
+            else:
                 job()
-            finally:
                 del job
-                if is_call:
-                    with self._lock:
-                        self._calling -= 1
-
-def _work_for(loop: asyncio.AbstractEventLoop, done: asyncio.Future[T], job: Callable[[], T]) -> None:
-    """Do the *job* of a coroutine, and tell its loop what came of it."""
-    settle: Callable[[Any], None] = done.set_exception
-    try:
-        outcome: Any = job()
-        settle = done.set_result
-    except StopIteration as error:  # of the caller's own making; a future refuses it
-        outcome = RuntimeError(f"StopIteration: {error}")
-        outcome.__cause__ = error
-    except BaseException as error:
-        outcome = error
-    try:
-        loop.call_soon_threadsafe(_settle, done, settle, outcome)
-    except RuntimeError:
-        pass  # the loop is closed: nobody waits any more
-    del done, settle, outcome  # the traceback of a failure holds this frame: no cycle is left behind
-
-def _settle(done: asyncio.Future[Any], settle: Callable[[Any], None], outcome: Any) -> None:
-    if not done.done():  # not cancelled
-        settle(outcome)
-        done.exception()  # or it would complain that nobody looked, where the coroutine was closed meanwhile
 
 
 # ---------- answers and streams
