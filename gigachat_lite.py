@@ -1718,21 +1718,18 @@ class _Workers:
                 is_call = bool(self._calls) and not self._urgent and self._calling < self._most
                 self._calling += is_call
                 jobs = self._calls if is_call else self._urgent
-                job = jobs.popleft() if jobs else None
-                waited_in_vain = turn in self._idle
-                if waited_in_vain:
+                job: Optional[Callable[[], object]] = jobs.popleft() if jobs else None
+                if turn in self._idle:  # it waited, and nobody called
                     self._idle.remove(turn)
-                if job is None and waited_in_vain:
-                    self._threads.discard(threading.current_thread())
-                    return
-                if job is None:
+                    if job is None:
+                        self._threads.discard(threading.current_thread())
+                        return
+                elif job is None:
                     turn = _Turn()
                     self._idle.append(turn)
-            if job is None:
-                turn.wait(self._patience)
-            else:
-                job()
-                del job
+                    job = functools.partial(turn.wait, self._patience)
+            job()
+            del job
 
 
 # ---------- answers and streams
@@ -4878,9 +4875,8 @@ class _Doctor:
         """Connect to a server as a call does, each step one hop further."""
         import urllib.request
 
-        request: Any = urllib.request.Request(server)
+        request: Any = urllib.request.Request(server, headers={"Host": urllib.parse.urlsplit(server).netloc})
         host, request.timeout = request.host, self._settings.timeout
-        request.headers = {"Host": host}
         ready = self._check("proxy", lambda: f"{host}: {self._choose_proxy(request)}")
         scheme, first, tunnel = request.type, request.host, request._tunnel_host
         name, port = _host_and_port(first, 443 if scheme == "https" and not tunnel else 80)
