@@ -4755,7 +4755,8 @@ def _chat(client: GigaChat, words: Sequence[str], options: Mapping[str, Sequence
         stored.extend(client.upload_file(path).id for path in options.get("file", ()))
         messages = [Messages(role=MessagesRole.SYSTEM, content=text) for text in options.get("system", ())]
         messages.append(Messages(role=MessagesRole.USER, content=question, attachments=stored or None))
-        _print_answer(client.stream(messages))
+        with client.stream(messages) as chunks:
+            _print_answer(chunks)
     finally:
         for file_id in stored:
             try:
@@ -4875,7 +4876,7 @@ class _Doctor:
         """Connect to a server as a call does, each step one hop further."""
         import urllib.request
 
-        request: Any = urllib.request.Request(server, headers={"Host": urllib.parse.urlsplit(server).netloc})
+        request: Any = urllib.request.Request(server, headers={"Host": server.split("/")[2]})
         host, request.timeout = request.host, self._settings.timeout
         ready = self._check("proxy", lambda: f"{host}: {self._choose_proxy(request)}")
         scheme, first, tunnel = request.type, request.host, request._tunnel_host
