@@ -1476,9 +1476,8 @@ def _stream_twin(method: Callable[Concatenate[Any, P], Stream[T]]) -> Callable[C
     def call(__self: Any, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[T]:
         return AsyncStream(method(__self, *args, **kwargs), __self._workers)
 
-    signature = inspect.signature(method)
-    signature = signature.replace(return_annotation=f"Async{signature.return_annotation}")
-    call.__signature__ = signature  # type: ignore[attr-defined]
+    annotation = f"Async{method.__annotations__['return']}"
+    call.__signature__ = inspect.signature(method).replace(return_annotation=annotation)  # type: ignore[attr-defined]
     return call
 
 def _named(kind: Type[T]) -> Type[T]:
@@ -1585,9 +1584,7 @@ class AsyncStream(Generic[T]):
     """An answer as it arrives, for ``async for``; leave it early with ``break``, ``aclose()`` or ``async with``."""
 
     def __init__(self, stream: Stream[T], workers: _Workers) -> None:
-        self._stream = stream
-        self._workers = workers
-        self._waiting = False
+        self._stream, self._workers, self._waiting = stream, workers, False
 
     def __aiter__(self) -> AsyncStream[T]:
         return self
@@ -1624,9 +1621,7 @@ class AsyncStream(Generic[T]):
     async def get_final_completion(self: AsyncStream[V]) -> ChatCompletion: ...
     async def get_final_completion(self: Any) -> Any:
         """Read the rest; give the whole answer, put together of all chunks."""
-        async for _ in self:
-            pass
-        return await _in_worker(self._workers, self._stream.get_final_completion, _Flight())
+        return await _in_worker(self._workers, self._stream.get_final_completion, self._stream._flight, True)
 
     async def __aenter__(self) -> AsyncStream[T]:
         return self
@@ -1643,18 +1638,39 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, u
     import asyncio
 
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
+    done: asyncio.Future[Any] = loop.create_future()
     context = contextvars.copy_context()
     context.run(_flight_cvar.set, flight)
+    error: Optional[BaseException] = None
     try:
         workers.submit(functools.partial(_work_for, loop, done, functools.partial(context.run, job)), urgent)
-        return await done
+        result, error = await done
+        if error is not None:
+            raise error
+        return cast(T, result)
     except BaseException:
         if not done.done() or done.cancelled():  # cancelled, or closed together with its loop
             flight.cut()
         raise
     finally:
-        del done  # it holds the error, whose traceback holds this frame: no cycle is left behind
+        del done, error  # the traceback of an error holds this frame: no cycle is left behind
+
+def _work_for(loop: asyncio.AbstractEventLoop, done: asyncio.Future[Any], job: Callable[[], Any]) -> None:
+    """Do the *job* of a coroutine, and tell its loop what came of it: a result or an error."""
+    outcome: Tuple[Any, Optional[BaseException]]
+    try:
+        outcome = job(), None
+    except BaseException as error:
+        outcome = None, error
+    try:
+        loop.call_soon_threadsafe(_settle, done, outcome)
+    except RuntimeError:
+        pass  # the loop is closed: nobody waits any more
+    del done, outcome  # the traceback of a failure holds this frame: no cycle is left behind
+
+def _settle(done: asyncio.Future[Any], outcome: Tuple[Any, Optional[BaseException]]) -> None:
+    if not done.done():  # not cancelled
+        done.set_result(outcome)
 
 class _Workers:
     """Daemon threads that do the blocking work of coroutines; made on demand, gone after a while without work.
@@ -1663,7 +1679,7 @@ class _Workers:
     of concurrent.futures: the interpreter joins those at its exit and would wait for a server.
     """
 
-    _IDLE_SECONDS = 10.0
+    _patience = 10.0  # seconds that a thread waits for work
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -1673,84 +1689,51 @@ class _Workers:
         self._calling = 0  # calls under way
         self._idle: List[_Turn] = []  # of threads without work
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-        self._stopped = False
 
     def stop(self) -> None:
         """Let the idle threads go."""
         with self._lock:
-            self._stopped = True
-            while self._idle:
-                self._idle.pop().come()
+            self._patience = 0.0
+            for turn in self._idle:
+                turn.come()
 
     def submit(self, job: Callable[[], None], urgent: bool) -> None:
-        """Have *job* done by a thread that is free, else by a new one, else by the first that will be free."""
+        """Have *job*, which raises nothing, done by an idle thread, else by a new one, else by the first to be free."""
         jobs = self._urgent if urgent else self._calls
         with self._lock:
             jobs.append(job)
             if self._idle:
                 self._idle.pop().come()
-                return
-            if not urgent and self._calling + len(self._calls) > self._most:
-                return
-            thread = threading.Thread(target=self._work, name="gigachat_lite", daemon=True)
-            self._threads.add(thread)
-        try:
-            thread.start()
-        except RuntimeError as error:
-            with self._lock:
-                if job in jobs and not any(other.is_alive() for other in self._threads):
-                    jobs.remove(job)
-                    raise GigaChatException(f"no thread can be started for an async call: {error}") from error
+            elif urgent or self._calling + len(self._calls) <= self._most:
+                thread = threading.Thread(target=self._work, name="gigachat_lite", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    if not any(other.is_alive() for other in self._threads):
+                        jobs.pop()
+                        raise GigaChatException(f"no thread can be started for an async call: {error}") from error
+                self._threads.add(thread)
 
     def _work(self) -> None:
-        turn = _Turn()
+        turn, is_call = _Turn(), False
         while True:
             with self._lock:
+                self._calling -= is_call  # what it did last
                 is_call = bool(self._calls) and not self._urgent and self._calling < self._most
-                jobs = self._calls if is_call else self._urgent
-                job = jobs.popleft() if jobs else None
                 self._calling += is_call
-                waited_in_vain = turn in self._idle
-                if waited_in_vain:
+                jobs = self._calls if is_call else self._urgent
+                job: Optional[Callable[[], object]] = jobs.popleft() if jobs else None
+                if turn in self._idle:  # it waited, and nobody called
                     self._idle.remove(turn)
-                if job is None and (waited_in_vain or self._stopped):
-                    self._threads.discard(threading.current_thread())
-                    return
-                if job is None:
+                    if job is None:
+                        self._threads.discard(threading.current_thread())
+                        return
+                elif job is None:
                     turn = _Turn()
                     self._idle.append(turn)
-            if job is None:
-                turn.wait(self._IDLE_SECONDS)
-                continue
-            try:
-                job()
-            finally:
-                del job
-                if is_call:
-                    with self._lock:
-                        self._calling -= 1
-
-def _work_for(loop: asyncio.AbstractEventLoop, done: asyncio.Future[T], job: Callable[[], T]) -> None:
-    """Do the *job* of a coroutine, and tell its loop what came of it."""
-    settle: Callable[[Any], None] = done.set_exception
-    try:
-        outcome: Any = job()
-        settle = done.set_result
-    except StopIteration as error:  # of the caller's own making; a future refuses it
-        outcome = RuntimeError(f"StopIteration: {error}")
-        outcome.__cause__ = error
-    except BaseException as error:
-        outcome = error
-    try:
-        loop.call_soon_threadsafe(_settle, done, settle, outcome)
-    except RuntimeError:
-        pass  # the loop is closed: nobody waits any more
-    del done, settle, outcome  # the traceback of a failure holds this frame: no cycle is left behind
-
-def _settle(done: asyncio.Future[Any], settle: Callable[[Any], None], outcome: Any) -> None:
-    if not done.done():  # not cancelled
-        settle(outcome)
-        done.exception()  # or it would complain that nobody looked, where the coroutine was closed meanwhile
+                    job = functools.partial(turn.wait, self._patience)
+            job()
+            del job
 
 
 # ---------- answers and streams
@@ -4462,7 +4445,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except BrokenPipeError:
         return 0  # whoever reads the output has seen enough
     except (GigaChatException, OSError, TypeError, ValueError) as error:
-        _say(f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error))
+        problem = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        _say(problem + ("; COMMAND --help tells what it takes" if isinstance(error, TypeError) else ""))
         return 2 if isinstance(error, (TypeError, ValueError)) else 1  # ConfigurationError is a ValueError
     finally:
         logger.removeHandler(warnings)
@@ -4499,41 +4483,38 @@ def _run_command(argv: Sequence[str]) -> int:
                 _call_method(client, name, words)
     return 0
 
-_SWITCHES = {"-h": "help", "--help": "help", "-V": "version", "--version": "version", "--no-verify": "verify_ssl_certs"}
+_SHORT = {"-h": "--help", "-V": "--version", "--no-verify": "--verify-ssl-certs=off"}
 
 def _split_line(argv: Sequence[str]) -> Tuple[List[str], Dict[str, List[str]]]:
     """Part a line into words and options, each with all the values that were given to it."""
     words: List[str] = []
     options: Dict[str, List[str]] = {}
     # What the locale has no characters for is read as UTF-8.
-    rest = [os.fsencode(word).decode() if re.search("[\udc80-\udcff]", word) else word for word in argv]
-    while rest:
-        word = rest.pop(0)
-        option, equals, value = word.partition("=")
+    rest = iter([os.fsencode(word).decode() if re.search("[\udc80-\udcff]", word) else word for word in argv])
+    for word in rest:
+        option, equals, value = _SHORT.get(word, word).partition("=")
         name = option[2:].replace("-", "_")
         if word == "--":
-            return words + rest, options
-        if word == "-" or not word.startswith("-"):
+            words.extend(rest)
+        elif word == "-" or not word.startswith("-"):
             words.append(word)
-        elif word in _SWITCHES:
-            options[_SWITCHES[word]] = ["off"]  # what --no-verify sets
-        elif name not in (*_SETTINGS, "system", "file"):  # its value is not shown: it may be a secret
+        elif name not in (*_SETTINGS, "system", "file", "help", "version"):  # its value may be a secret: not shown
             raise ValueError(f"there is no option {option}: --help lists them; behind -- everything is text")
-        elif not equals and not rest:
-            raise ValueError(f"{option} needs a value")
         else:
-            value = value if equals else rest.pop(0)
-            if name in _SETTINGS and _SETTINGS[name].secret and (name != "proxy" or "@" in value):
+            given = next(rest, None) if not equals and name not in ("help", "version") else value
+            if given is None:
+                raise ValueError(f"{option} needs a value")
+            if name in _SETTINGS and _SETTINGS[name].secret and (name != "proxy" or "@" in given):
                 raise ValueError(f"others can see a command line: set the variable GIGACHAT_{name.upper()} instead")
-            options.setdefault(name, []).append(value)
+            options.setdefault(name, []).append(given)
     return words, options
 
 def _commands() -> Dict[str, Callable[..., object]]:
     commands: Dict[str, Callable[..., object]] = {"chat": _chat, "doctor": _Doctor}
-    owners: List[type] = [GigaChatSyncClient, ChatNamespace, AssistantsSyncClient, ThreadsSyncClient]
-    for group, owner in zip(("", "chat.", "assistants.", "threads."), owners):
+    groups = {"chat.": ChatNamespace, "assistants.": AssistantsSyncClient, "threads.": ThreadsSyncClient}
+    for group, owner in {"": GigaChatSyncClient, **groups}.items():
         for name, method in vars(owner).items():
-            if isinstance(method, types.FunctionType) and name[0] != "_" and name not in ("chat", "close"):
+            if inspect.isfunction(method) and name[0] != "_" and name != "close":
                 commands[group + name] = method
     return commands
 
@@ -4598,7 +4579,8 @@ def _chat(client: GigaChat, words: Sequence[str], options: Mapping[str, Sequence
         stored.extend(client.upload_file(path).id for path in options.get("file", ()))
         messages = [Messages(role=MessagesRole.SYSTEM, content=text) for text in options.get("system", ())]
         messages.append(Messages(role=MessagesRole.USER, content=question, attachments=stored or None))
-        _print_answer(client.stream(messages))
+        with client.stream(messages) as chunks:
+            _print_answer(chunks)
     finally:
         for file_id in stored:
             try:
@@ -4612,19 +4594,17 @@ def _print_answer(chunks: Stream[ChatCompletionChunk]) -> None:
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
     if isinstance(sys.stdout, io.TextIOWrapper) and not on_terminal:
         sys.stdout.reconfigure(encoding="utf-8")  # a file or pipe gets every character, whatever the locale
-    join = codecs.getincrementaldecoder("utf-16-le")("replace").decode  # keeps half an emoji until the other half comes
-    reasons: Set[Optional[str]] = set()
-    with chunks:
-        try:
-            for choice in (choice for chunk in chunks for choice in chunk.choices):
-                reasons.add(choice.finish_reason)
-                text = join((choice.delta.content or "").encode("utf-16-le", "surrogatepass"))
-                print(_STEERING.sub("", text) if on_terminal else text, end="", flush=True)
-        finally:
-            if reasons:
-                print(join(b"", True), flush=True)
-    for reason in reasons - {None, "stop"}:
-        _say(f"finish reason {reason}")  # length: cut off; blacklist: refused
+    pieces = (text.encode("utf-16-le", "surrogatepass") for text in chunks.text_stream)
+    end = ""
+    try:
+        for text in codecs.iterdecode(pieces, "utf-16-le", "replace"):  # joins the halves of an emoji
+            end = "\n"
+            print(_STEERING.sub("", text) if on_terminal else text, end="", flush=True)
+    finally:
+        print(end=end, flush=True)
+    for choice in chunks.get_final_completion().choices:
+        if choice.finish_reason not in (None, "stop"):
+            _say(f"finish reason {choice.finish_reason}")  # length: cut off; blacklist: refused
 
 def _call_method(client: GigaChat, name: str, words: Sequence[str]) -> None:
     """Call a method with the words of a line, and print what it returns."""
@@ -4643,10 +4623,7 @@ def _call_method(client: GigaChat, name: str, words: Sequence[str]) -> None:
                 named[parameter] = json.loads(value)
             except ValueError:
                 pass  # it is text
-    try:
-        arguments = signature.bind(*texts, **named).arguments
-    except TypeError as error:
-        raise ValueError(f"{name}: {error}; {name} --help tells what it takes") from None
+    arguments = signature.bind(*texts, **named).arguments
     if "to" in signature.parameters and "to" not in arguments:
         if sys.stdout is None or sys.stdout.isatty():
             raise ValueError("a file's content is not for a terminal: name a file, to=FILE")
@@ -4661,7 +4638,6 @@ def _call_method(client: GigaChat, name: str, words: Sequence[str]) -> None:
             _print_json(item)
     elif "to" not in arguments:  # where a download has gone
         _print_json(result, indent=2)
-
 
 class _Doctor:
     """Find what is wrong: settings, network, certificates, clock, token, models and a chat.
@@ -4680,10 +4656,9 @@ class _Doctor:
         with self._client:
             self._check("credentials", self._credentials)
             urls = [settings.auth_url, settings.base_url] if settings.credentials else [settings.base_url]
-            servers = ["://".join(urllib.parse.urlsplit(url)[:2]) for url in urls]
-            reached = {server: self._reach(server) for server in dict.fromkeys(servers)}
-            has_token = self._check("token", self._token, reached[servers[0]])
-            ready = self._check("models", self._models, has_token and reached[servers[-1]])
+            reached = [self._reach(server) for server in dict.fromkeys(urllib.parse.urljoin(url, "/") for url in urls)]
+            has_token = self._check("token", self._token, reached[0])
+            ready = self._check("models", self._models, has_token and reached[-1])
             if settings.base_url == _SETTINGS["base_url"].default:
                 self._check("address", lambda: self._address(ready), has_token)
             self._check("chat", self._chat, ready)
@@ -4699,15 +4674,18 @@ class _Doctor:
                 mark, detail = "ok", look()
             except (GigaChatException, OSError, ValueError) as error:
                 mark, detail, self._failed = "FAIL", f"{error}{advice}", True
-        head = f"{mark:<4}  {step:<11}  {(time.monotonic() - started) * 1000:>7.1f} ms  "
-        layout = textwrap.TextWrapper(79, head, " " * 6, break_long_words=False, break_on_hyphens=False)
-        print(layout.fill(_one_line(detail, 2000)), flush=True)
+        line = f"{mark:<4}  {step:<11}  {(time.monotonic() - started) * 1000:>7.1f} ms  {_one_line(detail, 2000)}"
+        lines = textwrap.wrap(line, 79, subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False)
+        print(*lines, sep="\n", flush=True)
         return mark == "ok"
 
     def _make_client(self) -> str:
         self._client = GigaChat(**self._arguments)
         self._settings, self._pool = settings, pool = self._client._settings, self._client._shared.here.pool
         pool._tls_context()  # reads the files of certificates
+        paths = ssl.get_default_verify_paths()
+        roots = settings.ca_bundle_file or f"the system's roots in {paths.cafile or paths.capath or 'its own store'}"
+        self._trusted = roots if settings.verify_ssl_certs else "anybody: verify_ssl_certs is off"
         url = settings.base_url + ("" if settings.base_url.startswith("https:") else " (not encrypted)")
         return f"base_url {url}, model {settings.model}, Python {sys.version.split()[0]}"
 
@@ -4722,9 +4700,8 @@ class _Doctor:
         """Connect to a server as a call does, each step one hop further."""
         import urllib.request
 
-        request: Any = urllib.request.Request(server)
-        host = request.host
-        request.timeout, request.headers = self._settings.timeout, {"Host": host}
+        request: Any = urllib.request.Request(server, headers={"Host": server.split("/")[2]})
+        host, request.timeout = request.host, self._settings.timeout
         ready = self._check("proxy", lambda: f"{host}: {self._choose_proxy(request)}")
         scheme, first, tunnel = request.type, request.host, request._tunnel_host
         name, port = _host_and_port(first, 443 if scheme == "https" and not tunnel else 80)
@@ -4749,7 +4726,7 @@ class _Doctor:
 
     def _open(self, request: Any, origin: _Origin, tls: Optional[Callable[[], ssl.SSLContext]] = None) -> str:
         """Open a connection, as a call does, and close it; tell what the server's certificate says, if it sent one."""
-        connection = _Connection(origin)
+        connection = _Connection(origin)  # which closes itself when it is dropped
         connection.timeout = request.timeout
         try:
             connection.open(tls or self._pool._tls_context, request.headers.get("Proxy-Authorization"))
@@ -4757,21 +4734,13 @@ class _Doctor:
             if not isinstance(sock, ssl.SSLSocket):
                 return f"{connection.where}: connected"
             subject, issuer, expiry = (told or "?" for told in _certificate_names(sock.getpeercert(True) or b""))
-            return f"{sock.version()}, subject {subject}, issuer {issuer}, expires {expiry}; {self._trust()}"
+            return f"{sock.version()}, subject {subject}, issuer {issuer}, expires {expiry}; trusting {self._trusted}"
         except (OSError, _NotHTTP, UnicodeError) as error:
             failure = _connection_error(error, connection, self._settings)
             if isinstance(error, ssl.SSLCertVerificationError):
                 sent = self._open(request, origin, ssl._create_unverified_context)
                 failure = APIConnectionError(f"{failure}. The server sent {sent}")
             raise failure from error
-        finally:
-            connection.close()
-
-    def _trust(self) -> str:
-        bundle, paths = self._settings.ca_bundle_file, ssl.get_default_verify_paths()
-        store = paths.cafile or paths.capath or "its own store, if it has one"
-        roots = f"the roots in {bundle} only" if bundle else f"the system's roots in {store}"
-        return f"trusting {roots if self._settings.verify_ssl_certs else 'anybody: verify_ssl_certs is off'}"
 
     def _clock(self, request: Any) -> str:
         try:

@@ -531,7 +531,7 @@ def test_calls_beside_streams_that_wait(few_threads):
 
 def test_threads_and_connections_go_when_their_time_is_over(monkeypatch):
     monkeypatch.setattr(gigachat_lite, "_IDLE_SECONDS", 0.05)
-    monkeypatch.setattr(gigachat_lite._Workers, "_IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(gigachat_lite._Workers, "_patience", 0.01)
 
     async def run(client):
         await asyncio.gather(*[client.achat(f"c{n}") for n in range(120)])
