@@ -3700,12 +3700,10 @@ class _Signature:
     def __get__(self, instance: object, owner: Any) -> inspect.Signature:
         more = [inspect.Parameter("more", inspect.Parameter.VAR_KEYWORD)] if owner._takes_more else []
         kind = inspect.Parameter.KEYWORD_ONLY if more else inspect.Parameter.POSITIONAL_OR_KEYWORD
-        parameters = []
-        for name, value in owner._defaults.items():
-            default = inspect.Parameter.empty if name in owner._required else value
-            annotation = owner.__dataclass_fields__[name].type
-            parameters.append(inspect.Parameter(name, kind, default=default, annotation=annotation))
-        return inspect.Signature(parameters + more)
+        defaults = {**owner._defaults, **dict.fromkeys(owner._required, inspect.Parameter.empty)}
+        fields = [inspect.Parameter(name, kind, default=defaults[name], annotation=field.type)
+                  for name, field in getattr(owner, "__dataclass_fields__", {}).items()]
+        return inspect.Signature(fields + more)
 
 _Rule = Tuple[Optional[type], Callable[[Any], Any]]  # the type that a value should have; what to make of any other
 
@@ -3823,17 +3821,22 @@ class JSONObject:
     @_method
     def model_dump(self, *, mode: str = "python", by_alias: bool = False, exclude_none: bool = False) -> Dict[str, Any]:
         """Give all fields, absent ones too, as pydantic does: "id_" for "id" unless *by_alias*; "json" writes enums."""
-        dump = _copied(self, functools.partial(_all_fields_of, by_alias, exclude_none))
+        def fields_of(model: JSONObject) -> Dict[str, Any]:
+            kind, fields = type(model), {}
+            for name, value in {**{name: getattr(model, name) for name in kind._defaults}, **vars(model)}.items():
+                if value is not None or not exclude_none:
+                    aliased = name in kind._defaults and not by_alias and (name != "type" or kind._sends_nulls)
+                    fields[name + "_" if aliased and hasattr(kind, name + "_") else name] = value
+            return fields
+
+        dump = _copied(self, fields_of)
         return cast(Dict[str, Any], json.loads(_ENCODER.encode(dump)) if mode == "json" else dump)
 
     @_method
-    def model_dump_json(
-        self, *, indent: Optional[int] = None, by_alias: bool = False, exclude_none: bool = False
-    ) -> str:
+    def model_dump_json(self, *, indent: Optional[int] = None, **options: Any) -> str:
         """Write what :meth:`model_dump` gives as JSON."""
-        separators = (",", ":") if indent is None else None
-        dump = _copied(self, functools.partial(_all_fields_of, by_alias, exclude_none))
-        return json.dumps(dump, ensure_ascii=False, indent=indent, separators=separators, default=_sent_fields)
+        dump = self.model_dump(**{**options, "mode": "json"})
+        return json.dumps(dump, ensure_ascii=False, indent=indent, separators=(",", ":") if indent is None else None)
 
     @property
     def id_(self: _HasId[T]) -> T:
@@ -3873,15 +3876,14 @@ def _wrong_arguments(kind: Type[JSONObject], values: Sequence[Any], named: Mappi
     """Say what is wrong with the arguments of a model's constructor."""
     import difflib
 
-    names = list(kind._defaults)
+    called, names = kind.__name__, list(kind._defaults)
     for name in named:
         if name not in names:
-            nearest = difflib.get_close_matches(name, names, 1) or names
-            return f"{kind.__name__} takes no {name!r}: {', '.join(nearest)}?"
+            return f"{called} takes no {name!r}: {', '.join(difflib.get_close_matches(name, names, 1) or names)}?"
         if name in names[: len(values)]:
-            return f"{kind.__name__} got {name!r} twice"
+            return f"{called} got {name!r} twice"
     missing = [name for name in names[len(values) :] if name in kind._required and name not in named]
-    return f"{kind.__name__} " + (f"lacks {', '.join(missing)}" if missing else f"takes {', '.join(names)}")
+    return f"{called} lacks {', '.join(missing)}" if missing else f"{called} takes {', '.join(names)}"
 
 _PLAIN: Dict[Any, Tuple[Any, str]] = {  # by the type in an annotation: which types will do, and what to call them
     str: (str, "text"), list: (list, "a list"), int: ((int, float), "a number"), float: ((int, float), "a number"),
@@ -3901,8 +3903,7 @@ def _rules_of(kind: Type[JSONObject]) -> Dict[str, _Rule]:
         for holder, item in held.items():
             if isinstance(item, type) and issubclass(item, JSONObject) and Any not in held.values():
                 many = {list: functools.partial(_as_list, item), dict: functools.partial(_as_values, item)}
-                make = many.get(holder, item._of)
-                rules[name] = (None, functools.partial(_unless_text, make) if str in held else make)
+                rules[name] = (str if str in held else None, many.get(holder, item._of))
             elif len(held) == 1 and holder in checked and not kind._sends_nulls:
                 rules[name] = (holder, functools.partial(_fit, *_PLAIN[holder]))
     kind._rules = rules
@@ -3912,9 +3913,6 @@ def _fit(types: Any, words: str, value: Any) -> Any:
     if isinstance(value, types):
         return value
     raise ValueError(f"$ must be {words}, not {type(value).__name__}")
-
-def _unless_text(make: Callable[[Any], Any], value: Any) -> Any:
-    return value if isinstance(value, str) else make(value)
 
 def _as_list(kind: Type[J], value: Any) -> List[J]:
     if type(value) is not list:
@@ -3959,15 +3957,6 @@ def _fields_of(model: JSONObject, nulls: bool = True) -> Dict[str, Any]:
     return {name: item for name, item in vars(model).items() if name != "x_headers" and (nulls or item is not None)}
 
 _plain = functools.partial(_copied, fields_of=_fields_of)  # turns models back into JSON objects, at any depth
-
-def _all_fields_of(by_alias: bool, exclude_none: bool, model: JSONObject) -> Dict[str, Any]:
-    """Give the fields that are absent too, under the names that pydantic's models have for them."""
-    kind, fields = type(model), {}
-    for name, value in {**{name: getattr(model, name) for name in kind._defaults}, **vars(model)}.items():
-        if value is not None or not exclude_none:
-            renamed = name in kind._defaults and hasattr(kind, f"{name}_") and (name != "type" or kind._sends_nulls)
-            fields[f"{name}_" if renamed and not by_alias else name] = value
-    return fields
 
 def _encode(value: Any) -> bytes:
     """Write JSON in UTF-8; ValueError or TypeError, with the place, for what JSON cannot say."""
@@ -4022,29 +4011,28 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
-        joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-    half = re.search("[\ud800-\udfff]", joined)
-    if half:
-        raise ValueError(f"the text holds {half.group()!r}, half of a surrogate pair, which is no character")
-    return joined.encode("utf-8")
+        halves = text.encode("utf-16-le", "surrogatepass")
+    try:
+        return halves.decode("utf-16-le").encode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError("the text holds half of a surrogate pair, which is no character") from error
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
-_scan: Callable[[str, int], Tuple[Any, int]] = _DECODER.scan_once  # type: ignore[attr-defined]  # what decode() calls
+_DECODER: Any = json.JSONDecoder(parse_constant=_no_constant)
 
 def _decode(text: bytes) -> Any:
     """Read JSON, with U+FFFD for what is not UTF-8; ValueError, without the text: it may hold a secret."""
     decoded = text.decode("utf-8", "replace").strip(" \t\r\n\ufeff")
     try:
         # As decode() does, which takes 0.6 µs to look for the white space with regular expressions.
-        value, end = _scan(decoded, 0)
+        value, end = _DECODER.scan_once(decoded, 0)
         return value if end == len(decoded) else _DECODER.decode(decoded)
     except StopIteration as error:
         problem = f"not JSON: Expecting value at character {error}"
     except (ValueError, RecursionError) as error:
-        problem = f"not JSON: {error}" if isinstance(error, ValueError) else "nested too deeply"
+        problem = f"not JSON: {error}"
     raise ValueError(problem)
 
 
@@ -4055,13 +4043,11 @@ def _decode(text: bytes) -> Any:
 
 class MessagesRole(str, enum.Enum):
     """Who speaks. Answers may have roles that are not here: they are plain strings."""
-
     ASSISTANT = "assistant"; SYSTEM = "system"; USER = "user"; FUNCTION = "function"
     SEARCH_RESULT = "search_result"; FUNCTION_IN_PROGRESS = "function_in_progress"
 
 class ThreadStatus(str, enum.Enum):
     """State of a thread; the status in an answer is a string that compares equal to a member."""
-
     IN_PROGRESS = "in_progress"; READY = "ready"; FAILED = "failed"; DELETED = "deleted"
 
 _SENT: Any = None  # the default of what the API always sends
@@ -4096,8 +4082,7 @@ class FewShotExample(JSONObject):
 class Function(_Open):
     """A function that the model may call.
 
-    Takes a JSON schema too, as ``Function(**schema)`` or as a dict in a payload: ``title`` serves as the name, and
-    ``properties`` and the other keywords at the top level become the parameters.
+    Takes a JSON schema too: its ``title`` serves as the name, its ``properties`` and other keywords as the parameters.
     """
     name: str; description: Optional[str] = None; parameters: Optional[FunctionParameters] = None
     few_shot_examples: Optional[List[FewShotExample]] = None; return_parameters: Optional[Dict[str, Any]] = None
@@ -4132,11 +4117,10 @@ class Messages(JSONObject):
     inline_data: Optional[Dict[str, Any]] = None; logprobs: Optional[List[Dict[str, Any]]] = None; _lenient = True
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
-        content, attachments = fields.get("content"), fields.get("attachments")
-        if fields.get("role") == "function" and content is not None and not isinstance(content, str):
-            fields["content"] = _encode(content).decode("utf-8")
-        if isinstance(attachments, list):
-            fields["attachments"] = [getattr(file, "id", file) for file in attachments]
+        if fields.get("role") == "function" and not isinstance(fields.get("content", ""), (str, type(None))):
+            fields["content"] = _encode(fields["content"]).decode("utf-8")
+        if isinstance(fields.get("attachments"), list):
+            fields["attachments"] = [getattr(file, "id", file) for file in fields["attachments"]]
         super()._adopt(fields)
 
 class Storage(JSONObject):
@@ -4149,10 +4133,9 @@ class FunctionRanker(_Open):
     enabled: Optional[bool] = None; top_n: Optional[int] = None
 
 class Chat(JSONObject):
-    """A request for an answer: the messages and how to answer them. What is None is not sent.
+    """A request for an answer. What is None is not sent; ``additional_fields`` go to the top, where other fields win.
 
-    ``response_format`` is ``{"type": "json_schema", "schema": {...}, "strict": True}`` or the like, ``function_ranker``
-    ``{"enabled": True, "top_n": 3}``. ``additional_fields`` go to the top level of the request; explicit fields win.
+    ``response_format``: ``{"type": "json_schema", "schema": {...}, "strict": True}``, or the like.
     """
     messages: List[Messages]; model: Optional[str] = None; temperature: Optional[float] = None
     top_p: Optional[float] = None; n: Optional[int] = None; stream: Optional[bool] = None
@@ -4165,12 +4148,11 @@ class Chat(JSONObject):
     assistant_id: Optional[str] = None; reasoning_max_tokens: Optional[int] = None
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
-        messages = fields.get("messages")
-        if messages is None or isinstance(messages, (str, dict, Messages)):
-            raise TypeError(f"messages must be a list, not {type(messages).__name__}")
+        if isinstance(fields.get("messages"), (str, dict, Messages)):
+            raise TypeError("messages must be a list")
+        fields["messages"] = _as_messages(fields.get("messages"))  # type: ignore[arg-type]  # which refuses what is none
         if isinstance(fields.get("functions"), (list, tuple)):
             fields["functions"] = [Function.of(one) if callable(one) else one for one in fields["functions"]]
-        fields["messages"] = _as_messages(messages)
         super()._adopt(fields)
 
 class Usage(JSONObject):
@@ -4316,8 +4298,10 @@ class BatchResult(JSONObject):
     id: str; result: Optional[Dict[str, Any]] = None; error: Optional[Dict[str, Any]] = None
 
 class AssistantAttachment(JSONObject):
-    """A file of an assistant."""
+    """A file of an assistant, or of a message in a thread."""
     file_id: str; name: str = ""
+
+ThreadMessageAttachment = AssistantAttachment
 
 class Assistant(JSONObject):
     """An assistant. Times are Unix times, seconds."""
@@ -4346,16 +4330,11 @@ class AssistantFileDelete(JSONObject):
 class Thread(JSONObject):
     """A conversation kept by the server. Times are Unix times, seconds."""
     id: str; assistant_id: Optional[str] = None; model: str = ""; created_at: int = 0; updated_at: int = 0
-    run_lock: bool = False; status: str = ""
-    _spellings = (("thread_id", "id"),)
+    run_lock: bool = False; status: str = ""; _spellings = (("thread_id", "id"),)
 
 class Threads(JSONObject):
     """Conversations kept by the server."""
     threads: List[Thread]
-
-class ThreadMessageAttachment(JSONObject):
-    """A file of a message."""
-    file_id: str; name: str = ""
 
 class ThreadMessage(JSONObject):
     """A message of a thread. ``created_at``: Unix time, seconds."""
@@ -4398,8 +4377,7 @@ class ThreadCompletion(JSONObject):
 
 class ThreadCompletionChunk(ChatCompletionChunk):
     """A part of an answer in a thread; each has a ``usage`` of its own."""
-    thread_id: str = ""  # pyright: ignore[reportIncompatibleVariableOverride]  # always sent in a thread
-    message_id: str = ""  # pyright: ignore[reportIncompatibleVariableOverride]
+    thread_id: str = ""; message_id: str = ""  # pyright: ignore[reportIncompatibleVariableOverride]  # always sent here
 
 # Chat v2.
 
@@ -4442,8 +4420,7 @@ class ChatContentPart(_Open):
     text: Optional[str] = None; files: Optional[List[ChatContentFile]] = None
     function_call: Optional[PrimaryChatFunctionCall] = None; function_result: Optional[ChatFunctionResult] = None
     tool_execution: Optional[ChatToolExecution] = None; inline_data: Optional[ChatInlineData] = None
-    logprobs: Optional[List[ChatLogprob]] = None
-    _of_text = staticmethod(lambda text: {"text": text})
+    logprobs: Optional[List[ChatLogprob]] = None; _of_text = staticmethod(lambda text: {"text": text})
 
 class ChatMessage(_Open):
     """One message. ``role``: system, user, assistant, tool, reasoning. A text as its ``content`` becomes one part."""
@@ -4483,10 +4460,7 @@ class ChatReasoning(_Open):
 class ChatResponseFormat(_Open):
     """What form the answer has. ``type``: text, json_schema, regex."""
     type: str = "text"; schema: Any = None; strict: Optional[bool] = None; regex: Optional[str] = None
-
-    @property
-    def schema_(self) -> Any:
-        return self.schema
+    schema_ = property(lambda self: self.schema)
 
 class JsonSchemaResponseFormat(ChatResponseFormat):
     """Has an answer of the first version of chat be JSON that fits a schema."""
@@ -4554,18 +4528,15 @@ class ChatTool(_Open):
     _of_text = staticmethod(lambda text: {text: {}})
 
 class ChatCompletionRequest(_Open):
-    """A request for an answer. What is None is not sent. Model options may stand at the top too.
-
-    ``additional_fields`` go to the top level of the request; explicit fields win.
-    """
+    """A request for an answer, of the second version as :class:`Chat` is of the first. Options may stand at the top."""
     messages: List[ChatMessage]; model: Optional[str] = None; assistant_id: Optional[str] = None
     storage: Union[ChatStorage, bool, None] = None; model_options: Optional[ChatModelOptions] = None
     user_info: Optional[ChatUserInfo] = None; tools: Optional[List[ChatTool]] = None
     tool_config: Optional[ChatToolConfig] = None; tools_state_id: Optional[str] = None
     ranker_options: Optional[ChatRankerOptions] = None; disable_filter: Optional[bool] = None
     profanity_check: Optional[bool] = None; filter_config: Optional[ChatFilterConfig] = None
-    flags: Optional[List[str]] = None; stream: Optional[bool] = None; additional_fields: Optional[Dict[str, Any]] = None
-    _spellings = ChatMessage._spellings
+    flags: Optional[List[str]] = None; stream: Optional[bool] = None
+    additional_fields: Optional[Dict[str, Any]] = None; _spellings = ChatMessage._spellings
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
         if isinstance(fields.get("tools"), (list, tuple)):
@@ -4575,9 +4546,6 @@ class ChatCompletionRequest(_Open):
         options = {name: fields.pop(name) for name in ChatModelOptions._defaults if name in fields}
         if options:
             fields["model_options"] = {**options, **(_plain(fields.get("model_options")) or {})}
-        given = _plain(fields.get("model_options"))
-        if isinstance(given, dict) and isinstance(given.get("response_format"), type):
-            raise TypeError("response_format is a type: chat.parse() takes it, and gives a value of it")
         super()._adopt(fields)
 
     def _set(self, **option: Any) -> None:
@@ -4594,8 +4562,7 @@ class ChatCompletionResponse(_Open):
     message_id: Optional[str] = None; thread_id: Optional[str] = None; finish_reason: Optional[str] = None
     usage: Optional[ChatUsage] = None; tool_execution: Optional[ChatToolExecution] = None
     logprobs: Optional[List[ChatLogprob]] = None; additional_data: Optional[Any] = None
-    error_details: Optional[Dict[str, Any]] = None
-    _spellings = (("created", "created_at"), *ChatMessage._spellings)
+    error_details: Optional[Dict[str, Any]] = None; _spellings = (("created", "created_at"), *ChatMessage._spellings)
 
     @property
     def message(self) -> Optional[ChatMessage]:
