@@ -3962,10 +3962,8 @@ def _refuse(value: Any) -> None:
         _encode(_sent_fields(value))
 
 # What a value that JSON has no form for can be turned into, by what it has.
-_INSTEAD = {
-    "tolist": "value.tolist()", "isoformat": "value.isoformat()", "decode": "value.decode()",
-    "__float__": "float(value)", "__iter__": "list(value)",
-}
+_INSTEAD = {"tolist": "value.tolist()", "isoformat": "value.isoformat()", "decode": "value.decode()",
+            "__float__": "float(value)", "__iter__": "list(value)"}
 
 def _sent_fields(value: Any) -> Any:
     """What goes out of a value that the encoder does not know; of a model, not the fields that are None."""
@@ -4053,7 +4051,7 @@ class FewShotExample(JSONObject):
     request: str; params: Dict[str, Any]; _lenient = True
 
 class Function(_Open):
-    """A function that the model may call. A JSON schema becomes one: its ``title`` the name, the rest ``parameters``."""
+    """A function that the model may call. A JSON schema becomes one: its ``title`` is the name, the rest parameters."""
     name: str; description: Optional[str] = None; parameters: Optional[FunctionParameters] = None
     few_shot_examples: Optional[List[FewShotExample]] = None; return_parameters: Optional[Dict[str, Any]] = None
 
@@ -4103,10 +4101,7 @@ class FunctionRanker(_Open):
     enabled: Optional[bool] = None; top_n: Optional[int] = None
 
 class Chat(JSONObject):
-    """A request for an answer. What is None is not sent; ``additional_fields`` go to the top, where other fields win.
-
-    ``response_format``: ``{"type": "json_schema", "schema": {...}, "strict": True}``, or the like.
-    """
+    """A request for an answer. What is None is not sent; ``additional_fields`` go to the top, where other fields win."""
     messages: List[Messages]; model: Optional[str] = None; temperature: Optional[float] = None
     top_p: Optional[float] = None; n: Optional[int] = None; max_tokens: Optional[int] = None
     stream: Optional[bool] = None; repetition_penalty: Optional[float] = None; update_interval: Optional[float] = None
