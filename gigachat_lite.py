@@ -61,7 +61,7 @@ if sys.version_info < (3, 8):  # noqa: UP036
 
 from typing import (  # isort: skip
     TYPE_CHECKING, Any, AsyncIterator, BinaryIO, Callable, ClassVar, Coroutine, Deque, Dict, FrozenSet, Generic,
-    Iterable, Iterator, List, Mapping, NamedTuple, NoReturn, Optional, Protocol, Sequence, Set, Tuple, Type, TypeVar,
+    Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Type, TypeVar,
     Union, cast, get_type_hints, overload,
 )
 
@@ -3482,16 +3482,6 @@ def _grow(whole: Dict[str, Any], more: Mapping[str, Any]) -> None:
 
 # ---------- JSON objects
 
-if TYPE_CHECKING:
-    class _HasId(Protocol[T]):
-        id: T
-    class _HasObject(Protocol[T]):
-        object: T
-    class _HasType(Protocol[T]):
-        type: T
-    class _HasBytes(Protocol[T]):
-        bytes: T
-
 class _Method(property):
     """A method that no key of an answer hides: a property is looked up before the object's own attributes."""
 
@@ -3507,14 +3497,10 @@ class _Signature:
     def __get__(self, instance: object, owner: Any) -> inspect.Signature:
         more = [inspect.Parameter("more", inspect.Parameter.VAR_KEYWORD)] if owner._takes_more else []
         kind = inspect.Parameter.KEYWORD_ONLY if more else inspect.Parameter.POSITIONAL_OR_KEYWORD
-        parameters = []
-        for name, value in owner._defaults.items():
-            default = inspect.Parameter.empty if name in owner._required else value
-            annotation = owner.__dataclass_fields__[name].type
-            parameters.append(inspect.Parameter(name, kind, default=default, annotation=annotation))
-        return inspect.Signature(parameters + more)
-
-_Rule = Tuple[Optional[type], Callable[[Any], Any]]  # the type that a value should have; what to make of any other
+        defaults = {**owner._defaults, **dict.fromkeys(owner._required, inspect.Parameter.empty)}
+        fields = [inspect.Parameter(name, kind, default=default, annotation=owner.__dataclass_fields__[name].type)
+                  for name, default in defaults.items()]
+        return inspect.Signature(fields + more)
 
 @dataclass_transform(eq_default=False)
 class JSONObject:
@@ -3536,8 +3522,10 @@ class JSONObject:
     _defaults: ClassVar[Dict[str, Any]] = {}
     _required: ClassVar[FrozenSet[str]] = frozenset()
     _needed: ClassVar[Tuple[str, ...]] = ()  # of these, what an answer must have
-    _rules: ClassVar[Optional[Dict[str, _Rule]]] = {}  # by the name of the field; None until they are needed
+    _rules: ClassVar[Any] = {}  # by field: the type that a value should have, and what makes it of any other
     __signature__ = _Signature()
+    # Other spellings of fields; a class that lacks the field has no such attribute either.
+    id_: ClassVar[str]; object_: ClassVar[str]; type_: ClassVar[str]; bytes_: ClassVar[int]; schema_: ClassVar[Any]
 
     def __init_subclass__(cls) -> None:
         # Where annotations are text, dataclass() looks into sys.modules[cls.__module__], which not every loader fills.
@@ -3551,6 +3539,9 @@ class JSONObject:
         cls._needed, cls._rules = () if cls._lenient else tuple(cls._required), None
 
     if not TYPE_CHECKING:  # dataclass_transform() tells each class's own __init__, and which attributes there are
+        id_, object_ = property(lambda self: self.id), property(lambda self: self.object)
+        type_, bytes_ = property(lambda self: self.type), property(lambda self: self.bytes)
+        schema_ = property(lambda self: self.schema)
 
         def __init__(self, *values: Any, **named: Any) -> None:
             kind = type(self)
@@ -3630,30 +3621,22 @@ class JSONObject:
     @_method
     def model_dump(self, *, mode: str = "python", by_alias: bool = False, exclude_none: bool = False) -> Dict[str, Any]:
         """Give all fields, absent ones too, as pydantic does: "id_" for "id" unless *by_alias*; "json" writes enums."""
-        dump = _copied(self, functools.partial(_all_fields_of, by_alias, exclude_none))
+        def fields_of(model: JSONObject) -> Dict[str, Any]:
+            kind, fields = type(model), {}
+            for name, value in {**{name: getattr(model, name) for name in kind._defaults}, **vars(model)}.items():
+                if value is not None or not exclude_none:
+                    aliased = name in kind._defaults and not by_alias and (name != "type" or kind._sends_nulls)
+                    fields[name + "_" if aliased and hasattr(kind, name + "_") else name] = value
+            return fields
+
+        dump = _copied(self, fields_of)
         return cast(Dict[str, Any], json.loads(_ENCODER.encode(dump)) if mode == "json" else dump)
 
     @_method
-    def model_dump_json(
-        self, *, indent: Optional[int] = None, by_alias: bool = False, exclude_none: bool = False
-    ) -> str:
+    def model_dump_json(self, *, indent: Optional[int] = None, **options: Any) -> str:
         """Write what :meth:`model_dump` gives as JSON."""
-        separators = (",", ":") if indent is None else None
-        dump = _copied(self, functools.partial(_all_fields_of, by_alias, exclude_none))
-        return json.dumps(dump, ensure_ascii=False, indent=indent, separators=separators, default=_sent_fields)
-
-    @property
-    def id_(self: _HasId[T]) -> T:
-        return self.id
-    @property
-    def object_(self: _HasObject[T]) -> T:
-        return self.object
-    @property
-    def type_(self: _HasType[T]) -> T:
-        return self.type
-    @property
-    def bytes_(self: _HasBytes[T]) -> T:
-        return self.bytes
+        dump = self.model_dump(**{**options, "mode": "json"})
+        return json.dumps(dump, ensure_ascii=False, indent=indent, separators=(",", ":") if indent is None else None)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and _plain(self) == _plain(other)
@@ -3664,9 +3647,8 @@ class JSONObject:
 
         short = reprlib.Repr()
         short.maxlist, short.maxdict, short.maxstring, short.maxother = 6, 30, 300, 10_000
-        hidden = {name: "***" for name in vars(self) if name.endswith(("_token", "tok"))}
-        fields = ", ".join(f"{name}={short.repr(value)}" for name, value in {**vars(self), **hidden}.items())
-        return f"{type(self).__name__}({fields})"
+        shown = {name: "***" if name.endswith(("_token", "tok")) else value for name, value in vars(self).items()}
+        return f"{type(self).__name__}({', '.join(f'{name}={short.repr(value)}' for name, value in shown.items())})"
 
     @_method
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -3680,24 +3662,23 @@ def _wrong_arguments(kind: Type[JSONObject], values: Sequence[Any], named: Mappi
     """Say what is wrong with the arguments of a model's constructor."""
     import difflib
 
-    names = list(kind._defaults)
+    called, names = kind.__name__, list(kind._defaults)
     for name in named:
         if name not in names:
-            nearest = difflib.get_close_matches(name, names, 1) or names
-            return f"{kind.__name__} takes no {name!r}: {', '.join(nearest)}?"
+            return f"{called} takes no {name!r}: {', '.join(difflib.get_close_matches(name, names, 1) or names)}?"
         if name in names[: len(values)]:
-            return f"{kind.__name__} got {name!r} twice"
+            return f"{called} got {name!r} twice"
     missing = [name for name in names[len(values) :] if name in kind._required and name not in named]
-    return f"{kind.__name__} " + (f"lacks {', '.join(missing)}" if missing else f"takes {', '.join(names)}")
+    return f"{called} lacks {', '.join(missing)}" if missing else f"{called} takes {', '.join(names)}"
 
 _PLAIN: Dict[Any, Tuple[Any, str]] = {  # by the type in an annotation: which types will do, and what to call them
     str: (str, "text"), list: (list, "a list"), int: ((int, float), "a number"), float: ((int, float), "a number"),
     bool: (int, "true or false"),
 }
 
-def _rules_of(kind: Type[JSONObject]) -> Dict[str, _Rule]:
+def _rules_of(kind: Type[JSONObject]) -> Dict[str, Any]:
     """Work out, once for a class, of which type each field should be, and how models are made of JSON."""
-    rules: Dict[str, _Rule] = {}
+    rules: Dict[str, Any] = {}
     # Before 3.10 get_type_hints() fails for a module that its loader did not put into sys.modules.
     registered = all(base.__module__ in sys.modules for base in kind.__mro__)
     for name, hint in get_type_hints(kind, None if registered else globals()).items():
@@ -3708,8 +3689,7 @@ def _rules_of(kind: Type[JSONObject]) -> Dict[str, _Rule]:
         for holder, item in held.items():
             if isinstance(item, type) and issubclass(item, JSONObject) and Any not in held.values():
                 many = {list: functools.partial(_as_list, item), dict: functools.partial(_as_values, item)}
-                make = many.get(holder, item._of)
-                rules[name] = (None, functools.partial(_unless_text, make) if str in held else make)
+                rules[name] = (str if str in held else None, many.get(holder, item._of))
             elif len(held) == 1 and holder in checked and not kind._sends_nulls:
                 rules[name] = (holder, functools.partial(_fit, *_PLAIN[holder]))
     kind._rules = rules
@@ -3719,9 +3699,6 @@ def _fit(types: Any, words: str, value: Any) -> Any:
     if isinstance(value, types):
         return value
     raise ValueError(f"$ must be {words}, not {type(value).__name__}")
-
-def _unless_text(make: Callable[[Any], Any], value: Any) -> Any:
-    return value if isinstance(value, str) else make(value)
 
 def _as_list(kind: Type[J], value: Any) -> List[J]:
     if type(value) is not list:
@@ -3767,15 +3744,6 @@ def _fields_of(model: JSONObject, nulls: bool = True) -> Dict[str, Any]:
 
 _plain = functools.partial(_copied, fields_of=_fields_of)  # turns models back into JSON objects, at any depth
 
-def _all_fields_of(by_alias: bool, exclude_none: bool, model: JSONObject) -> Dict[str, Any]:
-    """Give the fields that are absent too, under the names that pydantic's models have for them."""
-    kind, fields = type(model), {}
-    for name, value in {**{name: getattr(model, name) for name in kind._defaults}, **vars(model)}.items():
-        if value is not None or not exclude_none:
-            renamed = name in kind._defaults and hasattr(kind, f"{name}_") and (name != "type" or kind._sends_nulls)
-            fields[f"{name}_" if renamed and not by_alias else name] = value
-    return fields
-
 def _encode(value: Any) -> bytes:
     """Write JSON in UTF-8; ValueError or TypeError, with the place, for what JSON cannot say."""
     try:
@@ -3801,10 +3769,8 @@ def _refuse(value: Any) -> None:
         _encode(_sent_fields(value))
 
 # What a value that JSON has no form for can be turned into, by what it has.
-_INSTEAD = {
-    "tolist": "value.tolist()", "isoformat": "value.isoformat()", "decode": "value.decode()",
-    "__float__": "float(value)", "__iter__": "list(value)",
-}
+_INSTEAD = {"tolist": "value.tolist()", "isoformat": "value.isoformat()", "decode": "value.decode()",
+            "__float__": "float(value)", "__iter__": "list(value)"}
 
 def _sent_fields(value: Any) -> Any:
     """What goes out of a value that the encoder does not know; of a model, not the fields that are None."""
@@ -3829,29 +3795,23 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
-        joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-    half = re.search("[\ud800-\udfff]", joined)
-    if half:
-        raise ValueError(f"the text holds {half.group()!r}, half of a surrogate pair, which is no character")
-    return joined.encode("utf-8")
+        halves = text.encode("utf-16-le", "surrogatepass")
+    try:
+        return halves.decode("utf-16-le").encode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError("the text holds half of a surrogate pair, which is no character") from error
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
-_scan: Callable[[str, int], Tuple[Any, int]] = _DECODER.scan_once  # type: ignore[attr-defined]  # what decode() calls
+_DECODER = json.JSONDecoder(parse_constant=int)  # a ValueError for NaN and Infinity, which are not JSON
 
 def _decode(text: bytes) -> Any:
     """Read JSON, with U+FFFD for what is not UTF-8; ValueError, without the text: it may hold a secret."""
     decoded = text.decode("utf-8", "replace").strip(" \t\r\n\ufeff")
     try:
-        # As decode() does, which takes 0.6 µs to look for the white space with regular expressions.
-        value, end = _scan(decoded, 0)
+        # decode() alone would take 0.6 µs more, to look for white space with regular expressions.
+        value, end = _DECODER.raw_decode(decoded)
         return value if end == len(decoded) else _DECODER.decode(decoded)
-    except StopIteration as error:
-        problem = f"not JSON: Expecting value at character {error}"
     except (ValueError, RecursionError) as error:
-        problem = f"not JSON: {error}" if isinstance(error, ValueError) else "nested too deeply"
+        problem = f"not JSON: {error}"
     raise ValueError(problem)
 
 
@@ -3862,13 +3822,11 @@ def _decode(text: bytes) -> Any:
 
 class MessagesRole(str, enum.Enum):
     """Who speaks. Answers may have roles that are not here: they are plain strings."""
-
     ASSISTANT = "assistant"; SYSTEM = "system"; USER = "user"; FUNCTION = "function"
     SEARCH_RESULT = "search_result"; FUNCTION_IN_PROGRESS = "function_in_progress"
 
 class ThreadStatus(str, enum.Enum):
     """State of a thread; the status in an answer is a string that compares equal to a member."""
-
     IN_PROGRESS = "in_progress"; READY = "ready"; FAILED = "failed"; DELETED = "deleted"
 
 _SENT: Any = None  # the default of what the API always sends
@@ -3887,9 +3845,8 @@ class Token(JSONObject):
 
 class FunctionParametersProperty(JSONObject):
     """JSON schema of one argument; pass a dict for keywords that are not here."""
-    type: str = "object"; description: Optional[str] = None; items: Optional[Dict[str, Any]] = None
+    _sends_nulls = True; type: str = "object"; description: Optional[str] = None; items: Optional[Dict[str, Any]] = None
     enum: Optional[List[Any]] = None; properties: Optional[Dict[str, Any]] = None; required: Optional[List[str]] = None
-    _sends_nulls = True
 
 class FunctionParameters(JSONObject):
     """JSON schema of a function's arguments; pass a dict for keywords that are not here."""
@@ -3901,11 +3858,7 @@ class FewShotExample(JSONObject):
     request: str; params: Dict[str, Any]; _lenient = True
 
 class Function(_Open):
-    """A function that the model may call.
-
-    Takes a JSON schema too, as ``Function(**schema)`` or as a dict in a payload: ``title`` serves as the name, and
-    ``properties`` and the other keywords at the top level become the parameters.
-    """
+    """A function that the model may call. A JSON schema becomes one: its ``title`` is the name, the rest parameters."""
     name: str; description: Optional[str] = None; parameters: Optional[FunctionParameters] = None
     few_shot_examples: Optional[List[FewShotExample]] = None; return_parameters: Optional[Dict[str, Any]] = None
 
@@ -3939,11 +3892,10 @@ class Messages(JSONObject):
     inline_data: Optional[Dict[str, Any]] = None; logprobs: Optional[List[Dict[str, Any]]] = None; _lenient = True
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
-        content, attachments = fields.get("content"), fields.get("attachments")
-        if fields.get("role") == "function" and content is not None and not isinstance(content, str):
-            fields["content"] = _encode(content).decode("utf-8")
-        if isinstance(attachments, list):
-            fields["attachments"] = [getattr(file, "id", file) for file in attachments]
+        if fields.get("role") == "function" and not isinstance(fields.get("content", ""), (str, type(None))):
+            fields["content"] = _encode(fields["content"]).decode("utf-8")
+        if isinstance(fields.get("attachments"), list):
+            fields["attachments"] = [getattr(file, "id", file) for file in fields["attachments"]]
         super()._adopt(fields)
 
 class Storage(JSONObject):
@@ -3956,28 +3908,22 @@ class FunctionRanker(_Open):
     enabled: Optional[bool] = None; top_n: Optional[int] = None
 
 class Chat(JSONObject):
-    """A request for an answer: the messages and how to answer them. What is None is not sent.
-
-    ``response_format`` is ``{"type": "json_schema", "schema": {...}, "strict": True}`` or the like, ``function_ranker``
-    ``{"enabled": True, "top_n": 3}``. ``additional_fields`` go to the top level of the request; explicit fields win.
-    """
+    """A request for an answer. What is None is not sent; ``additional_fields`` go to the top, where other fields win."""
     messages: List[Messages]; model: Optional[str] = None; temperature: Optional[float] = None
-    top_p: Optional[float] = None; n: Optional[int] = None; stream: Optional[bool] = None
-    max_tokens: Optional[int] = None; repetition_penalty: Optional[float] = None
-    update_interval: Optional[float] = None; profanity_check: Optional[bool] = None
-    function_call: Union[str, ChatFunctionCall, None] = None; functions: Optional[List[Function]] = None
-    flags: Optional[List[str]] = None; storage: Optional[Storage] = None
+    top_p: Optional[float] = None; n: Optional[int] = None; max_tokens: Optional[int] = None
+    stream: Optional[bool] = None; repetition_penalty: Optional[float] = None; update_interval: Optional[float] = None
+    profanity_check: Optional[bool] = None; function_call: Union[str, ChatFunctionCall, None] = None
+    functions: Optional[List[Function]] = None; flags: Optional[List[str]] = None; storage: Optional[Storage] = None
     additional_fields: Optional[Dict[str, Any]] = None; reasoning_effort: Optional[str] = None
     response_format: Optional[ResponseFormat] = None; function_ranker: Optional[FunctionRanker] = None
     assistant_id: Optional[str] = None; reasoning_max_tokens: Optional[int] = None
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
-        messages = fields.get("messages")
-        if messages is None or isinstance(messages, (str, dict, Messages)):
-            raise TypeError(f"messages must be a list, not {type(messages).__name__}")
+        if isinstance(fields.get("messages"), (str, dict, Messages)):
+            raise TypeError("messages must be a list")
+        fields["messages"] = _as_messages(fields.get("messages"))  # type: ignore[arg-type]  # which refuses what is none
         if isinstance(fields.get("functions"), (list, tuple)):
             fields["functions"] = [Function.of(one) if callable(one) else one for one in fields["functions"]]
-        fields["messages"] = _as_messages(messages)
         super()._adopt(fields)
 
 class Usage(JSONObject):
@@ -4123,16 +4069,17 @@ class BatchResult(JSONObject):
     id: str; result: Optional[Dict[str, Any]] = None; error: Optional[Dict[str, Any]] = None
 
 class AssistantAttachment(JSONObject):
-    """A file of an assistant."""
+    """A file of an assistant, or of a message in a thread."""
     file_id: str; name: str = ""
+
+ThreadMessageAttachment = AssistantAttachment
 
 class Assistant(JSONObject):
     """An assistant. Times are Unix times, seconds."""
     assistant_id: str; model: str = ""; name: Optional[str] = None; description: Optional[str] = None
-    instructions: Optional[str] = None; created_at: int = 0; updated_at: int = 0
-    files: Optional[List[AssistantAttachment]] = None; file_ids: Optional[List[str]] = None
-    metadata: Optional[Dict[str, Any]] = None; threads_count: Optional[int] = None
-    functions: Optional[List[Function]] = None
+    instructions: Optional[str] = None; created_at: int = 0; updated_at: int = 0; file_ids: Optional[List[str]] = None
+    files: Optional[List[AssistantAttachment]] = None; metadata: Optional[Dict[str, Any]] = None
+    threads_count: Optional[int] = None; functions: Optional[List[Function]] = None
 
 class Assistants(JSONObject):
     """The assistants that there are."""
@@ -4153,16 +4100,11 @@ class AssistantFileDelete(JSONObject):
 class Thread(JSONObject):
     """A conversation kept by the server. Times are Unix times, seconds."""
     id: str; assistant_id: Optional[str] = None; model: str = ""; created_at: int = 0; updated_at: int = 0
-    run_lock: bool = False; status: str = ""
-    _spellings = (("thread_id", "id"),)
+    run_lock: bool = False; status: str = ""; _spellings = (("thread_id", "id"),)
 
 class Threads(JSONObject):
     """Conversations kept by the server."""
     threads: List[Thread]
-
-class ThreadMessageAttachment(JSONObject):
-    """A file of a message."""
-    file_id: str; name: str = ""
 
 class ThreadMessage(JSONObject):
     """A message of a thread. ``created_at``: Unix time, seconds."""
@@ -4205,8 +4147,7 @@ class ThreadCompletion(JSONObject):
 
 class ThreadCompletionChunk(ChatCompletionChunk):
     """A part of an answer in a thread; each has a ``usage`` of its own."""
-    thread_id: str = ""  # pyright: ignore[reportIncompatibleVariableOverride]  # always sent in a thread
-    message_id: str = ""  # pyright: ignore[reportIncompatibleVariableOverride]
+    thread_id: str = ""; message_id: str = ""  # pyright: ignore[reportIncompatibleVariableOverride]  # always sent here
 
 # Chat v2.
 
@@ -4249,8 +4190,7 @@ class ChatContentPart(_Open):
     text: Optional[str] = None; files: Optional[List[ChatContentFile]] = None
     function_call: Optional[PrimaryChatFunctionCall] = None; function_result: Optional[ChatFunctionResult] = None
     tool_execution: Optional[ChatToolExecution] = None; inline_data: Optional[ChatInlineData] = None
-    logprobs: Optional[List[ChatLogprob]] = None
-    _of_text = staticmethod(lambda text: {"text": text})
+    logprobs: Optional[List[ChatLogprob]] = None; _of_text = staticmethod(lambda text: {"text": text})
 
 class ChatMessage(_Open):
     """One message. ``role``: system, user, assistant, tool, reasoning. A text as its ``content`` becomes one part."""
@@ -4290,10 +4230,6 @@ class ChatReasoning(_Open):
 class ChatResponseFormat(_Open):
     """What form the answer has. ``type``: text, json_schema, regex."""
     type: str = "text"; schema: Any = None; strict: Optional[bool] = None; regex: Optional[str] = None
-
-    @property
-    def schema_(self) -> Any:
-        return self.schema
 
 class JsonSchemaResponseFormat(ChatResponseFormat):
     """Has an answer of the first version of chat be JSON that fits a schema."""
@@ -4361,18 +4297,14 @@ class ChatTool(_Open):
     _of_text = staticmethod(lambda text: {text: {}})
 
 class ChatCompletionRequest(_Open):
-    """A request for an answer. What is None is not sent. Model options may stand at the top too.
-
-    ``additional_fields`` go to the top level of the request; explicit fields win.
-    """
+    """A request for an answer, of the second version as :class:`Chat` is of the first. Options may stand at the top."""
     messages: List[ChatMessage]; model: Optional[str] = None; assistant_id: Optional[str] = None
     storage: Union[ChatStorage, bool, None] = None; model_options: Optional[ChatModelOptions] = None
     user_info: Optional[ChatUserInfo] = None; tools: Optional[List[ChatTool]] = None
-    tool_config: Optional[ChatToolConfig] = None; tools_state_id: Optional[str] = None
-    ranker_options: Optional[ChatRankerOptions] = None; disable_filter: Optional[bool] = None
-    profanity_check: Optional[bool] = None; filter_config: Optional[ChatFilterConfig] = None
-    flags: Optional[List[str]] = None; stream: Optional[bool] = None; additional_fields: Optional[Dict[str, Any]] = None
-    _spellings = ChatMessage._spellings
+    tool_config: Optional[ChatToolConfig] = None; ranker_options: Optional[ChatRankerOptions] = None
+    tools_state_id: Optional[str] = None; disable_filter: Optional[bool] = None; profanity_check: Optional[bool] = None
+    filter_config: Optional[ChatFilterConfig] = None; flags: Optional[List[str]] = None; stream: Optional[bool] = None
+    additional_fields: Optional[Dict[str, Any]] = None; _spellings = ChatMessage._spellings
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
         if isinstance(fields.get("tools"), (list, tuple)):
@@ -4382,9 +4314,6 @@ class ChatCompletionRequest(_Open):
         options = {name: fields.pop(name) for name in ChatModelOptions._defaults if name in fields}
         if options:
             fields["model_options"] = {**options, **(_plain(fields.get("model_options")) or {})}
-        given = _plain(fields.get("model_options"))
-        if isinstance(given, dict) and isinstance(given.get("response_format"), type):
-            raise TypeError("response_format is a type: chat.parse() takes it, and gives a value of it")
         super()._adopt(fields)
 
     def _set(self, **option: Any) -> None:
@@ -4401,8 +4330,7 @@ class ChatCompletionResponse(_Open):
     message_id: Optional[str] = None; thread_id: Optional[str] = None; finish_reason: Optional[str] = None
     usage: Optional[ChatUsage] = None; tool_execution: Optional[ChatToolExecution] = None
     logprobs: Optional[List[ChatLogprob]] = None; additional_data: Optional[Any] = None
-    error_details: Optional[Dict[str, Any]] = None
-    _spellings = (("created", "created_at"), *ChatMessage._spellings)
+    error_details: Optional[Dict[str, Any]] = None; _spellings = (("created", "created_at"), *ChatMessage._spellings)
 
     @property
     def message(self) -> Optional[ChatMessage]:
