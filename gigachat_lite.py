@@ -61,7 +61,7 @@ if sys.version_info < (3, 8):  # noqa: UP036
 
 from typing import (  # isort: skip
     TYPE_CHECKING, Any, AsyncIterator, BinaryIO, Callable, ClassVar, Coroutine, Deque, Dict, FrozenSet, Generic,
-    Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Type, TypeVar,
+    Iterable, Iterator, List, Mapping, NamedTuple, NoReturn, Optional, Protocol, Sequence, Set, Tuple, Type, TypeVar,
     Union, cast, get_type_hints, overload,
 )
 
@@ -1491,9 +1491,10 @@ def _named(kind: Type[T]) -> Type[T]:
 class AsyncChatNamespace(_Resource):
     """Async form of :class:`ChatNamespace`."""
 
-    achat = __call__ = _twin(ChatNamespace.__call__)  # "coroutine ... was never awaited" shows the first name
-    create = _twin(ChatNamespace.create)
-    stream = _stream_twin(ChatNamespace.stream)
+    # "coroutine ... was never awaited" shows the first name. For mypy an option may be called self.
+    achat = __call__ = _twin(ChatNamespace.__call__)  # type: ignore[arg-type]
+    create = _twin(ChatNamespace.create)  # type: ignore[arg-type]
+    stream = _stream_twin(ChatNamespace.stream)  # type: ignore[arg-type]
     parse = _twin(ChatNamespace.parse)
 
     async def run_tools(self, payload: CompletionPayload, functions: _Tools, *, max_rounds: int = 10) -> _RanV2:
@@ -1550,7 +1551,7 @@ class GigaChatAsyncClient(_Client):
     achat = AsyncChatNamespace()
     a_assistants = AssistantsAsyncClient()
     a_threads = ThreadsAsyncClient()
-    astream = _stream_twin(GigaChatSyncClient.stream)
+    astream = _stream_twin(GigaChatSyncClient.stream)  # type: ignore[arg-type]  # for mypy an option may be called self
     achat_parse = _twin(GigaChatSyncClient.chat_parse)
 
     async def arun_tools(self, payload: Payload, functions: _Functions, *, max_rounds: int = 10) -> _Ran:
@@ -3482,6 +3483,13 @@ def _grow(whole: Dict[str, Any], more: Mapping[str, Any]) -> None:
 
 # ---------- JSON objects
 
+if TYPE_CHECKING:
+    class _HasId(Protocol[T]): id: T
+    class _HasObject(Protocol[T]): object: T
+    class _HasType(Protocol[T]): type: T
+    class _HasBytes(Protocol[T]): bytes: T
+    class _HasSchema(Protocol[T]): schema: T
+
 class _Method(property):
     """A method that no key of an answer hides: a property is looked up before the object's own attributes."""
 
@@ -3524,8 +3532,6 @@ class JSONObject:
     _needed: ClassVar[Tuple[str, ...]] = ()  # of these, what an answer must have
     _rules: ClassVar[Any] = {}  # by field: the type that a value should have, and what makes it of any other
     __signature__ = _Signature()
-    # Other spellings of fields; a class that lacks the field has no such attribute either.
-    id_: ClassVar[str]; object_: ClassVar[str]; type_: ClassVar[str]; bytes_: ClassVar[int]; schema_: ClassVar[Any]
 
     def __init_subclass__(cls) -> None:
         # Where annotations are text, dataclass() looks into sys.modules[cls.__module__], which not every loader fills.
@@ -3538,11 +3544,19 @@ class JSONObject:
         cls._required = frozenset(f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING)
         cls._needed, cls._rules = () if cls._lenient else tuple(cls._required), None
 
-    if not TYPE_CHECKING:  # dataclass_transform() tells each class's own __init__, and which attributes there are
-        id_, object_ = property(lambda self: self.id), property(lambda self: self.object)
-        type_, bytes_ = property(lambda self: self.type), property(lambda self: self.bytes)
-        schema_ = property(lambda self: self.schema)
+    # The official SDK's spellings of fields whose names Python uses; type checkers refuse them where there is no field.
+    @property
+    def id_(self: _HasId[T]) -> T: return self.id
+    @property
+    def object_(self: _HasObject[T]) -> T: return self.object
+    @property
+    def type_(self: _HasType[T]) -> T: return self.type
+    @property
+    def bytes_(self: _HasBytes[T]) -> T: return self.bytes
+    @property
+    def schema_(self: _HasSchema[T]) -> T: return self.schema
 
+    if not TYPE_CHECKING:  # dataclass_transform() tells each class's own __init__, and which attributes there are
         def __init__(self, *values: Any, **named: Any) -> None:
             kind = type(self)
             defaults = kind._defaults
@@ -3580,17 +3594,6 @@ class JSONObject:
         except TypeError as error:
             raise ValueError(str(error)) from error
 
-    @classmethod
-    def _of(cls: Type[J], value: Any) -> J:
-        """Make an object of JSON that nobody else holds; what is a model already stays as it is."""
-        if type(value) is not dict:
-            if isinstance(value, JSONObject):
-                return value  # type: ignore[return-value]  # whatever model it is
-            value = cls._of_text(value) if cls._of_text and isinstance(value, str) else _fit(dict, "an object", value)
-        self = cls.__new__(cls)
-        self._adopt(value)
-        return self
-
     def _adopt(self, fields: Dict[str, Any]) -> None:
         """Become *fields*: no copy, and work only for those that are not what they should be, or not yet models."""
         kind = type(self)
@@ -3612,6 +3615,37 @@ class JSONObject:
             if fields.get(name) is None:
                 raise ValueError(f"$ lacks {name!r}")
         self.__dict__ = fields
+
+    @classmethod
+    def _list_of(cls: Type[J], value: Any) -> List[J]:
+        if type(value) is not list:
+            alone = cls._of_text and isinstance(value, (str, dict, cls))
+            value = [value] if alone else _fit((list, tuple), "a list", value)
+        made: List[J] = []
+        for item in value:
+            try:
+                made.append(item if type(item) is cls else cls._of(item))
+            except (TypeError, ValueError) as error:
+                _add_place(error, f"[{len(made)}]")
+                raise
+        return made
+
+    @classmethod
+    def _values_of(cls: Type[J], value: Any) -> Any:
+        """Make models of those values that are objects: a JSON schema may be true or false as well."""
+        items = _fit(dict, "an object", value).items()
+        return {name: cls._of(item) if type(item) is dict else item for name, item in items}
+
+    @classmethod
+    def _of(cls: Type[J], value: Any) -> J:
+        """Make an object of JSON that nobody else holds; what is a model already stays as it is."""
+        if type(value) is not dict:
+            if isinstance(value, JSONObject):
+                return value  # type: ignore[return-value]  # whatever model it is
+            value = cls._of_text(value) if cls._of_text and isinstance(value, str) else _fit(dict, "an object", value)
+        self = cls.__new__(cls)
+        self._adopt(value)
+        return self
 
     @_method
     def to_dict(self) -> Dict[str, Any]:
@@ -3688,8 +3722,8 @@ def _rules_of(kind: Type[JSONObject]) -> Dict[str, Any]:
         checked = {str, list} if held.pop(type(None), None) else _PLAIN.keys()
         for holder, item in held.items():
             if isinstance(item, type) and issubclass(item, JSONObject) and Any not in held.values():
-                many = {list: functools.partial(_as_list, item), dict: functools.partial(_as_values, item)}
-                rules[name] = (str if str in held else None, many.get(holder, item._of))
+                make = {list: item._list_of, dict: item._values_of}.get(holder, item._of)
+                rules[name] = (str if str in held else None, make)
             elif len(held) == 1 and holder in checked and not kind._sends_nulls:
                 rules[name] = (holder, functools.partial(_fit, *_PLAIN[holder]))
     kind._rules = rules
@@ -3699,24 +3733,6 @@ def _fit(types: Any, words: str, value: Any) -> Any:
     if isinstance(value, types):
         return value
     raise ValueError(f"$ must be {words}, not {type(value).__name__}")
-
-def _as_list(kind: Type[J], value: Any) -> List[J]:
-    if type(value) is not list:
-        alone = kind._of_text and isinstance(value, (str, dict, kind))
-        value = [value] if alone else _fit((list, tuple), "a list", value)
-    made: List[J] = []
-    for item in value:
-        try:
-            made.append(item if type(item) is kind else kind._of(item))
-        except (TypeError, ValueError) as error:
-            _add_place(error, f"[{len(made)}]")
-            raise
-    return made
-
-def _as_values(kind: Type[J], value: Any) -> Any:
-    """Make models of those values that are objects: a JSON schema may be true or false as well."""
-    items = _fit(dict, "an object", value).items()
-    return {name: kind._of(item) if type(item) is dict else item for name, item in items}
 
 def _add_place(error: Exception, step: str) -> None:
     """Say where the part is that an error is about: "$", which its text begins with, stands for the whole."""
@@ -3734,7 +3750,8 @@ def _copied(value: Any, fields_of: Optional[Callable[[JSONObject], Dict[str, Any
         if isinstance(value, dict):
             return {name: item if type(item) in _LEAVES else _copied(item, fields_of) for name, item in value.items()}
         if isinstance(value, (list, tuple)):
-            return [item if type(item) in _LEAVES else _copied(item, fields_of) for item in value]
+            flat = _LEAVES.issuperset(map(type, value))
+            return list(value if flat else map(functools.partial(_copied, fields_of=fields_of), value))
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     return value
@@ -3908,7 +3925,7 @@ class FunctionRanker(_Open):
     enabled: Optional[bool] = None; top_n: Optional[int] = None
 
 class Chat(JSONObject):
-    """A request for an answer. What is None is not sent; ``additional_fields`` go to the top, where other fields win."""
+    """A request for an answer. What is None is not sent; ``additional_fields`` go to the top, where the others win."""
     messages: List[Messages]; model: Optional[str] = None; temperature: Optional[float] = None
     top_p: Optional[float] = None; n: Optional[int] = None; max_tokens: Optional[int] = None
     stream: Optional[bool] = None; repetition_penalty: Optional[float] = None; update_interval: Optional[float] = None
@@ -3921,7 +3938,7 @@ class Chat(JSONObject):
     def _adopt(self, fields: Dict[str, Any]) -> None:
         if isinstance(fields.get("messages"), (str, dict, Messages)):
             raise TypeError("messages must be a list")
-        fields["messages"] = _as_messages(fields.get("messages"))  # type: ignore[arg-type]  # which refuses what is none
+        fields["messages"] = _as_messages(fields.get("messages"))
         if isinstance(fields.get("functions"), (list, tuple)):
             fields["functions"] = [Function.of(one) if callable(one) else one for one in fields["functions"]]
         super()._adopt(fields)
