@@ -21,7 +21,7 @@ To update: copy the newer file over this one; no other file belongs to it.
 License: MIT. Copyright (c) 2026 the gigachat_lite authors.
 """
 
-# One blank line between definitions, none after a class that is its docstring, and tables set by hand: more on a page.
+# Set by hand, for more on a page: one blank line between definitions, none behind a docstring, a guard on one line.
 # fmt: off
 from __future__ import annotations  # Python 3.6 and older stop here: this needs 3.8 or newer
 
@@ -74,8 +74,7 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
 else:
 
-    def dataclass_transform(**_: Any) -> Callable[[T], T]:
-        return lambda kind: kind
+    def dataclass_transform(**_: Any) -> Callable[[T], T]: return lambda kind: kind
 
 __version__ = "0.2.0"
 __all__ = [
@@ -123,7 +122,6 @@ class ConfigurationError(GigaChatException, ValueError):
     """Settings that cannot work; the text names the parameter and its GIGACHAT_ variable."""
 class APIConnectionError(GigaChatException, ConnectionError):
     """No HTTP answer: name resolution, TCP, TLS or a proxy failed, or the connection was cut."""
-
     _lasting = False  # whether it will be there next time too: certificates and TLS versions do not heal
 
 class APITimeoutError(APIConnectionError, TimeoutError):
@@ -134,12 +132,10 @@ class ModelNotSpecifiedError(GigaChatException):
     """What the official SDK raises where nothing names a model; here ``model`` has a default, and nothing does."""
 class InvalidResponseError(GigaChatException):
     """A successful answer whose body is not what the API documents, or whose text is not what parsing asked for."""
-
     completion: Any = None  # the answer, where it is its text that does not fit
 
 class LengthFinishReasonError(GigaChatException):
     """An answer that was cut off where a whole value was asked for; ``completion`` is what came of it."""
-
     def __init__(self, completion: Any) -> None:
         super().__init__("the answer was cut off at its greatest length: raise max_tokens, or ask for less")
         self.completion = completion
@@ -148,13 +144,9 @@ class ResponseError(GigaChatException):
     """An answer with an error status.
 
     Attributes: ``url``, ``status_code``, ``content`` (the body, bytes), ``headers`` (case-insensitive, or None),
-    ``message`` (the server's words), ``code`` (OAuth's error number), ``request_id``, ``retry_after``.
-    """
-
-    def __init__(
-        self, url: str, status_code: int, content: Union[bytes, str], headers: Optional[http.client.HTTPMessage] = None,
-        *, request: str = "", hint: str = "",
-    ) -> None:
+    ``message`` (the server's words), ``code`` (OAuth's error number), ``request_id``, ``retry_after``."""
+    def __init__(self, url: str, status_code: int, content: Union[bytes, str],
+                 headers: Optional[http.client.HTTPMessage] = None, *, request: str = "", hint: str = "") -> None:
         super().__init__(url, status_code, content, headers)
         self.url, self.status_code, self.headers, self.request, self.hint = url, status_code, headers, request, hint
         self.content: bytes = content.encode("utf-8", "replace") if isinstance(content, str) else content or b""
@@ -173,8 +165,7 @@ class ResponseError(GigaChatException):
         return self._field("code", int)
 
     @property
-    def request_id(self) -> Optional[str]:
-        return self.headers.get("x-request-id") if self.headers is not None else None
+    def request_id(self) -> Optional[str]: return self.headers.get("x-request-id") if self.headers is not None else None
 
     @property
     def retry_after(self) -> float:
@@ -285,8 +276,7 @@ _TODAYS_URL = "https://api.giga.chat/v1"  # base_url for keys made since July 20
 
 def _todays(advice: str, address: str) -> str:
     """Add, where the default address is in use, that new keys work at another one."""
-    if "gigachat.devices.sberbank.ru" not in address:
-        return advice
+    if "gigachat.devices.sberbank.ru" not in address: return advice
     today = f"New keys work at {_TODAYS_URL} only: set base_url (GIGACHAT_BASE_URL) to it"
     return f"{advice}. {today} and model (GIGACHAT_MODEL) to GigaChat-2".lstrip(". ")
 
@@ -298,10 +288,8 @@ def _advice(what: Union[int, str], where: str, said: str = "", **names: str) -> 
             return advice.format(**{**settings, **{name: _one_line(value, 500) for name, value in names.items()}})
     return ""
 
-def _response_error(
-    call: _Call, status: int, content: bytes, fields: Iterable[Tuple[str, str]], sent: Mapping[str, str],
-    settings: _Settings,
-) -> ResponseError:
+def _response_error(call: _Call, status: int, content: bytes, fields: Iterable[Tuple[str, str]],
+                    sent: Mapping[str, str], settings: _Settings) -> ResponseError:
     """Make the exception for an answer with an error status; *sent* are the headers of the request."""
     secrets = _Secrets(settings, sent)
     headers = http.client.HTTPMessage()
@@ -331,11 +319,9 @@ def _response_error(
 
 def _connection_error(error: Exception, connection: _Connection, settings: Optional[_Settings] = None) -> Exception:
     """Name, for people, what went wrong on a connection."""
-    if connection.flight is not None and connection.flight.cut_off:
-        return _Cut()
+    if connection.flight is not None and connection.flight.cut_off: return _Cut()
     where, doing = connection.where, connection.doing
-    if connection.is_cut:
-        return APIConnectionError(f"{where}: the client was closed while {doing}")
+    if connection.is_cut: return APIConnectionError(f"{where}: the client was closed while {doing}")
     kind: Type[APIConnectionError] = APIConnectionError
     advice = _advice("connection", f"{connection.origin[0]}: {doing}", str(error))
     problem = f"failed while {doing}: {error}"
@@ -376,7 +362,6 @@ def _distrust(error: Exception, settings: Optional[_Settings]) -> Tuple[str, str
 
 class _Secrets:
     """Hides what must not show in an error when the server echoes it, in every spelling in which servers do."""
-
     def __init__(self, settings: _Settings, sent: Mapping[str, str]) -> None:
         known = [settings.credentials, settings.password, settings.access_token]
         known += [value.strip().rpartition(" ")[2] for name, value in sent.items() if name.lower() == "authorization"]
@@ -411,17 +396,14 @@ def _forms(secret: str) -> Set[str]:
 def _unescaped(text: str) -> str:
     """Take back one layer of the escapes of URLs, HTML and JSON."""
     import html
-
     text = html.unescape(urllib.parse.unquote(text))
     text = re.sub(r"\\(u([0-9a-fA-F]{4})|.)", lambda found: chr(int(found[2], 16)) if found[2] else found[1], text)
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 def _decompressed(content: bytes, coding: str) -> bytes:
     """Read an error page that is compressed although we did not ask for that, or name its coding."""
-    if not content or coding.lower() in ("", "identity"):
-        return content
+    if not content or coding.lower() in ("", "identity"): return content
     import zlib
-
     try:
         return zlib.decompressobj(47).decompress(content, _MOST_ERROR_BYTES)  # 47: gzip or zlib, whichever it is
     except zlib.error:
@@ -455,11 +437,9 @@ custom_headers_cvar: ContextVar[Optional[Dict[str, str]]] = ContextVar("custom_h
 chat_url_cvar: ContextVar[str] = ContextVar("chat_url_cvar", default="/chat/completions")
 chat_completions_url_cvar: ContextVar[Optional[str]] = ContextVar("chat_completions_url_cvar", default=None)
 
-_HEADER_CVARS = {
-    "Authorization": authorization_cvar, "X-Client-ID": client_id_cvar, "X-Session-ID": session_id_cvar,
-    "X-Request-ID": request_id_cvar, "X-Service-ID": service_id_cvar, "X-Operation-ID": operation_id_cvar,
-    "X-Trace-ID": trace_id_cvar, "X-Agent-ID": agent_id_cvar,
-}
+_HEADER_CVARS = {"Authorization": authorization_cvar, "X-Client-ID": client_id_cvar, "X-Session-ID": session_id_cvar,
+                 "X-Request-ID": request_id_cvar, "X-Service-ID": service_id_cvar, "X-Operation-ID": operation_id_cvar,
+                 "X-Trace-ID": trace_id_cvar, "X-Agent-ID": agent_id_cvar}
 
 def _context_headers() -> Dict[str, str]:
     """Collect the headers that the caller's context variables ask for; custom_headers_cvar beats the others."""
@@ -478,8 +458,7 @@ def _checked_header(name: str, value: str) -> str:
         raise ValueError(f"{name!r} cannot be the name of a header")
     if name.lower() in ("content-length", "transfer-encoding", "connection", "host"):
         raise ValueError(f"header {name} belongs to the connection and cannot be set")
-    if not isinstance(value, str):
-        raise TypeError(f"header {name} must be str, not {type(value).__name__}")
+    if not isinstance(value, str): raise TypeError(f"header {name} must be str, not {type(value).__name__}")
     if not re.match(r"[\t\x20-\x7e\x80-\xff]*\Z", value):
         raise ValueError(f"header {name} may hold only printable Latin-1 characters: no line ends, no Cyrillic")
     return value
@@ -490,8 +469,7 @@ def _checked_header(name: str, value: str) -> str:
 _AROUND = " \t\r\n\u00a0\u200b\ufeff\"'"  # what copying, editors and files of variables leave around a value
 
 def _refuse_if(wrong: object, problem: str) -> None:
-    if wrong:
-        raise ValueError(problem)
+    if wrong: raise ValueError(problem)
 
 def _read_text(value: Any) -> Any:
     _refuse_if(not isinstance(value, str), "must be str")
@@ -548,8 +526,7 @@ def _read_base_url(value: Any) -> str:
 def _read_proxy(value: Any) -> str:
     """Read ``[http://][user:password@]host:port``; the empty string means no proxy."""
     text: str = _read_text(value)
-    if not text:
-        return ""
+    if not text: return ""
     url = text if "://" in text else "http://" + text.lstrip("/")
     parts = _split_url(url)
     _refuse_if(parts.scheme != "http", "must be an http:// proxy; neither TLS to the proxy nor SOCKS is supported")
@@ -622,7 +599,6 @@ _setting: Any = _Setting  # for type checkers: an object of the class below has 
 
 class _Settings(types.SimpleNamespace):
     """What a client was told: an argument beats GIGACHAT_<NAME> in the environment, which beats the default here."""
-
     credentials: Optional[str] = _setting(None, _read_credentials, "the authorization key", secret=True)
     scope: str = _setting("GIGACHAT_API_PERS", _read_text, "whom the key belongs to: ..._PERS, ..._B2B or ..._CORP")
     model: str = _setting("GigaChat", _read_text, "model of chats, where the request names none")
@@ -643,9 +619,8 @@ class _Settings(types.SimpleNamespace):
     max_connections: Optional[int] = _setting(None, _number(int, 1), "most connections at once")
     max_retries: int = _setting(0, _number(int, 0), "how often a failed call is tried again")
     retry_backoff_factor: float = _setting(0.5, _number(float, 0), "seconds before the first retry; doubles each time")
-    retry_on_status_codes: Tuple[int, ...] = _setting(
-        (429, 500, 502, 503, 504), _list(tuple, _number(int, 100, 599)), "statuses that are tried again"
-    )
+    retry_on_status_codes: Tuple[int, ...] = _setting((429, 500, 502, 503, 504), _list(tuple, _number(int, 100, 599)),
+                                                      "statuses that are tried again")
     token_expiry_buffer_ms: int = _setting(60_000, _number(int, 0), "how long before its end a token is renewed")
     profanity_check: Optional[bool] = _setting(None, _read_boolean, "whether the service filters profanity")
     flags: Optional[List[str]] = _setting(None, _list(list, _read_text), "flags of chats, JSON or separated by commas")
@@ -653,8 +628,7 @@ class _Settings(types.SimpleNamespace):
 
     proxies: Dict[str, str]  # by scheme, from proxy or the environment; under "no" what they are not for
 
-    def __repr__(self) -> str:
-        return f"(base_url={self.base_url!r}, model={self.model!r}, scope={self.scope!r})"
+    def __repr__(self) -> str: return f"(base_url={self.base_url!r}, model={self.model!r}, scope={self.scope!r})"
 
 _SETTINGS: Dict[str, _Setting] = {name: it for name, it in vars(_Settings).items() if isinstance(it, _Setting)}
 
@@ -670,8 +644,7 @@ def _read_settings(given: Mapping[str, Any], environ: Mapping[str, str], known: 
         value, source, other = _trimmed(name, given.get(name)), name, variable
         if value is None or (value == "" and name != "proxy"):  # an empty proxy means none; other settings are not set
             value, source, other = _trimmed(name, environ.get(variable)) or None, variable, name
-        if value is None:
-            continue
+        if value is None: continue
         try:
             found[name] = setting.read(value)
             continue
@@ -694,10 +667,8 @@ def _check_together(settings: _Settings) -> None:
 def _proxies(setting: Optional[str]) -> Dict[str, str]:
     """Say which proxies there are, by scheme: the setting, else the environment's, read once for a client; and "no"."""
     import urllib.request
-
     proxies = {name: value.strip(_AROUND) for name, value in urllib.request.getproxies_environment().items()}
-    if setting is not None:
-        return {"http": setting, "https": setting, "no": proxies.get("no", "")} if setting else {}
+    if setting is not None: return {"http": setting, "https": setting, "no": proxies.get("no", "")} if setting else {}
     for scheme in ("http", "https"):  # set and empty: off, whatever all_proxy says
         if os.environ.get(f"{scheme}_proxy", os.environ.get(f"{scheme.upper()}_PROXY")) == "":
             proxies[scheme] = ""
@@ -706,11 +677,9 @@ def _proxies(setting: Optional[str]) -> Dict[str, str]:
 def _proxy_for(proxies: Dict[str, str], scheme: str, host: str) -> Optional[str]:
     """Say through which proxy a request goes: none if no_proxy names its host."""
     from urllib.request import proxy_bypass_environment as bypassed  # type: ignore[attr-defined]
-
     proxy = proxies.get(scheme, proxies.get("all"))
     name = (urllib.parse.urlsplit(f"//{host}").hostname or "").rstrip(".")
-    if not proxy or bypassed(host, proxies) or bypassed(name, proxies):
-        return None
+    if not proxy or bypassed(host, proxies) or bypassed(name, proxies): return None
     try:
         return _read_proxy(proxy)
     except ValueError as error:
@@ -724,20 +693,19 @@ def _proxy_variable(value: str) -> str:
     return next((name for name in names if values[name] and value.endswith(values[name])), "proxy")
 
 # What settings are called in requests, httpx, openai and langchain, where difflib would not find it.
-_HABITS = {
-    "api_key": "credentials", "auth_key": "credentials", "authorization_key": "credentials", "key": "credentials",
-    "client_secret": "credentials", "token": "access_token", "verify": "verify_ssl_certs", "ca_file": "ca_bundle_file",
-    "cafile": "ca_bundle_file", "cert": "cert_file", "retries": "max_retries", "url": "base_url", "host": "base_url",
-    "endpoint": "base_url", "api_base": "base_url", "max_workers": "max_connections",
-}
+_HABITS = {"api_key": "credentials", "auth_key": "credentials", "authorization_key": "credentials",
+           "key": "credentials", "client_secret": "credentials", "token": "access_token", "verify": "verify_ssl_certs",
+           "ca_file": "ca_bundle_file", "cafile": "ca_bundle_file", "cert": "cert_file", "retries": "max_retries",
+           "url": "base_url", "host": "base_url", "endpoint": "base_url", "api_base": "base_url",
+           "max_workers": "max_connections"}
 
 def _warn_unknown(kind: str, names: Iterable[str]) -> None:
     """Warn of arguments that the constructor of *kind* does not know, where it was called; values may be secrets."""
     for name in names:
         import difflib
         import warnings
-
-        near = _HABITS.get(name) or "".join(difflib.get_close_matches(name, [*_SETTINGS, *Chat.__dataclass_fields__], 1))
+        known = [*_SETTINGS, *Chat.__dataclass_fields__]
+        near = _HABITS.get(name) or "".join(difflib.get_close_matches(name, known, 1))
         advice = f"; did you mean {near}?" if near else ""
         if near and near not in _SETTINGS:
             advice = f"; {_put_into_payload(near)}"
@@ -755,42 +723,35 @@ _JITTER = 0.5
 
 class _Client:
     """Settings, connections and token: what every endpoint goes through."""
-
     _borrows = False  # whether connections and token are another client's
 
-    def __init__(
-        self, *unnamed: NoReturn, base_url: Optional[str] = None, auth_url: Optional[str] = None,
-        credentials: Optional[str] = None, scope: Optional[str] = None, access_token: Optional[str] = None,
-        model: Optional[str] = None, profanity_check: Optional[bool] = None, user: Optional[str] = None,
-        password: Optional[str] = None, timeout: Optional[float] = None, verify_ssl_certs: Optional[bool] = None,
-        strict_certs: Optional[bool] = None, ca_bundle_file: Optional[str] = None, cert_file: Optional[str] = None,
-        key_file: Optional[str] = None, key_file_password: Optional[str] = None,
-        ssl_context: Optional[ssl.SSLContext] = None, flags: Optional[List[str]] = None,
-        max_connections: Optional[int] = None, max_retries: Optional[int] = None,
-        retry_backoff_factor: Optional[float] = None, retry_on_status_codes: Optional[Tuple[int, ...]] = None,
-        token_expiry_buffer_ms: Optional[int] = None, proxy: Optional[str] = None, session_id: Optional[str] = None,
-        **unknown: Any,
-    ) -> None:
+    def __init__(self, *unnamed: NoReturn, base_url: Optional[str] = None, auth_url: Optional[str] = None,
+                 credentials: Optional[str] = None, scope: Optional[str] = None, access_token: Optional[str] = None,
+                 model: Optional[str] = None, profanity_check: Optional[bool] = None, user: Optional[str] = None,
+                 password: Optional[str] = None, timeout: Optional[float] = None,
+                 verify_ssl_certs: Optional[bool] = None, strict_certs: Optional[bool] = None,
+                 ca_bundle_file: Optional[str] = None, cert_file: Optional[str] = None, key_file: Optional[str] = None,
+                 key_file_password: Optional[str] = None, ssl_context: Optional[ssl.SSLContext] = None,
+                 flags: Optional[List[str]] = None, max_connections: Optional[int] = None,
+                 max_retries: Optional[int] = None, retry_backoff_factor: Optional[float] = None,
+                 retry_on_status_codes: Optional[Tuple[int, ...]] = None, token_expiry_buffer_ms: Optional[int] = None,
+                 proxy: Optional[str] = None, session_id: Optional[str] = None, **unknown: Any) -> None:
         """Make a client; nothing is opened before the first call. Raises ConfigurationError.
 
-        What is not given comes from the environment, ``GIGACHAT_<NAME>``, or has the default of the official SDK.
-        """
-        if unnamed:
-            raise TypeError(f"{type(self).__name__}() takes its settings by name: credentials=..., model=...")
+        What is not given comes from the environment, ``GIGACHAT_<NAME>``, or has the default of the official SDK."""
+        if unnamed: raise TypeError(f"{type(self).__name__}() takes its settings by name: credentials=..., model=...")
         _warn_unknown(type(self).__name__, unknown)
         self._settings = _read_settings(locals(), os.environ)
         self._shared = _Shared(self._settings)
 
-    def with_options(
-        self: K, *, timeout: Optional[float] = None, max_retries: Optional[int] = None,
-        retry_backoff_factor: Optional[float] = None, retry_on_status_codes: Optional[Tuple[int, ...]] = None,
-        model: Optional[str] = None, profanity_check: Optional[bool] = None, flags: Optional[List[str]] = None,
-        session_id: Optional[str] = None,
-    ) -> K:
+    def with_options(self: K, *, timeout: Optional[float] = None, max_retries: Optional[int] = None,
+                     retry_backoff_factor: Optional[float] = None,
+                     retry_on_status_codes: Optional[Tuple[int, ...]] = None, model: Optional[str] = None,
+                     profanity_check: Optional[bool] = None, flags: Optional[List[str]] = None,
+                     session_id: Optional[str] = None) -> K:
         """Make a client for some calls, with other settings, over the same connections and the same token.
 
-        Closing it closes nothing but itself. *session_id* is the X-Session-ID where the context variable is not set.
-        """
+        Closing it closes nothing but itself. *session_id* is the X-Session-ID where the context variable is not set."""
         settings = _read_settings(locals(), {}, vars(self._settings))
         other = self.__class__.__new__(self.__class__)
         vars(other).update(vars(self), _settings=settings, _borrows=True)
@@ -808,15 +769,12 @@ class _Client:
         vars(self).update(state)
         self._shared = _Shared(self._settings)
 
-    def __deepcopy__(self: T, memo: Dict[int, Any]) -> T:
-        return copy.copy(self)
+    def __deepcopy__(self: T, memo: Dict[int, Any]) -> T: return copy.copy(self)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}{self._settings}"
+    def __repr__(self) -> str: return f"{type(self).__name__}{self._settings}"
 
     @property
-    def _workers(self) -> _Workers:
-        return self._shared.here.workers
+    def _workers(self) -> _Workers: return self._shared.here.workers
 
     # The data path.
 
@@ -830,17 +788,14 @@ class _Client:
         call = self._request("POST", path, {**body, "stream": True}, headers=headers)
         return Stream(functools.partial(self._send, call), _read_events, result)
 
-    def _request(
-        self, method: str, path: str, body: Any = None, *, query: Sequence[Tuple[str, Any]] = (),
-        headers: Optional[Mapping[str, str]] = None,
-    ) -> _Call:
+    def _request(self, method: str, path: str, body: Any = None, *, query: Sequence[Tuple[str, Any]] = (),
+                 headers: Optional[Mapping[str, str]] = None) -> _Call:
         """Write a request: *body* is JSON unless it is bytes or an upload. Bad input raises here, before sending."""
         url = self._settings.base_url + path
         if path[0] != "/":  # a whole address
             url, path = path, urllib.parse.urlsplit(path).path
         for name, value in query:
-            if value is None or value == "":
-                raise ValueError(f"{name} must not be empty")
+            if value is None or value == "": raise ValueError(f"{name} must not be empty")
         if query:
             url += "?" + urllib.parse.urlencode(query)
         headers = dict(headers or {})
@@ -853,10 +808,8 @@ class _Client:
     def _send(self, call: _Call, begin: Optional[Callable[[_Reply], Any]] = None) -> Any:
         """Send a request, with the retries that the settings ask for; give the reply, read whole, or what *begin* does.
 
-        A stream begins with its first chunk: until that is there nothing was delivered, and nothing can come twice.
-        """
-        def attempt() -> Any:
-            return self._authorized(call).begun(begin or _Reply.read_whole)
+        A stream begins with its first chunk: until that is there nothing was delivered, and nothing can come twice."""
+        def attempt() -> Any: return self._authorized(call).begun(begin or _Reply.read_whole)
         return self._retrying(attempt, call.body)
 
     def _retrying(self, attempt: Callable[[], T], body: _Body = None) -> T:
@@ -867,8 +820,7 @@ class _Client:
                 return attempt()
             except (ResponseError, APIConnectionError) as error:
                 delay = self._retry_delay(error, failures)
-                if delay is None or not _rewound(body):
-                    raise
+                if delay is None or not _rewound(body): raise
                 logger.debug("%s: trying again in %.1f s", type(error).__name__, delay)
             failures += 1
             self._shared.here.pool.pause(delay)
@@ -880,8 +832,7 @@ class _Client:
             passing, asked = error.status_code in settings.retry_on_status_codes, error.retry_after
         else:
             passing = not error._lasting
-        if failures >= settings.max_retries or not passing or asked > _LONGEST_RETRY_AFTER:
-            return None
+        if failures >= settings.max_retries or not passing or asked > _LONGEST_RETRY_AFTER: return None
         backoff = settings.retry_backoff_factor * 2 ** min(failures, 30) + random.uniform(0, _JITTER)
         return asked or min(backoff, _LONGEST_BACKOFF)
 
@@ -897,19 +848,16 @@ class _Client:
         try:
             return self._exchange(call, context_headers, token)
         except AuthenticationError:
-            if token is None or not self._can_log_in():
-                raise
+            if token is None or not self._can_log_in(): raise
             with self._shared.here.login_lock:
                 if self._shared.token is token:  # not a newer one
                     self._shared.token = None
-            if not _rewound(call.body):
-                raise
+            if not _rewound(call.body): raise
         return self._exchange(call, context_headers, self._current_token())
 
     def _exchange(self, call: _Call, context_headers: Mapping[str, str], token: Optional[AccessToken] = None) -> _Reply:
         """Send one request, once, and take the head of its answer; raise the ResponseError of one that is not 2xx."""
         import urllib.request
-
         settings = self._settings
         request = urllib.request.Request(call.url, data=call.body, method=call.method)
         request.timeout = settings.timeout
@@ -925,8 +873,7 @@ class _Client:
         answer = self._shared.here.open(request)
         logger.debug("%s %s: %d, %.0f ms", call.method, call.url, answer.status, (time.monotonic() - started) * 1000)
         reply = _Reply(call, answer, request.headers, settings)
-        if not 200 <= reply.status < 300:
-            raise reply.error()
+        if not 200 <= reply.status < 300: raise reply.error()
         return reply
 
     def _chat_body(self, chat: Union[Chat, ChatCompletionRequest], options: Iterable[str] = ()) -> Dict[str, Any]:
@@ -966,8 +913,7 @@ class _Client:
         with here.login_lock:
             if shared.token is not None and (shared.renew_at is None or time.time() < shared.renew_at):
                 return shared.token
-            if not self._can_log_in():
-                return None
+            if not self._can_log_in(): return None
             if here.login_failure is not None and here.login_failure is not failure_before:
                 # The request that we waited for failed; another one for each who waited would multiply it.
                 raise copy.copy(here.login_failure)
@@ -982,7 +928,6 @@ class _Client:
 
     def _log_in(self) -> AccessToken:
         import uuid
-
         settings = self._settings
         if settings.credentials:
             key = settings.credentials
@@ -1000,8 +945,7 @@ class _Client:
     def _renewal_time(self, token: AccessToken) -> Optional[float]:
         """Say when to ask for another token: ahead of the expiry, but not before half of the token's life is over.
 
-        A token that expires in the past shows that the clocks differ: it is good until the server refuses it.
-        """
+        A token that expires in the past shows that the clocks differ: it is good until the server refuses it."""
         expiry = token.expires_at / 1000
         life = expiry - time.time()
         return expiry - min(self._settings.token_expiry_buffer_ms / 1000, life / 2) if life > 0 else None
@@ -1014,7 +958,6 @@ class _Client:
 
 class _Call(NamedTuple):
     """What an endpoint sends."""
-
     method: str
     url: str
     path: str  # the url without its base, for people
@@ -1048,7 +991,6 @@ def _as_access_token(reply: _Reply) -> AccessToken:
 
 class _Shared:
     """What the threads and tasks of a client share: the token, and in each process connections, logins and workers."""
-
     def __init__(self, settings: _Settings) -> None:
         self.token = AccessToken(access_token=settings.access_token) if settings.access_token is not None else None
         self.renew_at: Optional[float] = None  # Unix time, seconds; None: when the server refuses the token
@@ -1060,8 +1002,7 @@ class _Shared:
     @property
     def here(self) -> _Process:
         """What belongs to this process. A child, forked by Python or in C, would talk over its parent's connections and
-        wait for locks that threads of its parent held: it starts afresh, with nothing but the token.
-        """
+        wait for locks that threads of its parent held: it starts afresh, with nothing but the token."""
         pid = os.getpid()
         here = self._by_pid.get(pid)
         if here is None:
@@ -1085,10 +1026,8 @@ class _Shared:
 
 class _Process:
     """What a client has in one process."""
-
     def __init__(self, settings: _Settings) -> None:
         import urllib.request
-
         self.pool = KeepAlive(settings)
         # Only this handler: no redirects, which would carry the token to another host, no file: and ftp:, no cookies.
         opener = urllib.request.OpenerDirector()
@@ -1119,7 +1058,6 @@ def _end() -> None:
 
 class _Resource:
     """A group of endpoints of a client: made at each access, and one may put something else there, as in a test."""
-
     def __init__(self, client: Any = None) -> None:
         self._client: _Client = client
 
@@ -1127,12 +1065,10 @@ class _Resource:
         return cast(Any, type(self))(client) if client is not None else self
 
     @property
-    def _workers(self) -> _Workers:
-        return self._client._workers
+    def _workers(self) -> _Workers: return self._client._workers
 
 class ChatNamespace(_Resource):
     """Chat: ``client.chat(...)`` is the first version, ``client.chat.create(...)`` and ``.stream(...)`` the second."""
-
     def __call__(self, payload: Payload, **options: NoReturn) -> ChatCompletion:
         """Answer a conversation: a question, messages, a dict or a Chat. ``POST /chat/completions``."""
         body = self._client._chat_body(_as_chat(payload), options)
@@ -1164,25 +1100,20 @@ class ChatNamespace(_Resource):
 
 class AssistantsSyncClient(_Resource):
     """Assistants: a model with instructions, files and functions, kept by the server."""
-
     def get(self, assistant_id: Optional[str] = None) -> Assistants:
         """List the assistants, or the one with this id. ``GET /assistants``."""
         query = [("assistant_id", assistant_id)] if assistant_id else []
         return self._client._call("GET", "/assistants", Assistants, query=query)
 
-    def create(
-        self, model: str, name: str, instructions: Optional[str] = None, description: Optional[str] = None,
-        file_ids: Optional[List[str]] = None, functions: Optional[List[Function]] = None,
-        metadata: Optional[Dict[str, Any]] = None,
-    ) -> CreateAssistant:
+    def create(self, model: str, name: str, instructions: Optional[str] = None, description: Optional[str] = None,
+               file_ids: Optional[List[str]] = None, functions: Optional[List[Function]] = None,
+               metadata: Optional[Dict[str, Any]] = None) -> CreateAssistant:
         """Make an assistant; ``metadata`` takes up to 16 pairs. ``POST /assistants``."""
         return self._client._call("POST", "/assistants", CreateAssistant, _assistant_body(**locals()))
 
-    def update(
-        self, assistant_id: str, name: Optional[str] = None, description: Optional[str] = None,
-        instructions: Optional[str] = None, file_ids: Optional[List[str]] = None,
-        functions: Optional[List[Function]] = None, metadata: Optional[Dict[str, Any]] = None,
-    ) -> Assistant:
+    def update(self, assistant_id: str, name: Optional[str] = None, description: Optional[str] = None,
+               instructions: Optional[str] = None, file_ids: Optional[List[str]] = None,
+               functions: Optional[List[Function]] = None, metadata: Optional[Dict[str, Any]] = None) -> Assistant:
         """Change an assistant. ``POST /assistants/modify``."""
         return self._client._call("POST", "/assistants/modify", Assistant, _assistant_body(**locals()))
 
@@ -1197,10 +1128,8 @@ class AssistantsSyncClient(_Resource):
 
 class ThreadsSyncClient(_Resource):
     """Threads: conversations kept by the server."""
-
-    def list(
-        self, assistants_ids: Optional[List[str]] = None, limit: Optional[int] = None, before: Optional[int] = None,
-    ) -> Threads:
+    def list(self, assistants_ids: Optional[List[str]] = None, limit: Optional[int] = None,
+             before: Optional[int] = None) -> Threads:
         """List threads; ``before``: Unix time, seconds. ``GET /threads``."""
         query = [("assistants_ids", assistant_id) for assistant_id in assistants_ids or ()]
         return self._client._call("GET", "/threads", Threads, query=query + _page(limit, before))
@@ -1233,26 +1162,22 @@ class ThreadsSyncClient(_Resource):
         """Add a message to a thread without an answer to it. ``POST /threads/messages``."""
         return ThreadsSyncClient.add_messages(self, thread_id, [message])
 
-    def add_messages(
-        self, thread_id: Optional[str] = None, messages: Optional[Sequence[Message]] = None
-    ) -> ThreadMessagesResponse:
+    def add_messages(self, thread_id: Optional[str] = None,
+                     messages: Optional[Sequence[Message]] = None) -> ThreadMessagesResponse:
         """Add messages to a thread, a new one without *thread_id*, without an answer. ``POST /threads/messages``."""
         whole = [_with_nulls(message) for message in _as_messages(messages or [])]
         body = _thread_body(thread_id, None, None, whole)
         return self._client._call("POST", "/threads/messages", ThreadMessagesResponse, body)
 
-    def run(
-        self, thread_id: str, assistant_id: Optional[str] = None, thread_options: Optional[ThreadRunOptions] = None,
-        options: Optional[ThreadRunOptions] = None,
-    ) -> ThreadRunResponse:
+    def run(self, thread_id: str, assistant_id: Optional[str] = None, thread_options: Optional[ThreadRunOptions] = None,
+            options: Optional[ThreadRunOptions] = None) -> ThreadRunResponse:
         """Begin to answer a thread; :meth:`get_run` tells how it goes. ``POST /threads/run``."""
         body = _run_body(thread_id, assistant_id, thread_options, options)
         return self._client._call("POST", "/threads/run", ThreadRunResponse, body)
 
-    def run_stream(
-        self, thread_id: str, assistant_id: Optional[str] = None, thread_options: Optional[ThreadRunOptions] = None,
-        options: Optional[ThreadRunOptions] = None,
-    ) -> Stream[ThreadCompletionChunk]:
+    def run_stream(self, thread_id: str, assistant_id: Optional[str] = None,
+                   thread_options: Optional[ThreadRunOptions] = None,
+                   options: Optional[ThreadRunOptions] = None) -> Stream[ThreadCompletionChunk]:
         """Answer a thread bit by bit. ``POST /threads/run``. Raises StreamInterruptedError when cut off."""
         body = _run_body(thread_id, assistant_id, thread_options, options)
         return self._client._stream("/threads/run", ThreadCompletionChunk, body, {})
@@ -1261,19 +1186,17 @@ class ThreadsSyncClient(_Resource):
         """Tell how a thread's run goes. ``GET /threads/run``."""
         return self._client._call("GET", "/threads/run", ThreadRunResult, query=[("thread_id", thread_id)])
 
-    def run_messages(
-        self, messages: Sequence[Message], thread_id: Optional[str] = None, assistant_id: Optional[str] = None,
-        model: Optional[str] = None, thread_options: Optional[ThreadRunOptions] = None,
-    ) -> ThreadCompletion:
+    def run_messages(self, messages: Sequence[Message], thread_id: Optional[str] = None,
+                     assistant_id: Optional[str] = None, model: Optional[str] = None,
+                     thread_options: Optional[ThreadRunOptions] = None) -> ThreadCompletion:
         """Add messages to a thread and answer. ``POST /threads/messages/run``."""
         body = {**_thread_body(thread_id, assistant_id, model, _as_messages(messages)), **_run_options(thread_options)}
         return self._client._call("POST", "/threads/messages/run", ThreadCompletion, body)
 
-    def run_messages_stream(
-        self, messages: Sequence[Message], thread_id: Optional[str] = None, assistant_id: Optional[str] = None,
-        model: Optional[str] = None, thread_options: Optional[ThreadRunOptions] = None,
-        update_interval: Optional[int] = None,
-    ) -> Stream[ThreadCompletionChunk]:
+    def run_messages_stream(self, messages: Sequence[Message], thread_id: Optional[str] = None,
+                            assistant_id: Optional[str] = None, model: Optional[str] = None,
+                            thread_options: Optional[ThreadRunOptions] = None,
+                            update_interval: Optional[int] = None) -> Stream[ThreadCompletionChunk]:
         """Add messages and answer bit by bit; ``update_interval``: seconds. ``POST /threads/messages/run``."""
         body = _thread_body(thread_id, assistant_id, model, _as_messages(messages))
         body.update(_run_options(thread_options), update_interval=update_interval)
@@ -1284,18 +1207,15 @@ class ThreadsSyncClient(_Resource):
         body = {"thread_id": thread_id, **_run_options(thread_options)}
         return self._client._call("POST", "/threads/messages/rerun", ThreadCompletion, body)
 
-    def rerun_messages_stream(
-        self, thread_id: str, thread_options: Optional[ThreadRunOptions] = None, update_interval: Optional[int] = None,
-    ) -> Stream[ThreadCompletionChunk]:
+    def rerun_messages_stream(self, thread_id: str, thread_options: Optional[ThreadRunOptions] = None,
+                              update_interval: Optional[int] = None) -> Stream[ThreadCompletionChunk]:
         """Answer anew, bit by bit; ``update_interval``: seconds. ``POST /threads/messages/rerun``."""
         body = {"thread_id": thread_id, **_run_options(thread_options), "update_interval": update_interval}
         return self._client._stream("/threads/messages/rerun", ThreadCompletionChunk, body, {})
 
 class GigaChatSyncClient(_Client):
     """The blocking half of the client. Close it, or use it in a ``with`` block."""
-
-    def __enter__(self: T) -> T:
-        return self
+    def __enter__(self: T) -> T: return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
@@ -1307,8 +1227,7 @@ class GigaChatSyncClient(_Client):
     def get_token(self) -> Optional[AccessToken]:
         """Give the access token, asking for one if need be: OAuth, or ``POST /token`` for user and password.
 
-        None where nothing is configured to get a token with. ``authorization_cvar`` keeps it from asking for one.
-        """
+        None where nothing is configured to get a token with. ``authorization_cvar`` keeps it from asking for one."""
         return self._shared.token if authorization_cvar.get() else self._retrying(self._current_token)
 
     chat = ChatNamespace()
@@ -1328,8 +1247,7 @@ class GigaChatSyncClient(_Client):
         """Answer with a value of a type that ``schema_of()`` knows. ``POST /chat/completions``.
 
         Gives the completion and the value. Raises InvalidResponseError where the answer does not fit, and
-        LengthFinishReasonError where it was cut; both have it as ``completion``.
-        """
+        LengthFinishReasonError where it was cut; both have it as ``completion``."""
         return _parse(ChatNamespace(self), copy.copy(_as_chat(payload)), response_format, strict)
 
     def run_tools(self, payload: Payload, functions: _Functions, *, max_rounds: int = 10) -> _Ran:
@@ -1359,8 +1277,7 @@ class GigaChatSyncClient(_Client):
     def upload_file(self, file: FileSource, purpose: str = "general") -> UploadedFile:
         """Store a file. ``POST /files``. Text up to 40 MB, images up to 15 MB, audio up to 35 MB.
 
-        *file* is a path, bytes, a file open in binary mode, or a tuple ``(name, content[, type[, headers]])``.
-        """
+        *file* is a path, bytes, a file open in binary mode, or a tuple ``(name, content[, type[, headers]])``."""
         return self._call("POST", "/files", UploadedFile, _Upload(file, purpose))
 
     def get_file(self, file: Union[str, UploadedFile]) -> UploadedFile:
@@ -1382,17 +1299,14 @@ class GigaChatSyncClient(_Client):
         reply: _Reply = self._send(self._request("GET", _content_path(file_id), headers={"Accept": "application/jpg"}))
         return reply.as_model(Image, {"content": base64.b64encode(reply.content).decode("ascii")})
 
-    def download_file(
-        self, file_id: Union[str, UploadedFile], to: Union[str, os.PathLike[str], BinaryIO, None] = None
-    ) -> bytes:
+    def download_file(self, file_id: Union[str, UploadedFile],
+                      to: Union[str, os.PathLike[str], BinaryIO, None] = None) -> bytes:
         """Give a file's content; or write it to a path or a binary file, and give nothing. ``GET /files/{id}/content``.
 
-        The file at a path appears when it is whole. Raises NotFoundError; ForbiddenError under another X-Client-ID.
-        """
+        The file at a path appears when it is whole. Raises NotFoundError; ForbiddenError under another X-Client-ID."""
         call = self._request("GET", _content_path(file_id))
         open_reply = functools.partial(self._send, call, _Reply.as_it_comes)
-        if to is None:
-            return _Reply.begun(open_reply(), lambda reply: b"".join(iter(reply.receive, b"")))
+        if to is None: return _Reply.begun(open_reply(), lambda reply: b"".join(iter(reply.receive, b"")))
         if isinstance(to, (str, os.PathLike)):
             _save(open_reply, to)
         else:
@@ -1406,8 +1320,7 @@ class GigaChatSyncClient(_Client):
     def check_ai(self, text: str, model: str) -> AICheckResult:
         """Tell whether a person or a model wrote a text of at least 20 words. ``POST /ai/check``.
 
-        *model* is GigaCheckClassification or GigaCheckDetection; the latter finds passages too.
-        """
+        *model* is GigaCheckClassification or GigaCheckDetection; the latter finds passages too."""
         return self._call("POST", "/ai/check", AICheckResult, {"input": text, "model": model})
 
     def openapi_function_convert(self, openapi_function: str) -> OpenApiFunctions:
@@ -1420,11 +1333,10 @@ class GigaChatSyncClient(_Client):
             raise TypeError(f"a function is Function or a dict, not {type(function).__name__}")
         return self._call("POST", "/functions/validate", FunctionValidation, function)
 
-    def check_filter(
-        self, messages: Union[str, Sequence[Message]], model: str = "GigaFilter", *,
-        functions: Optional[Sequence[Union[Function, Dict[str, Any]]]] = None, neuro: Optional[bool] = None,
-        blacklist: Optional[bool] = None, whitelist: Optional[bool] = None, unnormalized_history: Optional[bool] = None,
-    ) -> FilterCheck:
+    def check_filter(self, messages: Union[str, Sequence[Message]], model: str = "GigaFilter", *,
+                     functions: Optional[Sequence[Union[Function, Dict[str, Any]]]] = None,
+                     neuro: Optional[bool] = None, blacklist: Optional[bool] = None, whitelist: Optional[bool] = None,
+                     unnormalized_history: Optional[bool] = None) -> FilterCheck:
         """Have texts and images checked by the content filter, all of it by default. ``POST /filter/check``."""
         choices = {"neuro": neuro, "blacklist": blacklist, "whitelist": whitelist}
         choices["unnormalized_history"] = unnormalized_history
@@ -1436,8 +1348,7 @@ class GigaChatSyncClient(_Client):
         """Hand in requests to be answered later. ``POST /batches``. Pay-as-you-go accounts only.
 
         *requests* is a list of payloads (for ``method="embedder"``, of bodies of /embeddings), whose ids become "0",
-        "1" and so on; or JSON Lines, as bytes or the path of a file: ``{"id": ..., "request": {...}}`` a line.
-        """
+        "1" and so on; or JSON Lines, as bytes or the path of a file: ``{"id": ..., "request": {...}}`` a line."""
         lines = _batch_lines(requests, self._chat_body, method)
         headers = {"Content-Type": "application/octet-stream"}
         return self._call("POST", "/batches", Batch, lines, query=[("method", method)], headers=headers)
@@ -1452,8 +1363,7 @@ class GigaChatSyncClient(_Client):
 
     def batch_results(self, batch: Batch) -> Stream[BatchResult]:
         """Read the results of a completed batch, by ``id`` and in no order. ``GET /files/{output_file_id}/content``."""
-        if not batch.output_file_id:
-            raise ValueError(f"batch {batch.id} has no results yet: it is {batch.status}")
+        if not batch.output_file_id: raise ValueError(f"batch {batch.id} has no results yet: it is {batch.status}")
         call = self._request("GET", _content_path(batch.output_file_id))
         return Stream(functools.partial(self._send, call), _read_lines, BatchResult)
 
@@ -1462,7 +1372,6 @@ class GigaChatSyncClient(_Client):
 
 def _twin(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
     """Give the async form of a blocking *method*: same arguments, run in a worker thread."""
-
     @functools.wraps(method)
     async def call(__self: Any, *args: P.args, **kwargs: P.kwargs) -> T:
         return await _in_worker(__self._workers, functools.partial(method, __self, *args, **kwargs), _Flight())
@@ -1471,7 +1380,6 @@ def _twin(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any,
 
 def _stream_twin(method: Callable[Concatenate[Any, P], Stream[T]]) -> Callable[Concatenate[Any, P], AsyncStream[T]]:
     """Give the async form of a *method* that streams: same arguments, read in worker threads."""
-
     @functools.wraps(method)
     def call(__self: Any, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[T]:
         return AsyncStream(method(__self, *args, **kwargs), __self._workers)
@@ -1490,7 +1398,6 @@ def _named(kind: Type[T]) -> Type[T]:
 @_named
 class AsyncChatNamespace(_Resource):
     """Async form of :class:`ChatNamespace`."""
-
     # "coroutine ... was never awaited" shows the first name. For mypy an option may be called self.
     achat = __call__ = _twin(ChatNamespace.__call__)  # type: ignore[arg-type]
     create = _twin(ChatNamespace.create)  # type: ignore[arg-type]
@@ -1505,7 +1412,6 @@ class AsyncChatNamespace(_Resource):
 @_named
 class AssistantsAsyncClient(_Resource):
     """Async form of :class:`AssistantsSyncClient`."""
-
     get = _twin(AssistantsSyncClient.get)
     create = _twin(AssistantsSyncClient.create)
     update = _twin(AssistantsSyncClient.update)
@@ -1515,7 +1421,6 @@ class AssistantsAsyncClient(_Resource):
 @_named
 class ThreadsAsyncClient(_Resource):
     """Async form of :class:`ThreadsSyncClient`."""
-
     list = _twin(ThreadsSyncClient.list)
     get_threads = list
     create = _twin(ThreadsSyncClient.create)
@@ -1536,9 +1441,7 @@ class ThreadsAsyncClient(_Resource):
 @_named
 class GigaChatAsyncClient(_Client):
     """The async half of the client: the same calls, in worker threads. Close it, or use it in ``async with``."""
-
-    async def __aenter__(self: T) -> T:
-        return self
+    async def __aenter__(self: T) -> T: return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
@@ -1583,16 +1486,13 @@ class GigaChat(GigaChatSyncClient, GigaChatAsyncClient):
 
 class AsyncStream(Generic[T]):
     """An answer as it arrives, for ``async for``; leave it early with ``break``, ``aclose()`` or ``async with``."""
-
     def __init__(self, stream: Stream[T], workers: _Workers) -> None:
         self._stream, self._workers, self._waiting = stream, workers, False
 
-    def __aiter__(self) -> AsyncStream[T]:
-        return self
+    def __aiter__(self) -> AsyncStream[T]: return self
 
     async def __anext__(self) -> T:
-        if self._waiting:
-            raise RuntimeError("another task is waiting for the next chunk of this stream")
+        if self._waiting: raise RuntimeError("another task is waiting for the next chunk of this stream")
         stream = self._stream
         self._waiting = True
         try:
@@ -1604,8 +1504,7 @@ class AsyncStream(Generic[T]):
             raise
         finally:
             self._waiting = False
-        if chunk is None:
-            raise StopAsyncIteration
+        if chunk is None: raise StopAsyncIteration
         return chunk
 
     @property
@@ -1624,8 +1523,7 @@ class AsyncStream(Generic[T]):
         """Read the rest; give the whole answer, put together of all chunks."""
         return await _in_worker(self._workers, self._stream.get_final_completion, self._stream._flight, True)
 
-    async def __aenter__(self) -> AsyncStream[T]:
-        return self
+    async def __aenter__(self) -> AsyncStream[T]: return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
@@ -1637,7 +1535,6 @@ class AsyncStream(Generic[T]):
 async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, urgent: bool = False) -> T:
     """Run *job* in a worker, with the caller's context variables; cancelling cuts it off and waits for nothing."""
     import asyncio
-
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Any] = loop.create_future()
     context = contextvars.copy_context()
@@ -1646,8 +1543,7 @@ async def _in_worker(workers: _Workers, job: Callable[[], T], flight: _Flight, u
     try:
         workers.submit(functools.partial(_work_for, loop, done, functools.partial(context.run, job)), urgent)
         result, error = await done
-        if error is not None:
-            raise error
+        if error is not None: raise error
         return cast(T, result)
     except BaseException:
         if not done.done() or done.cancelled():  # cancelled, or closed together with its loop
@@ -1677,9 +1573,7 @@ class _Workers:
     """Daemon threads that do the blocking work of coroutines; made on demand, gone after a while without work.
 
     Calls run at most *most* at a time; reading of streams is urgent and never waits for calls to end. Not an executor
-    of concurrent.futures: the interpreter joins those at its exit and would wait for a server.
-    """
-
+    of concurrent.futures: the interpreter joins those at its exit and would wait for a server."""
     _patience = 10.0  # seconds that a thread waits for work
 
     def __init__(self, most: int) -> None:
@@ -1747,9 +1641,7 @@ _DRAIN_SECONDS = 0.1  # how long the end of an answer whose last event is here m
 class Stream(Generic[T]):
     """An answer as it arrives. Iterate it; leave it early with ``break``, ``close()`` or a ``with`` block.
 
-    The request is sent when iteration begins. Retries end with the first chunk: no chunk is ever repeated.
-    """
-
+    The request is sent when iteration begins. Retries end with the first chunk: no chunk is ever repeated."""
     def __init__(self, send: Callable[..., Any], read: Callable[..., Iterator[Any]], result: Type[Any]) -> None:
         self._send = send  # takes what begins to read an answer
         self._read = read  # makes *result* objects of an answer
@@ -1761,17 +1653,14 @@ class Stream(Generic[T]):
         self._reading = False
         self._ended = False
 
-    def __iter__(self) -> Stream[T]:
-        return self
+    def __iter__(self) -> Stream[T]: return self
 
     def __next__(self) -> T:
         """Wait for the next chunk; StopIteration at the end of the answer, and only there: what was cut raises."""
-        if self._reading:
-            raise RuntimeError("another thread is waiting for the next chunk of this stream")
+        if self._reading: raise RuntimeError("another thread is waiting for the next chunk of this stream")
         self._reading = True
         try:
-            if self._flight.cut_off:
-                raise _Cut
+            if self._flight.cut_off: raise _Cut
             chunk = next(self._chunks, None) if self._reply is not None else self._first()
         except _Cut:
             raise APIConnectionError("the stream was closed before its end") from None
@@ -1817,8 +1706,7 @@ class Stream(Generic[T]):
             pass
         return _whole(self._result, self._reply)
 
-    def __enter__(self) -> Stream[T]:
-        return self
+    def __enter__(self) -> Stream[T]: return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
@@ -1846,8 +1734,7 @@ def _read_events(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
     """Give the chunks of an answer as its events come, and None before each wait for more.
 
     Their end is "[DONE]", or that every choice which began has a finish reason and no more comes. Nothing here knows
-    the stream: one that nobody holds any more goes at once, and its connection with it.
-    """
+    the stream: one that nobody holds any more goes at once, and its connection with it."""
     _require_events(reply)
     named = result is PrimaryChatCompletionChunk  # chat v2, where events have names and the chunk is the only choice
     sign = "messages" if named else "choices"
@@ -1862,20 +1749,16 @@ def _read_events(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
                     yield None  # that may wait
                     reply.answer.drain()
                     return
-                if name not in _FAILURES and not (text and _OURS.match(name)):
-                    continue  # it keeps the connection alive
+                if name not in _FAILURES and not (text and _OURS.match(name)): continue  # it keeps the connection alive
             try:
                 value = reply.parse(text)
                 if not isinstance(value, dict) or (sign not in value and not (named and "finish_reason" in value)):
                     _raise_for_error(reply, name, text, value)
-                    if not _OURS.match(name):
-                        continue  # a kind of event that is none of ours, such as "ping"
+                    if not _OURS.match(name): continue  # a kind of event that is none of ours, such as "ping"
                 chunk: Any = reply.as_model(result, value)
             except InvalidResponseError as error:
-                if data:
-                    raise
-                if _complete(finished):
-                    return
+                if data: raise
+                if _complete(finished): return
                 raise StreamInterruptedError("the stream ended inside an event") from error
             reply.events.append(text)
             if len(reply.events) == _MOST_EVENTS:
@@ -1902,18 +1785,15 @@ def _require_events(reply: _Reply) -> None:
         found += f": {reply.quote(reply.receive())}"
         raise InvalidResponseError(f"{reply.what}: expected a stream of events, got {found}")
 
-def _complete(finished: Dict[int, bool]) -> bool:
-    return bool(finished) and all(finished.values())
+def _complete(finished: Dict[int, bool]) -> bool: return bool(finished) and all(finished.values())
 
 def _receive(reply: _Reply, finished: Dict[int, bool]) -> bytes:
     """Wait for more of a stream; nothing at its end, or where it breaks off and is complete."""
     try:
         return reply.receive()
     except APIConnectionError as error:
-        if _complete(finished):
-            return b""
-        if isinstance(error, APITimeoutError):
-            raise
+        if _complete(finished): return b""
+        if isinstance(error, APITimeoutError): raise
         raise StreamInterruptedError(f"the stream broke off: {error}") from error
 
 def _raise_for_error(reply: _Reply, name: str, text: bytes, value: Any) -> None:
@@ -1927,7 +1807,6 @@ def _raise_for_error(reply: _Reply, name: str, text: bytes, value: Any) -> None:
 
 class _LineParser:
     """JSON Lines: bytes in, lines out. They end with CRLF, LF or CR; splitlines() also cuts at U+2028 and U+0085."""
-
     _LINE_END = re.compile(rb"\r\n|\n|\r")
 
     def __init__(self) -> None:
@@ -1939,8 +1818,7 @@ class _LineParser:
         """Take the next bytes, cut anywhere; give what they complete."""
         if self._after_cr and data[:1] == b"\n":
             data, self._after_cr = data[1:], False
-        if not data:
-            return []
+        if not data: return []
         self._after_cr = data[-1:] == b"\r"
         self._size += len(data)
         *lines, rest = self._LINE_END.split(data) if b"\r" in data else data.split(b"\n")
@@ -1959,7 +1837,6 @@ class _LineParser:
 
 class _EventParser(_LineParser):
     """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): bytes in, events out."""
-
     def __init__(self) -> None:
         super().__init__()
         self._at_start = True
@@ -1989,7 +1866,6 @@ class _EventParser(_LineParser):
 
 class _Reply:
     """What an answer means to the call that it belongs to."""
-
     def __init__(self, call: _Call, answer: _Answer, sent: Mapping[str, str], settings: _Settings) -> None:
         self.call = call
         self.status: int = answer.status
@@ -2004,8 +1880,7 @@ class _Reply:
         self._settings = settings
 
     @property
-    def what(self) -> str:
-        return f"{self.call.method} {self.call.path}"
+    def what(self) -> str: return f"{self.call.method} {self.call.path}"
 
     def begun(self, begin: Callable[[_Reply], T]) -> T:
         """Begin to read the body; drop the connection if that fails, or it comes compressed, unasked."""
@@ -2034,8 +1909,7 @@ class _Reply:
         body = bytearray()
         for block in iter(self.receive, b""):
             body += block
-            if len(body) > most:
-                raise InvalidResponseError(f"{self.what}: an answer of more than {most} bytes")
+            if len(body) > most: raise InvalidResponseError(f"{self.what}: an answer of more than {most} bytes")
         return bytes(body)
 
     def decode(self, result: Type[J]) -> J:
@@ -2079,8 +1953,7 @@ class _Reply:
         """Quote the beginning of what the server sent, and say what to do where it is a page."""
         if content.lstrip().startswith(b"<"):
             return f"a page. {_todays(_advice('page', self.call.place), self.call.url)}"
-        if self.call.private:
-            return "something else"
+        if self.call.private: return "something else"
         text = _one_line(_Secrets(self._settings, self._sent).hide(content[:4096].decode("utf-8", "replace")), 200)
         return repr(text) if text else "an empty body"
 
@@ -2101,9 +1974,7 @@ class KeepAlive:
     """urllib's handler for http and https that keeps connections, where urllib's own opens one for each request.
 
     Without ``max_connections`` nobody waits for a connection; with it, callers are served in the order they came. What
-    an exception out of a signal handler makes them lose is held weakly: places and turns in the queue come back.
-    """
-
+    an exception out of a signal handler makes them lose is held weakly: places and turns in the queue come back."""
     def __init__(self, settings: _Settings) -> None:
         self._settings, self._pid = settings, os.getpid()
         self._tls: Optional[ssl.SSLContext] = None
@@ -2141,8 +2012,7 @@ class KeepAlive:
             try:
                 return self._ask(connection, request)
             except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
-                if not connection.was_closed_before():
-                    raise
+                if not connection.was_closed_before(): raise
             connection.close()
             return self._ask(connection, request)
         except BaseException as error:
@@ -2182,18 +2052,15 @@ class KeepAlive:
 
     def _take(self, origin: _Origin, reusing: bool) -> Optional[_Connection]:
         """Take the newest idle connection that is still good, or make one, in the place of an idle one if need be."""
-        if self._closed:
-            raise GigaChatException("the client is closed: make a new one")
+        if self._closed: raise GigaChatException("the client is closed: make a new one")
         for connection in self._idle[::-1] if reusing else ():
             if connection.origin == origin:
                 self._idle.remove(connection)
-                if connection.usable():
-                    return connection
+                if connection.usable(): return connection
                 connection.close()
         most = self._settings.max_connections
         if most is not None and len(self._busy) + len(self._idle) >= most:
-            if not self._idle:
-                return None
+            if not self._idle: return None
             self._idle.pop(0).close()
         return _Connection(origin)
 
@@ -2255,8 +2122,7 @@ class KeepAlive:
         flight = _flight_cvar.get()
         if flight is not None:
             flight.pool = self
-            if flight.cut_off:
-                raise _Cut
+            if flight.cut_off: raise _Cut
         return flight
 
     def pause(self, seconds: float) -> None:
@@ -2290,14 +2156,12 @@ class KeepAlive:
 
 class _Turn:
     """Somebody's turn, to wait for. Not threading.Event, which is Python: an exception may leave it locked."""
-
     def __init__(self, flight: Optional[_Flight] = None) -> None:
         self.flight = flight  # the task or stream that waits
         self._lock = threading.Lock()  # locked until the turn comes
         self._lock.acquire()
 
-    def wait(self, seconds: float) -> bool:
-        return self._lock.acquire(timeout=max(seconds, 0))
+    def wait(self, seconds: float) -> bool: return self._lock.acquire(timeout=max(seconds, 0))
 
     def come(self) -> None:
         try:
@@ -2309,7 +2173,6 @@ class _Turn:
 
 class _Answer:
     """An answer on its connection: its head, and the body as it comes. Gives the connection back at the end."""
-
     def __init__(self, connection: _Connection, head: _Head, give_back: Callable[[_Connection, bool], None]) -> None:
         self.status, self.fields, self.pairs = head.status, head.fields, head.pairs
         self.connection = connection
@@ -2351,7 +2214,6 @@ _Origin = Tuple[str, str, Optional[str]]  # scheme, host:port to connect to, hos
 
 class _Connection:
     """One socket: connected, perhaps through a proxy's tunnel, perhaps under TLS; and what came on it unread."""
-
     sock: Optional[socket.socket] = None
 
     def __init__(self, origin: _Origin) -> None:
@@ -2400,8 +2262,7 @@ class _Connection:
                 break
             except OSError:
                 self.close()
-                if left == 1:
-                    raise
+                if left == 1: raise
         _tune(self._open_sock(self.timeout))
 
     def _open_tunnel(self, target: str, authorization: Optional[str]) -> None:
@@ -2412,8 +2273,7 @@ class _Connection:
         answer = self.read_head("waiting for the proxy")
         if not 200 <= answer.status < 300:
             raise _TunnelRefused(self.origin[1], target, answer.status, answer.fields.get("proxy-authenticate", ""))
-        if self._pending:
-            raise _NotHTTP("the proxy sent more than its answer")
+        if self._pending: raise _NotHTTP("the proxy sent more than its answer")
 
     def send(self, head: bytes, body: _Body) -> None:
         """Send a request. What the server says before it has read all of it is its answer, not a failure."""
@@ -2424,8 +2284,7 @@ class _Connection:
                 sock.sendall(block)
             self._sent_at = time.monotonic()
         except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, socket.timeout):
-            if not _readable(sock):
-                raise
+            if not _readable(sock): raise
 
     def was_closed_before(self) -> bool:
         """Whether a failure shows that the server had closed the connection before it could carry out the request."""
@@ -2446,8 +2305,7 @@ class _Connection:
                     self._pending, self.doing = bytes(data), "reading the answer"
                     return head
                 end = _HEAD_END.search(data)
-            if len(data) > _MOST_HEAD_BYTES:
-                raise _NotHTTP("the head does not end")
+            if len(data) > _MOST_HEAD_BYTES: raise _NotHTTP("the head does not end")
         raise _Closed("the head of the answer was cut" if data else "the server closed the connection")
 
     def receive(self, gather: bool = False) -> bytes:
@@ -2458,13 +2316,11 @@ class _Connection:
         if self._failure is not None:
             raise self._failure  # close() drops it, with its traceback, which holds this frame
         left = min(self.timeout, self.deadline - time.monotonic())
-        if left <= 0:
-            raise socket.timeout("timed out")
+        if left <= 0: raise socket.timeout("timed out")
         sock = self._open_sock(left)
         data = sock.recv(_READ_BYTES)
         self._received = self._received or bool(data)
-        if not gather or not data:
-            return data
+        if not gather or not data: return data
         gathered = bytearray(data)
         sock.settimeout(0)
         try:
@@ -2479,8 +2335,7 @@ class _Connection:
 
     def _open_sock(self, timeout: float) -> socket.socket:
         """Give the socket, unless the call has been cut off in the meantime, or the process is a child of its owner."""
-        if self.is_cut or self.sock is None or self.pid != os.getpid():
-            raise _Closed("the connection was closed")
+        if self.is_cut or self.sock is None or self.pid != os.getpid(): raise _Closed("the connection was closed")
         self.sock.settimeout(timeout)
         return self.sock
 
@@ -2520,7 +2375,6 @@ class _NotHTTP(Exception):
 
 class _TunnelRefused(ConnectionRefusedError):
     """A proxy did not open a tunnel."""
-
     def __init__(self, proxy: str, target: str, status: int, asked_for: str) -> None:
         super().__init__(proxy, target, status, asked_for)
         self.proxy, self.target, self.status, self.asked_for = proxy, target, status, asked_for
@@ -2570,22 +2424,18 @@ _FRAMING_FIELD = re.compile(r"content-length|transfer-encoding", re.IGNORECASE)
 
 class _Head:
     """Status line and fields of an answer; names in ``fields`` are in lower case."""
-
     def __init__(self, head: bytes) -> None:
         line, _, lines = head.decode("latin-1").partition("\n")
         found = _STATUS_LINE.match(line)
-        if found is None:
-            raise _NotHTTP("the status line is malformed")
+        if found is None: raise _NotHTTP("the status line is malformed")
         self.minor: int = int(found[1])  # of the version: HTTP/1.minor
         self.status: int = int(found[2])
         if "\n " in lines or "\n\t" in lines:  # a value over several lines (RFC 9112, section 5.2)
             lines = re.sub(r"\r?\n[ \t]+", " ", lines)
         parts = _FIELD.split(lines)  # names, values, and before each name what is no field: line ends, malformed lines
         self.pairs: List[Tuple[str, str]] = [(n, v.strip(" \t\r")) for n, v in zip(parts[1::3], parts[2::3])]
-        if _FRAMING_FIELD.search("".join(parts[::3])):
-            raise _NotHTTP("the length of the body is malformed")
-        if len(self.pairs) > 100:
-            raise _NotHTTP("the head does not end")
+        if _FRAMING_FIELD.search("".join(parts[::3])): raise _NotHTTP("the length of the body is malformed")
+        if len(self.pairs) > 100: raise _NotHTTP("the head does not end")
         self.fields: Dict[str, str] = {}
         for name, value in self.pairs:  # RFC 9110, section 5.3; what only says the same again is taken once
             known = self.fields.setdefault(name.lower(), value)
@@ -2594,14 +2444,12 @@ class _Head:
 
 class _Payload:
     """Takes the payload out of the bytes of a body (RFC 9112, sections 6 and 7): chunked, with a length, or neither."""
-
     _SIZE = re.compile(rb"\r?\n[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")  # and the end before it
 
     def __init__(self, head: _Head) -> None:
         codings = head.fields.get("transfer-encoding", "identity").lower()
         length = head.fields.get("content-length")
-        if codings not in ("chunked", "identity"):
-            raise _NotHTTP("a transfer coding that is not chunked")
+        if codings not in ("chunked", "identity"): raise _NotHTTP("a transfer coding that is not chunked")
         if length is not None and not re.match(r"[0-9]{1,18}\Z", length):
             raise _NotHTTP("lengths that are no numbers or contradict each other")
         self._chunked = codings == "chunked"
@@ -2621,8 +2469,7 @@ class _Payload:
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes, none at the end of the connection; give the payload among them."""
         if not data:
-            if self._chunked or self._left is not None:
-                raise _Closed("the connection was cut")
+            if self._chunked or self._left is not None: raise _Closed("the connection was cut")
             self.complete = True
         elif self._chunked:
             data = self._feed_chunks(self.rest + data)
@@ -2640,16 +2487,14 @@ class _Payload:
                 ended = data.find(b"\n", at + 2) >= 0
                 size = self._SIZE.match(data, at) if ended else None
                 if size is None:
-                    if ended or len(data) - at > _MOST_HEAD_BYTES:
-                        raise _NotHTTP("the chunks are malformed")
+                    if ended or len(data) - at > _MOST_HEAD_BYTES: raise _NotHTTP("the chunks are malformed")
                     break
                 at, self._left = size.end(), int(size.group(1), 16)
                 if not self._left:
                     at -= 1  # the end of this line is the one before an empty line
             elif self._left:
                 block = data[at : at + self._left]
-                if not block:
-                    break
+                if not block: break
                 payload.append(block)
                 at += len(block)
                 self._left = self._left - len(block) or None
@@ -2663,8 +2508,7 @@ class _Payload:
 
 def _tls_context(settings: _Settings) -> ssl.SSLContext:
     """Make the TLS context for the API and the token endpoint alike. Reads files; ConfigurationError names them."""
-    if settings.ssl_context is not None:
-        return settings.ssl_context
+    if settings.ssl_context is not None: return settings.ssl_context
     if settings.verify_ssl_certs:
         context = _trusting(settings.ca_bundle_file)
         if ssl.HAS_NEVER_CHECK_COMMON_NAME:
@@ -2685,14 +2529,12 @@ def _tls_context(settings: _Settings) -> ssl.SSLContext:
 def _trusting(bundle: Optional[str]) -> ssl.SSLContext:
     """Trust the roots in a file, or in all files of a directory; else the system's, which take 18 ms to load."""
     import glob
-
     setting = "ca_bundle_file (GIGACHAT_CA_BUNDLE_FILE)"
     try:
         context = ssl.create_default_context(capath=bundle)  # looked up when needed, and so no error if it is a file
     except ssl.SSLError as error:
         raise ConfigurationError(f"the system's store of roots cannot be read ({error}): set {setting}") from error
-    if not bundle:
-        return context
+    if not bundle: return context
     files = sorted(glob.glob(os.path.join(glob.escape(bundle), "*")))
     problem: Any = ""
     for file in files or [bundle]:
@@ -2718,15 +2560,13 @@ _CERTIFICATE = re.compile(
 
 def _certificate_names(der: bytes) -> Tuple[str, str, str]:
     """Give subject, issuer and expiry of a certificate: of one that it does not trust ssl gives nothing but bytes."""
-
     def names(der: bytes) -> str:  # each is an OID, 2.5.4.3 or 2.5.4.10, a type, a length and a text
         found = re.finditer(rb"\x55\x04([\x03\x0a]).\x81?(.)", der, re.DOTALL)
         texts = [("CN=" if one[1] == b"\x03" else "O=", der[one.end() :][: one[2][0]]) for one in found]
         return ", ".join(kind + text.decode("utf-8", "replace") for kind, text in texts)
 
     parts = _CERTIFICATE.match(der)
-    if parts is None:
-        return "", "", ""
+    if parts is None: return "", "", ""
     century, year, month, day = (part.decode() for part in parts.groups()[1:5])
     return names(parts[6]), names(parts[1]), f"{century or '20'}{year}-{month}-{day}"
 
@@ -2739,8 +2579,7 @@ def _load_client_certificate(context: ssl.SSLContext, cert: str, key: Optional[s
             text = _read_file(path)
         except OSError as error:
             raise ConfigurationError(f"{place} cannot be read: {error.strerror}") from error
-        if f"{kind}-----".encode() not in text:
-            raise ConfigurationError(f"{place} holds no {kind.lower()} in PEM")
+        if f"{kind}-----".encode() not in text: raise ConfigurationError(f"{place} holds no {kind.lower()} in PEM")
     try:
         context.load_cert_chain(cert, key, lambda: password or "")
     except (OSError, ValueError) as error:
@@ -2761,7 +2600,6 @@ class _Cut(Exception):
 
 class _Flight:
     """A task or a stream, which can be cut off, whatever it is blocked in."""
-
     pool: Optional[KeepAlive] = None  # where it is blocked, if it is
     cut_off = False
 
@@ -2779,10 +2617,8 @@ _flight_cvar: contextvars.ContextVar[Optional[_Flight]] = contextvars.ContextVar
 Message = Union["Messages", Dict[str, Any], str]
 Payload = Union[str, Dict[str, Any], Sequence[Message], Iterator[Message], "Messages", "Chat"]
 FileContent = Union[str, "os.PathLike[str]", bytes, BinaryIO]
-FileSource = Union[
-    FileContent, Tuple[Optional[str], FileContent], Tuple[Optional[str], FileContent, Optional[str]],
-    Tuple[Optional[str], FileContent, Optional[str], Mapping[str, str]],
-]
+FileSource = Union[FileContent, Tuple[Optional[str], FileContent], Tuple[Optional[str], FileContent, Optional[str]],
+                   Tuple[Optional[str], FileContent, Optional[str], Mapping[str, str]]]
 BatchSource = Union[Sequence[Payload], bytes, str, "os.PathLike[str]"]
 _STREAM_HEADERS = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
 
@@ -2809,8 +2645,7 @@ def _as_messages(messages: Any) -> List[Messages]:
     return made
 
 def _as_message(message: Message) -> Messages:
-    if isinstance(message, str):
-        return Messages(role=MessagesRole.USER, content=message)
+    if isinstance(message, str): return Messages(role=MessagesRole.USER, content=message)
     if not isinstance(message, (Messages, dict)):
         raise TypeError(f"$ must be Messages, a dict or str, not {type(message).__name__}")
     fields = message if isinstance(message, dict) else vars(message)
@@ -2828,8 +2663,7 @@ def _listed(values: Any, expected: str) -> List[Any]:
 def _texts(texts: Union[str, Iterable[str]]) -> List[str]:
     found = [texts] if isinstance(texts, str) else _listed(texts, "a text or a list of texts")
     for at, text in enumerate(found):
-        if not isinstance(text, str):
-            raise TypeError(f"text {at} of the list must be str, not {type(text).__name__}")
+        if not isinstance(text, str): raise TypeError(f"text {at} of the list must be str, not {type(text).__name__}")
     return found
 
 def _quote(argument: Union[str, UploadedFile]) -> str:
@@ -2840,8 +2674,7 @@ def _quote(argument: Union[str, UploadedFile]) -> str:
     # Dots are no special characters, but a segment of nothing but dots would be followed upwards.
     return "%2E" * len(name) if name in (".", "..") else urllib.parse.quote(name, safe="")
 
-def _content_path(file_id: Union[str, UploadedFile]) -> str:
-    return f"/files/{_quote(file_id)}/content"
+def _content_path(file_id: Union[str, UploadedFile]) -> str: return f"/files/{_quote(file_id)}/content"
 
 def _with_nulls(message: Messages) -> Dict[str, Any]:
     """Write all fields of a message as /threads/messages gets them from the official SDK, which calls the id id_."""
@@ -2855,9 +2688,8 @@ def _assistant_body(self: Any, functions: Optional[List[Function]], **fields: An
 def _page(limit: Optional[int], before: Optional[int]) -> List[Tuple[str, Any]]:
     return [(name, value) for name, value in (("limit", limit), ("before", before)) if value]
 
-def _thread_body(
-    thread_id: Optional[str], assistant_id: Optional[str], model: Optional[str], messages: Sequence[Any]
-) -> Dict[str, Any]:
+def _thread_body(thread_id: Optional[str], assistant_id: Optional[str], model: Optional[str],
+                 messages: Sequence[Any]) -> Dict[str, Any]:
     """Address messages to a thread or an assistant, which have a model of their own, or else to a model."""
     model = None if thread_id or assistant_id else model
     return {"thread_id": thread_id, "assistant_id": assistant_id, "model": model, "messages": messages}
@@ -2874,13 +2706,10 @@ def _run_body(thread_id: str, assistant_id: Optional[str], thread_options: Any, 
 
 def _batch_lines(requests: BatchSource, write: Callable[[Chat], Dict[str, Any]], method: str) -> bytes:
     """Write the JSON Lines of a batch."""
-    if isinstance(requests, bytes):
-        return requests
-    if isinstance(requests, (str, os.PathLike)):
-        return _read_file(os.fspath(requests))
+    if isinstance(requests, bytes): return requests
+    if isinstance(requests, (str, os.PathLike)): return _read_file(os.fspath(requests))
     listed = _listed(requests, "a list of requests, or JSON Lines as bytes or the path of a file")
-    if not listed:
-        raise TypeError("a batch has at least one request")
+    if not listed: raise TypeError("a batch has at least one request")
     bodies = listed if method == "embedder" else [write(_as_chat(request)) for request in listed]
     return b"\n".join(_encode({"id": str(number), "request": body}) for number, body in enumerate(bodies)) + b"\n"
 
@@ -2948,13 +2777,11 @@ _FILE_TYPES = {
 
 def _file_type(name: str) -> str:
     import mimetypes
-
     ending = os.path.splitext(name)[1].lower()
     return _FILE_TYPES.get(ending) or mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 class _Upload:
     """A multipart/form-data body (RFC 7578) with one file, read as it is sent; ``length`` is None where unknown."""
-
     failed = False  # whether the file could not be read
     rewindable = False  # whether it can be sent again
 
@@ -3008,10 +2835,8 @@ class _Upload:
                 block = self._file.read(wanted)
                 if not isinstance(block, (bytes, bytearray)) or len(block) > wanted:
                     raise GigaChatException(f"the file gave something else than up to {wanted} bytes")
-                if not block and self._size is None:
-                    break
-                if not block:
-                    raise GigaChatException("the file became shorter while it was sent")
+                if not block and self._size is None: break
+                if not block: raise GigaChatException("the file became shorter while it was sent")
                 yield bytes(block)
                 left -= len(block)
         except Exception:
@@ -3035,8 +2860,7 @@ def _file_parts(source: FileSource) -> Tuple[str, Union[str, BinaryIO], Mapping[
         own = content if isinstance(content, str) else getattr(content, "name", None)
         name = os.path.basename(own) if isinstance(own, str) and own else "upload"
         name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # a name on disk may be no UTF-8
-    if not isinstance(name, str):
-        raise TypeError(f"the name of a file is text, not {type(name).__name__}")
+    if not isinstance(name, str): raise TypeError(f"the name of a file is text, not {type(name).__name__}")
     if not any(header.lower() == "content-type" for header in headers or ()):
         headers = {**(headers or {}), "Content-Type": kind or _file_type(name)}
     return name, content, headers
@@ -3055,8 +2879,7 @@ def file_ids(answer: Union[str, ChatCompletion, Messages, ChatCompletionResponse
         return [found for choice in answer.choices for found in file_ids(choice.message)]
     if isinstance(answer, ChatCompletionResponse):
         return [found for message in answer.messages or () for found in file_ids(message)]
-    if isinstance(answer, ChatMessage):
-        return [file.id for part in answer.content or () for file in part.files or ()]
+    if isinstance(answer, ChatMessage): return [file.id for part in answer.content or () for file in part.files or ()]
     text = answer if isinstance(answer, str) else answer.content
     return [found for found in _IMAGE_ID.findall(text or "") if found]
 
@@ -3077,14 +2900,12 @@ def _as_request(payload: CompletionPayload) -> ChatCompletionRequest:
 def _chat_path(client: _Client, variable: contextvars.ContextVar[Any]) -> str:
     """Say where a chat goes: below base_url, or at another address of its server.
 
-    *variable* holds a path, one from the root of the server (/v1/..., /api/v2/...), or a whole address.
-    """
+    *variable* holds a path, one from the root of the server (/v1/..., /api/v2/...), or a whole address."""
     base_url, address = client._settings.base_url, variable.get()
     if address is None and variable is chat_completions_url_cvar:
         address = re.sub(r"/v\d+\Z", "/v2", base_url) + "/chat/completions"
     found = re.match(r"(https?://[\w.:\[\]-]+)?(/[\x21-\x7e]*)\Z", address if isinstance(address, str) else "")
-    if found is None:
-        raise ValueError(f"{variable.name} must be a path such as /chat/completions, or a whole address")
+    if found is None: raise ValueError(f"{variable.name} must be a path such as /chat/completions, or a whole address")
     server, path = "{0.scheme}://{0.netloc}".format(urllib.parse.urlsplit(base_url)), found.group(2)
     if found.group(1) and _origin(found.group(1)) != _origin(server):
         raise ValueError(f"{variable.name} leads to {found.group(1)}, but the token belongs to {server}")
@@ -3102,8 +2923,7 @@ def schema_of(kind: Any) -> Dict[str, Any]:
 
     Dataclasses, TypedDicts, NamedTuples, enums (by value), Literal, Optional, Union, lists, tuples, dicts with text as
     keys, str, int, float, bool, None and Any have one; ``Annotated[T, "..."]`` describes it. A class with
-    ``model_json_schema``, as pydantic's have, writes its own; a dict is a schema already.
-    """
+    ``model_json_schema``, as pydantic's have, writes its own; a dict is a schema already."""
     return _shape_of(kind).schema
 
 _Functions = Sequence[Union[Callable[..., Any], "Function", Dict[str, Any]]]
@@ -3115,7 +2935,6 @@ _RanV2 = Tuple["ChatCompletionResponse", List["ChatMessage"]]
 
 class _Shape(NamedTuple):
     """A type as JSON sees it."""
-
     schema: Dict[str, Any]
     parts: Any = None  # the shapes inside, by name or in a list; None where what is inside is not ours to check
     build: Callable[[Any], Any] = lambda made: made  # gives the value; may be the user's own code
@@ -3139,17 +2958,14 @@ class _Shape(NamedTuple):
             if len(value) != schema.get("minItems", len(value)):
                 raise ValueError(f"{place} must have {len(parts)} items, not {len(value)}")
             return [parts[i % len(parts)].value(item, f"{place}[{i}]") for i, item in enumerate(value)]
-        if wanted != "object":
-            return value
+        if wanted != "object": return value
         missing = [repr(name) for name in schema["required"] if name not in value]
-        if missing:
-            raise ValueError(f"{place} lacks {', '.join(missing)}")
+        if missing: raise ValueError(f"{place} lacks {', '.join(missing)}")
         known: Any = parts if isinstance(parts, dict) else dict.fromkeys(value, parts[0])
         return {name: part.value(value[name], f"{place}.{name}") for name, part in known.items() if name in value}
 
     def _choose(self, value: Any, place: str) -> Any:
         """Make a value of the first type that it fits; those that lose least of it come first."""
-
         def fit(part: _Shape) -> Tuple[bool, int]:
             keys = value.keys() & part.schema.get("properties", {}).keys() if isinstance(value, dict) else ()
             return part.schema.get("type") == _JSON_NAMES[type(value)], len(keys)
@@ -3168,8 +2984,7 @@ _JSON_NAMES = {
 
 def _shape_of(kind: Any) -> _Shape:
     """Read a type that stands alone: a schema of its own making may refer to itself there."""
-    if hasattr(kind, "model_json_schema"):
-        return _Shape(kind.model_json_schema(), None, kind.model_validate)
+    if hasattr(kind, "model_json_schema"): return _Shape(kind.model_json_schema(), None, kind.model_validate)
     try:
         return _shape(kind)
     except RecursionError:
@@ -3187,28 +3002,23 @@ def _shape(kind: Any) -> _Shape:
     if hasattr(kind, "__metadata__"):  # Annotated
         shape, notes = _shape(origin), [note for note in kind.__metadata__ if isinstance(note, str)]
         return shape._replace(schema={**shape.schema, "description": notes[0]}) if notes else shape
-    if form == "Literal" or isinstance(kind, enum.EnumMeta):
-        return _choice_shape(kind, args or list(kind))
+    if form == "Literal" or isinstance(kind, enum.EnumMeta): return _choice_shape(kind, args or list(kind))
     inside = [_shape(arg) for arg in args if arg is not Ellipsis] or [_Shape({})]
     schemas = [shape.schema for shape in inside]
     if form in ("Required", "NotRequired", "ReadOnly"):
         return inside[0] if form == "ReadOnly" else inside[0]._replace(required=form == "Required")
-    if origin is Union or isinstance(kind, getattr(types, "UnionType", ())):
-        return _Shape({"anyOf": schemas}, inside)
+    if origin is Union or isinstance(kind, getattr(types, "UnionType", ())): return _Shape({"anyOf": schemas}, inside)
     if origin is tuple and args and args[-1] is not Ellipsis:
         count = len(args)
         return _Shape({"type": "array", "prefixItems": schemas, "minItems": count, "maxItems": count}, inside, tuple)
-    if origin in (list, tuple):
-        return _Shape({"type": "array", "items": schemas[0]}, inside, origin)
+    if origin in (list, tuple): return _Shape({"type": "array", "items": schemas[0]}, inside, origin)
     if origin is dict and (not args or args[0] is str or isinstance(args[0], TypeVar)):
         schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": schemas[-1]}
         return _Shape(schema, inside[-1:])
     if hasattr(kind, "model_json_schema"):
         return _Shape(_without_refs(kind.model_json_schema(), {}), None, kind.model_validate)
-    if kind is None or kind is type(None):
-        return _Shape({"type": "null"}, ())
-    if kind in (str, int, float, bool):
-        return _Shape({"type": _JSON_NAMES[kind]}, (), kind)
+    if kind is None or kind is type(None): return _Shape({"type": "null"}, ())
+    if kind in (str, int, float, bool): return _Shape({"type": _JSON_NAMES[kind]}, (), kind)
     return _object_shape(_fields(kind), dict if hasattr(kind, "__total__") else kind)
 
 def _choice_shape(kind: Any, members: List[Any]) -> _Shape:
@@ -3217,13 +3027,11 @@ def _choice_shape(kind: Any, members: List[Any]) -> _Shape:
         members = [inner for member in members for inner in getattr(member, "__args__", [member])]
     values = [member.value if isinstance(member, enum.Enum) else member for member in members]
     names = {_JSON_NAMES.get(type(value), "") for value in values}
-    if "" in names:
-        raise TypeError(f"{kind!r} has values that JSON does not have")
+    if "" in names: raise TypeError(f"{kind!r} has values that JSON does not have")
 
     def member_of(value: Any) -> Any:
         for known, member in zip(values, members):
-            if known == value and isinstance(known, bool) is isinstance(value, bool):
-                return member
+            if known == value and isinstance(known, bool) is isinstance(value, bool): return member
         raise ValueError(f"must be one of {', '.join(map(repr, values))}, not {value!r:.60}")
 
     return _Shape({**({"type": names.pop()} if len(names) == 1 else {}), "enum": values}, None, member_of)
@@ -3267,8 +3075,7 @@ def _without_refs(schema: Any, known: Mapping[str, Any]) -> Any:
     known = schema.get("$defs", known)
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        if name not in known:
-            raise TypeError(f"a schema refers to {schema['$ref']}, which is not among its $defs")
+        if name not in known: raise TypeError(f"a schema refers to {schema['$ref']}, which is not among its $defs")
         schema = {**known[name], **schema}
     return {name: _without_refs(part, known) for name, part in schema.items() if name not in ("$defs", "$ref")}
 
@@ -3278,8 +3085,7 @@ def _parse(ask: Callable[[Any], T], request: Any, kind: Any, strict: bool) -> Tu
     request.response_format = {"type": "json_schema", "schema": shape.schema, "strict": strict}
     completion = ask(request)
     _, text, _, finish_reason = _answer(completion)
-    if finish_reason == "length":
-        raise LengthFinishReasonError(completion)
+    if finish_reason == "length": raise LengthFinishReasonError(completion)
     try:
         return completion, shape.value(_json_in(text))
     except ValueError as problem:
@@ -3304,8 +3110,7 @@ def _json_in(text: str) -> Any:
         return _decode(_utf8(text))
     except ValueError:
         fence = re.search(r"```[ \t]*json\s*", text, re.IGNORECASE) or re.search(r"```\w*\s*", text)
-        if fence is None:
-            raise
+        if fence is None: raise
     try:  # where the value ends, the fence does: a text inside the value may have one of its own
         return _DECODER.raw_decode(text, fence.end())[0]
     except RecursionError:
@@ -3334,14 +3139,11 @@ def _tool(function: Any) -> Tuple[Dict[str, Any], _Shape]:
 def _said_of(argument: str, doc: str) -> str:
     """Find what a docstring says of an argument, in the style of Sphinx, Google or NumPy; "" for nothing."""
     more = r"((?:\n\1[ \t]+\S.*)*)"  # the lines that are indented deeper
-    for pattern in (
-        rf"^([ \t]*):param (?:.*[ *])?{argument}:(.*){more}",
-        rf"^Arg(?:ument)?s:\n(?:[ \t].*\n|\n)*?([ \t]+)\**{argument}(?: ?\(.*\))?:(.*){more}",
-        rf"^Parameters\n-+\n(?:(?!\w+\n-).*\n)*?([ \t]*)(?:.*, )?\**{argument}(?:,.*| ?:.*)?$(){more}",
-    ):
+    for pattern in (rf"^([ \t]*):param (?:.*[ *])?{argument}:(.*){more}",
+                    rf"^Arg(?:ument)?s:\n(?:[ \t].*\n|\n)*?([ \t]+)\**{argument}(?: ?\(.*\))?:(.*){more}",
+                    rf"^Parameters\n-+\n(?:(?!\w+\n-).*\n)*?([ \t]*)(?:.*, )?\**{argument}(?:,.*| ?:.*)?$(){more}"):
         found = re.search(pattern, doc, re.MULTILINE)
-        if found:
-            return " ".join((found.group(2) + found.group(3)).split())
+        if found: return " ".join((found.group(2) + found.group(3)).split())
     return ""
 
 def _result_text(value: Any) -> str:
@@ -3357,20 +3159,16 @@ def _json_form(value: Any) -> Any:
     except TypeError:
         return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
 
-async def _run_tools(
-    ask: Callable[[Any], Any], request: Any, functions: Sequence[Any], rounds: int, workers: Optional[_Workers] = None
-) -> Tuple[Any, List[Any]]:
+async def _run_tools(ask: Callable[[Any], Any], request: Any, functions: Sequence[Any], rounds: int,
+                     workers: Optional[_Workers] = None) -> Tuple[Any, List[Any]]:
     """Ask, make the calls that the answer wants made, and ask again; give the last answer and the whole history.
 
-    It ends at an answer without calls or with one of a function that is not ours, and after *rounds* requests.
-    """
+    It ends at an answer without calls or with one of a function that is not ours, and after *rounds* requests."""
     names = [getattr(one, "__name__", "") for one in functions if callable(one)]
     ours = dict(zip(names, filter(callable, functions)))
-    if len(ours) < len(names):
-        raise TypeError(f"two of the functions have the same name: {', '.join(sorted(names))}")
+    if len(ours) < len(names): raise TypeError(f"two of the functions have the same name: {', '.join(sorted(names))}")
     waiting = [name for name in names if workers is None and inspect.iscoroutinefunction(ours[name])]
-    if waiting:
-        raise TypeError(f"{waiting[0]} is a coroutine function: arun_tools() and achat.run_tools() await it")
+    if waiting: raise TypeError(f"{waiting[0]} is a coroutine function: arun_tools() and achat.run_tools() await it")
     fields, key = request.to_dict(), "functions" if isinstance(request, Chat) else "tools"
     others = [one for one in fields.get(key) or () if one.get("name") not in ours]
     request = type(request).from_dict({**fields, key: [*others, *functions]})
@@ -3379,8 +3177,7 @@ async def _run_tools(
         completion = await _done(functools.partial(ask, request), workers)
         message, _, calls, _ = _answer(completion)
         request.messages += [message] if message is not None else []
-        if not calls or any(call.name not in ours for call in calls):
-            break
+        if not calls or any(call.name not in ours for call in calls): break
         results = [await _called(ours[call.name], call.arguments, workers) for call in calls]
         request.messages += _told(message, calls, results)
     return completion, request.messages
@@ -3428,8 +3225,7 @@ async def _done(step: Callable[[], Any], workers: Optional[_Workers]) -> Any:
 
 def _as_tools(tools: Sequence[Any]) -> Sequence[Any]:
     """Make one tool of all functions, where there are Python functions among the tools of a request."""
-    if not any(callable(tool) or isinstance(tool, Function) for tool in tools):
-        return tools
+    if not any(callable(tool) or isinstance(tool, Function) for tool in tools): return tools
     functions: Dict[str, Any] = {}  # by name: what was described already, once
     others: List[Any] = []
     for tool in [_tool(one)[0] if callable(one) else _plain(one) for one in tools]:
@@ -3459,8 +3255,7 @@ def _whole(result: Type[Any], reply: _Reply) -> Any:
             known = part.get(key) or first
             _grow(grown.setdefault(known, {key: known}), part)
         _grow(whole, chunk)
-    if second:
-        return reply.as_model(ChatCompletionResponse, {**whole, "messages": list(grown.values())})
+    if second: return reply.as_model(ChatCompletionResponse, {**whole, "messages": list(grown.values())})
     choices = [{"message": {"role": "assistant", "content": ""}, **grown[index]} for index in sorted(grown)]
     return reply.as_model(ChatCompletion, {**whole, "choices": choices, "object": "chat.completion"})
 
@@ -3492,16 +3287,13 @@ if TYPE_CHECKING:
 
 class _Method(property):
     """A method that no key of an answer hides: a property is looked up before the object's own attributes."""
-
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self.fget.__get__(instance, owner)  # type: ignore[union-attr]  # there always is one
 
-def _method(function: T) -> T:
-    return cast(T, _Method(cast(Any, function)))
+def _method(function: T) -> T: return cast(T, _Method(cast(Any, function)))
 
 class _Signature:
     """What a model's constructor takes, for help() and notebooks; made when somebody looks."""
-
     def __get__(self, instance: object, owner: Any) -> inspect.Signature:
         more = [inspect.Parameter("more", inspect.Parameter.VAR_KEYWORD)] if owner._takes_more else []
         kind = inspect.Parameter.KEYWORD_ONLY if more else inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -3515,9 +3307,7 @@ class JSONObject:
     """Base of the models: a JSON object whose keys are attributes.
 
     Keys that a class does not know are attributes too and come back from :meth:`to_dict`. Known ones that are absent
-    read as their default. ``x_headers`` of an answer holds ``x-request-id``, ``x-session-id`` and ``x-client-id``.
-    """
-
+    read as their default. ``x_headers`` of an answer holds ``x-request-id``, ``x-session-id`` and ``x-client-id``."""
     x_headers: Optional[Dict[str, Optional[str]]] = None
 
     _array_field: ClassVar[Optional[str]] = None  # which field takes the items where the API answers with a bare array
@@ -3612,8 +3402,7 @@ class JSONObject:
                         _add_place(error, "." + name)
                         raise
         for name in kind._needed:
-            if fields.get(name) is None:
-                raise ValueError(f"$ lacks {name!r}")
+            if fields.get(name) is None: raise ValueError(f"$ lacks {name!r}")
         self.__dict__ = fields
 
     @classmethod
@@ -3640,8 +3429,7 @@ class JSONObject:
     def _of(cls: Type[J], value: Any) -> J:
         """Make an object of JSON that nobody else holds; what is a model already stays as it is."""
         if type(value) is not dict:
-            if isinstance(value, JSONObject):
-                return value  # type: ignore[return-value]  # whatever model it is
+            if isinstance(value, JSONObject): return value  # type: ignore[return-value]  # whatever model it is
             value = cls._of_text(value) if cls._of_text and isinstance(value, str) else _fit(dict, "an object", value)
         self = cls.__new__(cls)
         self._adopt(value)
@@ -3672,21 +3460,18 @@ class JSONObject:
         dump = self.model_dump(**{**options, "mode": "json"})
         return json.dumps(dump, ensure_ascii=False, indent=indent, separators=(",", ":") if indent is None else None)
 
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and _plain(self) == _plain(other)
+    def __eq__(self, other: object) -> bool: return type(self) is type(other) and _plain(self) == _plain(other)
     __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
 
     def __repr__(self) -> str:
         import reprlib
-
         short = reprlib.Repr()
         short.maxlist, short.maxdict, short.maxstring, short.maxother = 6, 30, 300, 10_000
         shown = {name: "***" if name.endswith(("_token", "tok")) else value for name, value in vars(self).items()}
         return f"{type(self).__name__}({', '.join(f'{name}={short.repr(value)}' for name, value in shown.items())})"
 
     @_method
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return object.__new__, (type(self),), vars(self)
+    def __reduce_ex__(self, protocol: Any) -> Any: return object.__new__, (type(self),), vars(self)
 
     __deepcopy__ = property(lambda self: None)  # copies are made by __reduce_ex__(), whatever keys an answer has
 
@@ -3695,13 +3480,11 @@ APIResponse = JSONObject  # the official SDK's name for the base of all answers
 def _wrong_arguments(kind: Type[JSONObject], values: Sequence[Any], named: Mapping[str, Any]) -> str:
     """Say what is wrong with the arguments of a model's constructor."""
     import difflib
-
     called, names = kind.__name__, list(kind._defaults)
     for name in named:
         if name not in names:
             return f"{called} takes no {name!r}: {', '.join(difflib.get_close_matches(name, names, 1) or names)}?"
-        if name in names[: len(values)]:
-            return f"{called} got {name!r} twice"
+        if name in names[: len(values)]: return f"{called} got {name!r} twice"
     missing = [name for name in names[len(values) :] if name in kind._required and name not in named]
     return f"{called} lacks {', '.join(missing)}" if missing else f"{called} takes {', '.join(names)}"
 
@@ -3730,8 +3513,7 @@ def _rules_of(kind: Type[JSONObject]) -> Dict[str, Any]:
     return rules
 
 def _fit(types: Any, words: str, value: Any) -> Any:
-    if isinstance(value, types):
-        return value
+    if isinstance(value, types): return value
     raise ValueError(f"$ must be {words}, not {type(value).__name__}")
 
 def _add_place(error: Exception, step: str) -> None:
@@ -3745,8 +3527,7 @@ _LEAVES = {str, int, float, bool, type(None)}  # the types of what has nothing i
 def _copied(value: Any, fields_of: Optional[Callable[[JSONObject], Dict[str, Any]]] = None) -> Any:
     """Copy the dicts and lists of JSON; with *fields_of* make dicts of the models in it, or else leave them."""
     try:
-        if isinstance(value, JSONObject):
-            return value if fields_of is None else _copied(fields_of(value), fields_of)
+        if isinstance(value, JSONObject): return value if fields_of is None else _copied(fields_of(value), fields_of)
         if isinstance(value, dict):
             return {name: item if type(item) in _LEAVES else _copied(item, fields_of) for name, item in value.items()}
         if isinstance(value, (list, tuple)):
@@ -3795,8 +3576,7 @@ def _sent_fields(value: Any) -> Any:
         fields, nulls = vars(value), type(value)._sends_nulls
         whole = "x_headers" not in fields and (nulls or None not in fields.values())
         return fields if whole else _fields_of(value, nulls)
-    if isinstance(value, enum.Enum):
-        return value.value
+    if isinstance(value, enum.Enum): return value.value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     advice = next((f": write {way}" for name, way in _INSTEAD.items() if hasattr(value, name)), "")
@@ -3807,8 +3587,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=
 
 def _utf8(text: str) -> bytes:
     """Write text in UTF-8; join the halves of surrogate pairs, which two pieces of an answer may have brought."""
-    if not isinstance(text, str):
-        raise TypeError(f"expected text, not {type(text).__name__}")
+    if not isinstance(text, str): raise TypeError(f"expected text, not {type(text).__name__}")
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
@@ -3936,8 +3715,7 @@ class Chat(JSONObject):
     assistant_id: Optional[str] = None; reasoning_max_tokens: Optional[int] = None
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
-        if isinstance(fields.get("messages"), (str, dict, Messages)):
-            raise TypeError("messages must be a list")
+        if isinstance(fields.get("messages"), (str, dict, Messages)): raise TypeError("messages must be a list")
         fields["messages"] = _as_messages(fields.get("messages"))
         if isinstance(fields.get("functions"), (list, tuple)):
             fields["functions"] = [Function.of(one) if callable(one) else one for one in fields["functions"]]
@@ -4047,8 +3825,7 @@ class FunctionValidation(JSONObject):
     warnings: List[FunctionRemark] = dataclasses.field(default_factory=list)
 
     @property
-    def valid(self) -> bool:
-        return not self.errors and self.message == "Function is valid"
+    def valid(self) -> bool: return not self.errors and self.message == "Function is valid"
 
 class FilterUsage(JSONObject):
     """Tokens that the content filter took."""
@@ -4077,8 +3854,7 @@ class _Batches(JSONObject):
     @_method
     def only(self, batch_id: str) -> Batch:
         for batch in self.batches:
-            if batch.id == batch_id:
-                return batch
+            if batch.id == batch_id: return batch
         raise InvalidResponseError(f"GET /batches: the answer has no batch {batch_id!r}")
 
 class BatchResult(JSONObject):
@@ -4329,6 +4105,8 @@ class ChatCompletionRequest(_Open):
         if isinstance(fields.get("storage"), bool):
             fields["storage"] = {} if fields["storage"] else None
         options = {name: fields.pop(name) for name in ChatModelOptions._defaults if name in fields}
+        if isinstance(options.get("response_format"), type):
+            raise TypeError("response_format is a type: chat.parse() takes it, and gives a value of it")
         if options:
             fields["model_options"] = {**options, **(_plain(fields.get("model_options")) or {})}
         super()._adopt(fields)
@@ -4355,8 +4133,7 @@ class ChatCompletionResponse(_Open):
         return next((one for one in reversed(self.messages or ()) if one.role in ("assistant", None)), None)
 
     @property
-    def text(self) -> str:
-        return self.message.text if self.message is not None else ""
+    def text(self) -> str: return self.message.text if self.message is not None else ""
 
     @property
     def sources(self) -> List[ChatSource]:
@@ -4447,8 +4224,7 @@ def _split_line(argv: Sequence[str]) -> Tuple[List[str], Dict[str, List[str]]]:
             raise ValueError(f"there is no option {option}: --help lists them; behind -- everything is text")
         else:
             given = next(rest, None) if not equals and name not in ("help", "version") else value
-            if given is None:
-                raise ValueError(f"{option} needs a value")
+            if given is None: raise ValueError(f"{option} needs a value")
             if name in _SETTINGS and _SETTINGS[name].secret and (name != "proxy" or "@" in given):
                 raise ValueError(f"others can see a command line: set the variable GIGACHAT_{name.upper()} instead")
             options.setdefault(name, []).append(given)
@@ -4470,12 +4246,10 @@ def _help(name: str, commands: Mapping[str, Callable[..., object]]) -> str:
         method = functools.partial(commands[name], None)  # None stands for self
         takes = "" if name in ("chat", "doctor") else str(inspect.signature(method)).replace("'", "")
         return f"{usage} {name}{takes}\n\n{inspect.getdoc(commands[name])}"
-    lines = [
-        f"{usage} COMMAND [TEXT | NAME=VALUE]...",
-        "- is the text on standard input; a VALUE is JSON or text; COMMAND --help tells more.\n\nCommands:",
-        *(f"  {name:<30} {(command.__doc__ or '').partition(chr(10))[0]}" for name, command in commands.items()),
-        "\nSettings, each a variable too (--model is GIGACHAT_MODEL), secrets variables only:",
-    ]
+    lines = [f"{usage} COMMAND [TEXT | NAME=VALUE]...",
+             "- is the text on standard input; a VALUE is JSON or text; COMMAND --help tells more.\n\nCommands:",
+             *(f"  {name:<30} {(command.__doc__ or '').partition(chr(10))[0]}" for name, command in commands.items()),
+             "\nSettings, each a variable too (--model is GIGACHAT_MODEL), secrets variables only:"]
     for name, setting in _SETTINGS.items():
         shown = f"GIGACHAT_{name.upper()}" if setting.secret and name != "proxy" else "--" + name.replace("_", "-")
         lines += [f"  {shown:<30} {setting.meaning}"] if name != "ssl_context" else []
@@ -4509,16 +4283,14 @@ def _chat(client: GigaChat, words: Sequence[str], options: Mapping[str, Sequence
     """Answer a question, bit by bit as the answer arrives.
 
     Takes [--system TEXT] [--file PATH]... [TEXT]... The question is the arguments and what is piped in, which comes
-    last. Attached files are deleted afterwards.
-    """
+    last. Attached files are deleted afterwards."""
     typed = sys.stdin is not None and sys.stdin.isatty()
     if typed and not words:
         client.get_models()  # fails now, and not when the question is typed, where the server does not let us in
         _say("type the question, then Ctrl-D on a line of its own (on Windows Ctrl-Z and Enter)")
     piped = _read_input() if "-" in words or not words or not typed else ""
     question = "\n\n".join(filter(str.strip, [" ".join(word for word in words if word != "-"), piped]))
-    if not question:
-        raise ValueError("there is no text, neither in the arguments nor on standard input")
+    if not question: raise ValueError("there is no text, neither in the arguments nor on standard input")
     stored: List[str] = []
     try:
         stored.extend(client.upload_file(path).id for path in options.get("file", ()))
@@ -4535,7 +4307,6 @@ def _chat(client: GigaChat, words: Sequence[str], options: Mapping[str, Sequence
 
 def _print_answer(chunks: Stream[ChatCompletionChunk]) -> None:
     import codecs
-
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
     if isinstance(sys.stdout, io.TextIOWrapper) and not on_terminal:
         sys.stdout.reconfigure(encoding="utf-8")  # a file or pipe gets every character, whatever the locale
@@ -4588,15 +4359,12 @@ class _Doctor:
     """Find what is wrong: settings, network, certificates, clock, token, models and a chat.
 
     Each step of a call is a line, with the time that it took. The exit code is 1 if one failed. The chat costs a few
-    tokens. No secret is shown.
-    """
-
+    tokens. No secret is shown."""
     _failed = False
 
     def examine(self, arguments: Dict[str, Any]) -> int:
         self._arguments = arguments
-        if not self._check("settings", self._make_client):
-            return 1
+        if not self._check("settings", self._make_client): return 1
         settings = self._settings
         with self._client:
             self._check("credentials", self._credentials)
@@ -4612,7 +4380,6 @@ class _Doctor:
     def _check(self, step: str, look: Callable[[], str], ready: bool = True, advice: str = "") -> bool:
         """Take a step, unless one failed that it needs; print how it went and return whether it went well."""
         import textwrap
-
         mark, detail, started = "-", "skipped", time.monotonic()
         if ready:
             try:
@@ -4644,7 +4411,6 @@ class _Doctor:
     def _reach(self, server: str) -> bool:
         """Connect to a server as a call does, each step one hop further."""
         import urllib.request
-
         request: Any = urllib.request.Request(server, headers={"Host": server.split("/")[2]})
         host, request.timeout = request.host, self._settings.timeout
         ready = self._check("proxy", lambda: f"{host}: {self._choose_proxy(request)}")
@@ -4664,8 +4430,7 @@ class _Doctor:
 
     def _choose_proxy(self, request: Any) -> str:
         proxy = _proxy_for(self._settings.proxies, request.type, request.host)
-        if proxy is None:
-            return "none"
+        if proxy is None: return "none"
         self._pool.https_request(request)
         return f"{request.host}, from {'--proxy' if 'proxy' in self._arguments else _proxy_variable(proxy)}"
 
@@ -4676,8 +4441,7 @@ class _Doctor:
         try:
             connection.open(tls or self._pool._tls_context, request.headers.get("Proxy-Authorization"))
             sock: Any = connection.sock
-            if not isinstance(sock, ssl.SSLSocket):
-                return f"{connection.where}: connected"
+            if not isinstance(sock, ssl.SSLSocket): return f"{connection.where}: connected"
             subject, issuer, expiry = (told or "?" for told in _certificate_names(sock.getpeercert(True) or b""))
             return f"{sock.version()}, subject {subject}, issuer {issuer}, expires {expiry}; trusting {self._trusted}"
         except (OSError, _NotHTTP, UnicodeError) as error:
@@ -4693,8 +4457,7 @@ class _Doctor:
         except GigaChatException:
             date = ""  # the next steps tell why
         ahead = (time.time() - _unix_time(date, time.time())) / 60  # minutes
-        if abs(ahead) < 5:
-            return "agrees with the server's" if date else "the server does not tell the time"
+        if abs(ahead) < 5: return "agrees with the server's" if date else "the server does not tell the time"
         difference = f"{abs(ahead):.0f} min {'ahead of' if ahead > 0 else 'behind'} the server's"
         raise GigaChatException(f"{difference}: set it, for certificates and tokens are judged by it")
 

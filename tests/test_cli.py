@@ -351,7 +351,7 @@ def test_help(run, server):
     assert (result.code, result.err, server.connections) == (0, "", 0)
     assert re.search(r"^  get_balance +Tell|^  get_balance +Return", result.out, re.MULTILINE)
     assert re.search(r"^  chat  +\w", result.out, re.MULTILINE)
-    settings = set(inspect.signature(gigachat_lite.GigaChat.__init__).parameters) - {"self", "unnamed", "unknown", "ssl_context"}
+    settings = set(inspect.signature(gigachat_lite.GigaChat).parameters) - {"unnamed", "unknown", "ssl_context"}
     secret = {"credentials", "access_token", "user", "password", "key_file_password"}
     expected = {f"GIGACHAT_{name.upper()}" if name in secret else f"--{name.replace('_', '-')}" for name in settings}
     assert set(re.findall(r"^  (--[a-z-]+|GIGACHAT_[A-Z_]+)  +\w", result.out, re.MULTILINE)) == expected

@@ -204,7 +204,7 @@ def test_table_of_settings():
     for name, default in DEFAULTS.items():
         expected.append([name, "" if name == "ssl_context" else "GIGACHAT_" + name.upper(), str(default)])
     assert shown == expected
-    assert {row[0] for row in shown} == set(inspect.signature(GigaChat.__init__).parameters) - {"self", "unnamed", "unknown"}
+    assert {row[0] for row in shown} == set(inspect.signature(GigaChat).parameters) - {"unnamed", "unknown"}
 
 
 def test_context_variables():
