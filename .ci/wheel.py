@@ -33,6 +33,8 @@ def stub_of(source: str) -> str:
     for node in ast.walk(module):
         if isinstance(node, FUNCTIONS) and keeps_no_body(node) and node.body[0].lineno != node.lineno:
             start, end = span(node.body[0])[0], node.body[-1].end_lineno or node.body[-1].lineno
+            if any(isinstance(one, ast.Yield) for one in ast.walk(node)):  # without its body it would be no generator
+                lines[node.lineno - 1] = lines[node.lineno - 1].replace("async def", "def")
             lines[start] = " " * node.body[0].col_offset + "..."
             dropped.append((start + 1, end))
         elif isinstance(node, (ast.ClassDef, *FUNCTIONS)) and ast.get_docstring(node):

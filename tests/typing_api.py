@@ -64,7 +64,7 @@ def settings() -> None:
     GigaChat()
     GigaChat(credentials="key", scope="GIGACHAT_API_B2B", timeout=1, verify_ssl_certs=True, max_retries=2)
     GigaChat(ssl_context=ssl.create_default_context(), retry_on_status_codes=(429, 500), flags=["a"], proxy="")
-    GigaChat("key")  # type: ignore[misc]
+    GigaChat("key")  # type: ignore[arg-type]
     GigaChat(timeout="1")  # type: ignore[arg-type]
     GigaChat(verify_ssl_certs="no")  # type: ignore[arg-type]
     assert_type(gigachat_lite.__version__, str)
@@ -109,10 +109,10 @@ def calls(client: GigaChat) -> None:
 def wrong_calls(client: GigaChat) -> None:
     client.chat()  # type: ignore[call-arg]
     client.chat(1)  # type: ignore[arg-type]
-    client.chat("Hello", temperature=1)  # type: ignore[call-arg]
+    client.chat("Hello", temperature=1)  # type: ignore[arg-type]
     client.chat.create()  # type: ignore[call-arg]
     client.chat.create(1)  # type: ignore[arg-type]
-    client.chat.stream("Hello", stream=True)  # type: ignore[call-arg]
+    client.chat.stream("Hello", stream=True)  # type: ignore[arg-type]
     client.stream(None)  # type: ignore[arg-type]
     client.get_model(1)  # type: ignore[arg-type]
     client.embeddings([1])  # type: ignore[list-item]
@@ -154,7 +154,7 @@ async def twins(client: GigaChat) -> None:
 async def wrong_twins(client: GigaChat) -> None:
     await client.achat()  # type: ignore[call-arg]
     await client.achat(1)  # type: ignore[arg-type]
-    await client.achat("Hello", temperature=1)  # type: ignore[call-arg]
+    await client.achat("Hello", temperature=1)  # type: ignore[arg-type]
     await client.achat.create(1)  # type: ignore[arg-type]
     await client.achat.stream("Hello")  # type: ignore[misc]
     await client.aget_model(model=1)  # type: ignore[arg-type]
