@@ -6,14 +6,14 @@
     with GigaChat(credentials="<authorization key>") as client:
         print(client.chat("Привет!").choices[0].message.content)
 
-Names, arguments and results are those of the official SDK, gigachat 0.2.0, and what 0.2.3 adds to it. Read the file
-from top to bottom and you follow one call; each of these calls only the next:
+What the official SDK has, gigachat 0.2.0 and what 0.2.3 adds, has the same names and results here. Read the file
+from top to bottom and you follow a call; the parts of its way, in which each step uses the one below it:
 
     client.chat("Привет!")         endpoint: what to send, what comes back
       _call                        decode the answer
-        _send                      retries: the outermost loop, the only place that sleeps
+        _send                      retries: the outermost loop, with a pause before each
           _authorized              token: get one; on a 401 drop it and get another, once
-            _exchange              one request, one answer; a status of 400 and above becomes an exception
+            _exchange              one request, one answer; any status but 2xx becomes an exception
               KeepAlive            one socket: take an idle one or connect, send, give back
 
 Version: 0.2.0. Source: gigachat_lite.py of the gigachat_lite repository, whose README.md is the manual.
@@ -105,7 +105,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 J = TypeVar("J", bound="JSONObject")
 K = TypeVar("K", bound="_Client")
 V = TypeVar("V", "ChatCompletionChunk", "ThreadCompletionChunk")
@@ -129,7 +128,7 @@ class APITimeoutError(APIConnectionError, TimeoutError):
 class StreamInterruptedError(APIConnectionError):
     """A stream that broke off before its end: what has been delivered is not the whole answer."""
 class ModelNotSpecifiedError(GigaChatException):
-    """What the official SDK raises where nothing names a model; here ``model`` has a default, and nothing does."""
+    """What the official SDK raises where nothing names a model; here ``model`` has a default, so it is never raised."""
 class InvalidResponseError(GigaChatException):
     """A successful answer whose body is not what the API documents, or whose text is not what parsing asked for."""
     completion: Any = None  # the answer, where it is its text that does not fit
@@ -229,7 +228,7 @@ _ADVICE = {
     "certificate .*not yet valid": "Check the clock of this machine",
     "certificate bundle.*" + _NO_ROOT: "{ca_bundle_file}, which is {bundle}, does not hold the root of its issuer. "
     + _RUSSIAN_ROOT,
-    "certificate store.*" + _NO_ROOT: "{store}",
+    "certificate store.*" + _NO_ROOT: "{store}. " + _RUSSIAN_ROOT,
     "certificate .*" + _NO_ROOT: _RUSSIAN_ROOT + "; if it is somebody else who signs what you receive (`doctor` shows"
     " the issuer), your network takes TLS apart: name the root of that issuer there",
     "connection http: waiting": "The port may speak TLS: write https://",
@@ -239,7 +238,7 @@ _ADVICE = {
     " the way lets no TLS through to this address",
     "connection .*certificate_required": "The server asks for a client certificate: set {cert_file}",
     "connection .*alert .*(certificate|unknown ca|access denied)": "The server refuses the client certificate, or"
-    " misses one: check {cert_file}",
+    " wants one: check {cert_file}",
     "407": "It asks for {asked}; only Basic is supported: set {proxy} to http://user:password@host:port, with %40, %3A,"
     " %2F for @, :, / in the password. For NTLM or Negotiate put a local proxy in between that speaks it",
     "page oauth": "Check {auth_url}, the address of the token endpoint",
@@ -353,8 +352,10 @@ def _distrust(error: Exception, settings: Optional[_Settings]) -> Tuple[str, str
     reason = str(getattr(error, "verify_message", "") or (*error.args, error)[0]).rstrip(".")
     bundle = settings.ca_bundle_file if settings is not None else None
     # OpenSSL says nothing of a store that is not there, and trusts nobody.
-    lost = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if not os.path.exists(os.environ.get(name) or os.curdir)]
-    store = " and ".join(f"{name} names {os.environ[name]!r}, which is not there" for name in lost)
+    named = {name: os.environ.get(name, "") for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
+    lost = [name for name, paths in named.items() if paths and not any(map(os.path.exists, paths.split(os.pathsep)))]
+    lost = [] if settings is not None and settings.ssl_context is not None else lost
+    store = " and ".join(f"{name} names {named[name]!r}, which is not there" for name in lost)
     strict = 80 <= getattr(error, "verify_code", 0) <= 93  # what OpenSSL's X509_V_FLAG_X509_STRICT finds
     where = "strict" if strict else "bundle" if bundle else "store" if store else ""
     advice = _advice("certificate", where, reason, bundle=repr(bundle), store=store)
@@ -477,7 +478,7 @@ def _read_text(value: Any) -> Any:
     return value
 
 def _read_token(value: Any) -> str:
-    """Read what goes into the header Authorization; the word before it, copied with it, is left out."""
+    """Read what goes into a header, a token or an id; the word before it, copied with it, is left out."""
     text = re.sub(r"(?i)\A(authorization:\s*)?(basic|bearer)\s+", "", _read_text(value))
     placeholder = re.search(r"(?is)\A(<.*>|\{.*\}|\$.*|%.*%|\W+)\Z|[а-яё]", text)
     _refuse_if(placeholder, "is a placeholder: put there what it stands for")
@@ -514,7 +515,7 @@ def _read_url(value: Any) -> str:
     try:
         host = f"[{host}]" if ":" in host else host.encode("idna").decode("ascii")
     except UnicodeError:
-        raise ValueError("has a host whose name is none: a part of it is empty, too long or not for names") from None
+        raise ValueError("has an invalid host name: a part of it is empty, too long or not for names") from None
     return f"{parts.scheme}://{host}{'' if parts.port is None else f':{parts.port}'}{parts.path.rstrip('/')}"
 
 def _read_base_url(value: Any) -> str:
@@ -540,7 +541,7 @@ def _split_url(url: str) -> urllib.parse.SplitResult:
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:
-        raise ValueError("is no address: it has unpaired or misplaced brackets") from None
+        raise ValueError("is not an address: it has unpaired or misplaced brackets") from None
     try:
         port = parts.port
     except ValueError:
@@ -617,7 +618,7 @@ class _Settings(types.SimpleNamespace):
     proxy: Optional[str] = _setting(None, _read_proxy, "http://[user:password@]host:port; empty: none", secret=True)
     timeout: float = _setting(30.0, _number(float, 0.001, threading.TIMEOUT_MAX), "seconds of each wait for the server")
     max_connections: Optional[int] = _setting(None, _number(int, 1), "most connections at once")
-    max_retries: int = _setting(0, _number(int, 0), "how often a failed call is tried again")
+    max_retries: int = _setting(0, _number(int, 0), "retries of a failed call, which may have been carried out")
     retry_backoff_factor: float = _setting(0.5, _number(float, 0), "seconds before the first retry; doubles each time")
     retry_on_status_codes: Tuple[int, ...] = _setting((429, 500, 502, 503, 504), _list(tuple, _number(int, 100, 599)),
                                                       "statuses that are tried again")
@@ -712,7 +713,7 @@ def _warn_unknown(kind: str, names: Iterable[str]) -> None:
         warnings.warn(f"{kind}() does not know {name!r}{advice}", stacklevel=3)
 
 def _put_into_payload(option: str) -> str:
-    return f"{option} belongs into the payload: {{'messages': [...], '{option}': ...}}"
+    return f"{option} belongs in the payload: {{'messages': [...], '{option}': ...}}"
 
 
 # ---------- the way of a call
@@ -903,8 +904,7 @@ class _Client:
     # Auth.
 
     def _can_log_in(self) -> bool:
-        settings = self._settings
-        return bool(settings.credentials or (settings.user and settings.password))
+        return bool(self._settings.credentials or (self._settings.user and self._settings.password))
 
     def _current_token(self) -> Optional[AccessToken]:
         """Give a token that is good for a call: one token request, whatever the number of callers."""
@@ -953,8 +953,7 @@ class _Client:
     @property
     def token(self) -> Optional[str]:
         """The access token that the client holds, if any."""
-        token = self._shared.token
-        return token.access_token if token is not None else None
+        return getattr(self._shared.token, "access_token", None)
 
 class _Call(NamedTuple):
     """What an endpoint sends."""
@@ -1006,7 +1005,7 @@ class _Shared:
         pid = os.getpid()
         here = self._by_pid.get(pid)
         if here is None:
-            inherited = list(self._by_pid.items())
+            inherited = [item for item in list(self._by_pid.items()) if item[0] != pid]
             here = self._by_pid.setdefault(pid, _Process(self._settings))  # one, however many threads come here
             for parent, process in inherited:
                 process.pool.forget()
@@ -1049,7 +1048,7 @@ _all_shared: weakref.WeakSet[_Shared] = weakref.WeakSet()
 
 @atexit.register
 def _end() -> None:
-    """Close the sockets, so that none is collected unclosed; cutting them would make the threads that read complain."""
+    """Close the sockets, so that none warns of being collected open."""
     for shared in list(_all_shared):
         shared.here.pool.forget()
 
@@ -1057,7 +1056,7 @@ def _end() -> None:
 # ---------- endpoints
 
 class _Resource:
-    """A group of endpoints of a client: made at each access, and one may put something else there, as in a test."""
+    """A group of endpoints of a client: made at each access, and a test may replace it."""
     def __init__(self, client: Any = None) -> None:
         self._client: _Client = client
 
@@ -1266,7 +1265,7 @@ class GigaChatSyncClient(_Client):
         return self._call("GET", f"/models/{_quote(model)}", Model)
 
     def embeddings(self, texts: Union[str, Sequence[str]], model: str = "Embeddings") -> Embeddings:
-        """Turn texts into vectors, in the order of *texts* by ``index``. ``POST /embeddings``."""
+        """Turn texts into vectors; ``index`` is the text's place in *texts*. ``POST /embeddings``."""
         return self._call("POST", "/embeddings", Embeddings, {"input": _texts(texts), "model": model})
 
     def tokens_count(self, input_: Union[str, Sequence[str]], model: Optional[str] = None) -> List[TokensCount]:
@@ -1485,7 +1484,7 @@ class GigaChat(GigaChatSyncClient, GigaChatAsyncClient):
     """A client of GigaChat, blocking and async. Safe to share between threads, event loops and forked processes."""
 
 class AsyncStream(Generic[T]):
-    """An answer as it arrives, for ``async for``; leave it early with ``break``, ``aclose()`` or ``async with``."""
+    """An answer as it arrives, for ``async for``; leave it early with ``aclose()`` or ``async with``."""
     def __init__(self, stream: Stream[T], workers: _Workers) -> None:
         self._stream, self._workers, self._waiting = stream, workers, False
 
@@ -1578,7 +1577,7 @@ class _Workers:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._lock = threading.Lock()  # guards all of these
+        self._lock = threading.RLock()  # guards all of these; reentrant: a handler or destructor may close the client
         self._calls: Deque[Callable[[], None]] = collections.deque()
         self._urgent: Deque[Callable[[], None]] = collections.deque()
         self._calling = 0  # calls under way
@@ -1639,9 +1638,10 @@ _MOST_EVENTS = 10_000  # of a stream, that are kept apart: an answer without an 
 _DRAIN_SECONDS = 0.1  # how long the end of an answer whose last event is here may take to save the connection
 
 class Stream(Generic[T]):
-    """An answer as it arrives. Iterate it; leave it early with ``break``, ``close()`` or a ``with`` block.
+    """An answer as it arrives. Iterate it; leave it early with ``close()`` or a ``with`` block.
 
-    The request is sent when iteration begins. Retries end with the first chunk: no chunk is ever repeated."""
+    The request is sent when iteration begins, with the context of that moment. Retries end with the first chunk: no
+    chunk is ever repeated."""
     def __init__(self, send: Callable[..., Any], read: Callable[..., Iterator[Any]], result: Type[Any]) -> None:
         self._send = send  # takes what begins to read an answer
         self._read = read  # makes *result* objects of an answer
@@ -1733,7 +1733,7 @@ _FAILURES = ("error", "response.error")
 def _read_events(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
     """Give the chunks of an answer as its events come, and None before each wait for more.
 
-    Their end is "[DONE]", or that every choice which began has a finish reason and no more comes. Nothing here knows
+    They end with "[DONE]", or when every choice that began has a finish reason and no more comes. Nothing here knows
     the stream: one that nobody holds any more goes at once, and its connection with it."""
     _require_events(reply)
     named = result is PrimaryChatCompletionChunk  # chat v2, where events have names and the chunk is the only choice
@@ -1967,7 +1967,7 @@ _LOOK_SECONDS = 1.0  # how long a place in the queue for connections may be lost
 _AT_ONCE_SECONDS = 0.1  # beyond a round trip: a server that had closed before it saw the request says so by then
 _SEND_BYTES = 262_144  # one block of an upload: each gets the whole `timeout`
 _READ_BYTES = 65_536  # a TLS record holds at most 16 KiB; more than one waits only on plain connections
-_MOST_AT_ONCE = 262_144  # what one hop of an async stream brings at most
+_MOST_AT_ONCE = 262_144  # what one look at a body brings at most
 _MOST_HEAD_BYTES = 65_536
 
 class KeepAlive:
@@ -2103,19 +2103,22 @@ class KeepAlive:
         for turn in list(self._turns.values())[:1]:
             turn.come()
 
+    def _look_again(self) -> None:
+        with self._lock:
+            self._tidy()
+
     def _tidy(self) -> None:
         """Close idle connections that are too many or too old; where many are left, look again later."""
-        with self._lock:
-            while len(self._idle) > _MOST_IDLE or (len(self._idle) > 1 and not self._idle[0].usable()):
-                self._idle.pop(0).close()
-            if len(self._idle) > _FEW_IDLE and time.monotonic() >= self._next_look:
-                self._next_look = time.monotonic() + _IDLE_SECONDS / 10
-                timer = threading.Timer(_IDLE_SECONDS / 10, self._tidy)
-                timer.name, timer.daemon = "gigachat_lite", True
-                try:
-                    timer.start()
-                except RuntimeError:
-                    pass  # no thread can be started: they go with the next calls
+        while len(self._idle) > _MOST_IDLE or (len(self._idle) > 1 and not self._idle[0].usable()):
+            self._idle.pop(0).close()
+        if len(self._idle) > _FEW_IDLE and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _IDLE_SECONDS / 10
+            timer = threading.Timer(_IDLE_SECONDS / 10, self._look_again)
+            timer.name, timer.daemon = "gigachat_lite", True
+            try:
+                timer.start()
+            except RuntimeError:
+                pass  # no thread can be started: they go with the next calls
 
     def _flight(self) -> Optional[_Flight]:
         """Give the task or stream that this thread works for, if it does; _Cut where that is cut off already."""
@@ -2150,7 +2153,7 @@ class KeepAlive:
             self.cut()
 
     def forget(self) -> None:
-        """Close this process's copies of the sockets, which the parent goes on using. Takes no lock: see _Shared."""
+        """Close the sockets at exit, or a child's copies of its parent's. Takes no lock: it may be locked for ever."""
         for connection in [*self._busy, *self._idle]:
             connection.close()
 
@@ -2221,7 +2224,7 @@ class _Connection:
         self.where = address if tunnel is None else f"{tunnel} through the proxy {address}"  # for people
         self.timeout = 0.0  # of the request that it serves
         self.deadline = math.inf  # by time.monotonic(), of all that is received
-        self.doing = "connecting"  # what a failure would interrupt, for people
+        self.doing = "connecting"  # what a failure would interrupt; _ADVICE and _connection_error() know these words
         self.idle_since: Optional[Tuple[float, float]] = None  # by both clocks; None: it has served nobody yet
         self.pid = os.getpid()
         self.is_cut = False
@@ -2351,7 +2354,7 @@ class _Connection:
         return idle < _IDLE_SECONDS and self.sock is not None and not _readable(self.sock)
 
     def cut(self) -> None:
-        """End whatever another thread does with the socket. Closing it there could hit a newer one of its number."""
+        """End whatever another thread does with the socket. Closing it there could hit another that got its number."""
         self.is_cut = True
         sock = self.sock
         if sock is not None:
@@ -2435,7 +2438,7 @@ class _Head:
         parts = _FIELD.split(lines)  # names, values, and before each name what is no field: line ends, malformed lines
         self.pairs: List[Tuple[str, str]] = [(n, v.strip(" \t\r")) for n, v in zip(parts[1::3], parts[2::3])]
         if _FRAMING_FIELD.search("".join(parts[::3])): raise _NotHTTP("the length of the body is malformed")
-        if len(self.pairs) > 100: raise _NotHTTP("the head does not end")
+        if len(self.pairs) > 100: raise _NotHTTP("the head has more than 100 fields")
         self.fields: Dict[str, str] = {}
         for name, value in self.pairs:  # RFC 9110, section 5.3; what only says the same again is taken once
             known = self.fields.setdefault(name.lower(), value)
@@ -2456,7 +2459,7 @@ class _Payload:
         self._left = None if self._chunked or length is None else int(length)  # bytes, of the present chunk if chunked
         wish = head.fields.get("connection", "").lower()
         self.keeps = "close" not in wish if head.minor else "keep-alive" in wish  # the connection, for the next request
-        # Behind two lengths, or the announcement of a body that cannot be, whatever comes next may be that body.
+        # After two lengths, or the promise of a body that cannot be, the next bytes may belong to it.
         if self._chunked and (length is not None or not head.minor):
             self.keeps = False
         if head.status in (101, 204, 304):
@@ -2599,7 +2602,7 @@ class _Cut(Exception):
     """Ends the work for a task that was cancelled or a stream that was closed."""
 
 class _Flight:
-    """A task or a stream, which can be cut off, whatever it is blocked in."""
+    """A task or a stream, which can be cut off, whatever part of the network it waits for."""
     pool: Optional[KeepAlive] = None  # where it is blocked, if it is
     cut_off = False
 
@@ -2609,7 +2612,7 @@ class _Flight:
             self.pool.cut(self)
 
 # Set in the context that a worker or a stream runs in; a simple blocking call has none.
-_flight_cvar: contextvars.ContextVar[Optional[_Flight]] = contextvars.ContextVar("_flight_cvar", default=None)
+_flight_cvar: ContextVar[Optional[_Flight]] = ContextVar("_flight_cvar", default=None)
 
 
 # ---------- payloads
@@ -2870,7 +2873,7 @@ def _escaped(name: str) -> str:
     name = name.replace("\\", "\\\\").replace('"', "%22")
     return re.sub(r"[\x00-\x1f\x7f]", lambda match: f"%{ord(match.group()):02X}", name)
 
-# Each match goes on to the source, or past the tag: no character is looked at for two of them.
+# Each match takes all of a tag up to its source or end: no character is looked at twice.
 _IMAGE_ID = re.compile(r"<(?:img|video|audio)\b[^>]*?(?:\bsrc=[\"']([^\"'>]+)[\"']|>|\Z)", re.IGNORECASE)
 
 def file_ids(answer: Union[str, ChatCompletion, Messages, ChatCompletionResponse, ChatMessage]) -> List[str]:
@@ -2897,7 +2900,7 @@ def _as_request(payload: CompletionPayload) -> ChatCompletionRequest:
         error.args = (re.sub(r"\A\$\.(\S+) ", r"\1: ", str(error)),)
         raise
 
-def _chat_path(client: _Client, variable: contextvars.ContextVar[Any]) -> str:
+def _chat_path(client: _Client, variable: ContextVar[Any]) -> str:
     """Say where a chat goes: below base_url, or at another address of its server.
 
     *variable* holds a path, one from the root of the server (/v1/..., /api/v2/...), or a whole address."""
@@ -2980,7 +2983,7 @@ class _Shape(NamedTuple):
 
 _JSON_NAMES = {
     str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null", list: "array", dict: "object"
-}  # fmt: skip
+}
 
 def _shape_of(kind: Any) -> _Shape:
     """Read a type that stands alone: a schema of its own making may refer to itself there."""
@@ -3096,9 +3099,9 @@ def _parse(ask: Callable[[Any], T], request: Any, kind: Any, strict: bool) -> Tu
 def _answer(completion: Any) -> Tuple[Any, str, List[Any], Optional[str]]:
     """Give the message of an answer, None where there is none, its text, the calls it wants made, and why it ended."""
     if isinstance(completion, ChatCompletionResponse):
-        message, texts = completion.message, [one.text for one in completion.messages if one.role == "assistant"]
+        message = completion.message
         calls, reason = (message.function_calls, message.finish_reason) if message is not None else ([], None)
-        return message, next(filter(None, texts), ""), calls, completion.finish_reason or reason
+        return message, completion.text, calls, completion.finish_reason or reason
     for choice in completion.choices:
         answer = _as_message(choice.message)
         return answer, answer.content, [answer.function_call] if answer.function_call else [], choice.finish_reason
@@ -3173,7 +3176,7 @@ async def _run_tools(ask: Callable[[Any], Any], request: Any, functions: Sequenc
     others = [one for one in fields.get(key) or () if one.get("name") not in ours]
     request = type(request).from_dict({**fields, key: [*others, *functions]})
     completion: Any = None
-    for _ in range(rounds):
+    for _ in range(max(rounds, 1)):
         completion = await _done(functools.partial(ask, request), workers)
         message, _, calls, _ = _answer(completion)
         request.messages += [message] if message is not None else []
@@ -3231,7 +3234,7 @@ def _as_tools(tools: Sequence[Any]) -> Sequence[Any]:
     for tool in [_tool(one)[0] if callable(one) else _plain(one) for one in tools]:
         fields = tool if isinstance(tool, dict) else {}
         found = [fields] if "parameters" in fields else (fields.get("functions") or {}).get("specifications")
-        functions.update((one["name"], one) for one in found or ())
+        functions.update((one.get("name", one.get("title")), one) for one in found or ())
         others += [] if found else [tool]
     return [*others, {"functions": {"specifications": list(functions.values())}}]
 
@@ -3271,7 +3274,7 @@ def _grow(whole: Dict[str, Any], more: Mapping[str, Any]) -> None:
                     _grow(content[-1], part)
                 else:
                     content.append(part)
-        elif value:
+        elif value or value in (0, False):
             goes_on = name in ("content", "reasoning_content", "text")
             whole[name] = (whole.get(name) or "") + value if goes_on else value
 
@@ -3329,7 +3332,7 @@ class JSONObject:
         module, cls.__module__ = cls.__module__, "typing"
         dataclass(init=False, repr=False, eq=False)(cls)
         cls.__module__ = module
-        fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # a dataclass since three lines
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # which it has just become
         cls._defaults = {f.name: None if f.default is dataclasses.MISSING else f.default for f in fields}
         cls._required = frozenset(f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING)
         cls._needed, cls._rules = () if cls._lenient else tuple(cls._required), None
@@ -3625,7 +3628,7 @@ class ThreadStatus(str, enum.Enum):
     """State of a thread; the status in an answer is a string that compares equal to a member."""
     IN_PROGRESS = "in_progress"; READY = "ready"; FAILED = "failed"; DELETED = "deleted"
 
-_SENT: Any = None  # the default of what the API always sends
+_SENT: Any = None  # the default, typed without Optional, of what the API always sends
 
 class _Open(JSONObject):
     """A model whose constructor takes names that it does not know, and id_ for id, as those of the official SDK do."""
@@ -4005,7 +4008,7 @@ class ChatMessage(_Open):
 
 class ChatMessageChunk(ChatMessage):
     """What one chunk adds to a message."""
-    role: Optional[str] = None  # type: ignore[assignment]  # of this class only a chunk may lack it
+    role: Optional[str] = None  # type: ignore[assignment]  # a chunk may come without a role
 
 class ChatUsageInputTokensDetails(_Open):
     """Where the tokens of a request came from; ``cached_tokens`` may be more than all ``input_tokens``."""
@@ -4129,7 +4132,7 @@ class ChatCompletionResponse(_Open):
 
     @property
     def message(self) -> Optional[ChatMessage]:
-        """The assistant's last message; what the model thought before it is none."""
+        """The assistant's last message; its reasoning does not count."""
         return next((one for one in reversed(self.messages or ()) if one.role in ("assistant", None)), None)
 
     @property
@@ -4194,7 +4197,7 @@ def _run_command(argv: Sequence[str]) -> int:
         problem = f"there is no command {name}" if name else "a COMMAND is missing"
         raise ValueError(f"{problem}: {f'did you mean {near}?' if near else '--help lists them'}")
     elif (name != "chat" and len(settings) < len(options)) or (name == "doctor" and words):
-        raise ValueError(f"{name} takes less than that; {name} --help tells what it takes")
+        raise ValueError(f"{name} does not take all of that; {name} --help tells what it takes")
     elif name == "doctor":
         return _Doctor().examine(settings)
     else:

@@ -718,7 +718,7 @@ def test_wrong_arguments(scripted, call, method, arguments, error):
 def test_options_belong_into_the_payload(scripted, call, method):
     """An option beside the payload is answered with the way to write it."""
     server, client = scripted
-    with pytest.raises(TypeError, match=r"temperature belongs into the payload: \{'messages': \[...\], 'temperature'"):
+    with pytest.raises(TypeError, match=r"temperature belongs in the payload: \{'messages': \[...\], 'temperature'"):
         call(client, method, "x", temperature=0.5)
     assert not server.requests
 

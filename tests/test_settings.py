@@ -587,8 +587,8 @@ def test_nothing_to_authenticate_with(settings, server, call, arguments):
         ("ca_file", "did you mean ca_bundle_file?"),
         ("proxies", "did you mean proxy?"),
         ("request_timeout", "did you mean timeout?"),
-        ("temprature", "temperature belongs into the payload"),
-        ("max_tokens", "max_tokens belongs into the payload"),
+        ("temprature", "temperature belongs in the payload"),
+        ("max_tokens", "max_tokens belongs in the payload"),
     ],
 )
 @pytest.mark.parametrize("kind", [GigaChat, GigaChatSyncClient, GigaChatAsyncClient])
