@@ -3274,7 +3274,7 @@ def _grow(whole: Dict[str, Any], more: Mapping[str, Any]) -> None:
                     _grow(content[-1], part)
                 else:
                     content.append(part)
-        elif value or value in (0, False):
+        elif value not in (None, "", [], {}):
             goes_on = name in ("content", "reasoning_content", "text")
             whole[name] = (whole.get(name) or "") + value if goes_on else value
 
