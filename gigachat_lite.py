@@ -25,33 +25,8 @@ License: MIT. Copyright (c) 2026 the gigachat_lite authors.
 # fmt: off
 from __future__ import annotations  # Python 3.6 and older stop here: this needs 3.8 or newer
 
-import atexit
-import base64
-import collections
-import contextvars
-import copy
-import dataclasses
-import email.utils
-import enum
-import functools
-import http.client
-import inspect
-import io
-import json
-import logging
-import math
-import os
-import random
-import re
-import select
-import socket
-import ssl
-import stat
-import sys
-import threading
-import time
-import types
-import urllib.parse
+import atexit, base64, collections, contextvars, copy, dataclasses, email.utils, enum, functools, http.client, inspect
+import io, json, logging, math, os, random, re, select, socket, ssl, stat, sys, threading, time, types, urllib.parse
 import weakref
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -1762,7 +1737,7 @@ def _read_events(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
                 raise StreamInterruptedError("the stream ended inside an event") from error
             reply.events.append(text)
             if len(reply.events) == _MOST_EVENTS:
-                reply.events[:] = [_encode(_whole(result, reply))]
+                reply.events[:] = [json.dumps(_whole(result, reply).to_dict()).encode()]
             if named:
                 finished[0] = bool(chunk.finish_reason) or _complete(finished)
                 if name:
@@ -3087,8 +3062,8 @@ def _parse(ask: Callable[[Any], T], request: Any, kind: Any, strict: bool) -> Tu
     shape = _shape_of(kind)
     request.response_format = {"type": "json_schema", "schema": shape.schema, "strict": strict}
     completion = ask(request)
-    _, text, _, finish_reason = _answer(completion)
-    if finish_reason == "length": raise LengthFinishReasonError(completion)
+    _, text, _, cut = _answer(completion)
+    if cut: raise LengthFinishReasonError(completion)
     try:
         return completion, shape.value(_json_in(text))
     except ValueError as problem:
@@ -3096,16 +3071,19 @@ def _parse(ask: Callable[[Any], T], request: Any, kind: Any, strict: bool) -> Tu
         error.completion = completion
         raise error from problem
 
-def _answer(completion: Any) -> Tuple[Any, str, List[Any], Optional[str]]:
-    """Give the message of an answer, None where there is none, its text, the calls it wants made, and why it ended."""
+def _answer(completion: Any) -> Tuple[Any, str, List[Any], bool]:
+    """Give the message of an answer, None where there is none, its text, the calls it wants made, and if it was cut."""
     if isinstance(completion, ChatCompletionResponse):
-        message = completion.message
-        calls, reason = (message.function_calls, message.finish_reason) if message is not None else ([], None)
-        return message, completion.text, calls, completion.finish_reason or reason
+        message = completion.message or ChatMessage(role="assistant")
+        # The text is the first one, as with the official SDK.
+        said = next((one for one in completion.messages if one.role == "assistant" and one.text), message)
+        cut = "length" in (completion.finish_reason, said.finish_reason)
+        return completion.message, said.text, message.function_calls, cut
     for choice in completion.choices:
         answer = _as_message(choice.message)
-        return answer, answer.content, [answer.function_call] if answer.function_call else [], choice.finish_reason
-    return None, "", [], None
+        calls = [answer.function_call] if answer.function_call else []
+        return answer, answer.content, calls, choice.finish_reason == "length"
+    return None, "", [], False
 
 def _json_in(text: str) -> Any:
     """Read the JSON of an answer: all of its text, or what a fence of three backticks in it holds."""
@@ -3167,11 +3145,12 @@ async def _run_tools(ask: Callable[[Any], Any], request: Any, functions: Sequenc
     """Ask, make the calls that the answer wants made, and ask again; give the last answer and the whole history.
 
     It ends at an answer without calls or with one of a function that is not ours, and after *rounds* requests."""
-    names = [getattr(one, "__name__", "") for one in functions if callable(one)]
-    ours = dict(zip(names, filter(callable, functions)))
-    if len(ours) < len(names): raise TypeError(f"two of the functions have the same name: {', '.join(sorted(names))}")
-    waiting = [name for name in names if workers is None and inspect.iscoroutinefunction(ours[name])]
-    if waiting: raise TypeError(f"{waiting[0]} is a coroutine function: arun_tools() and achat.run_tools() await it")
+    ours: Dict[str, Any] = {}
+    for one in filter(callable, functions):
+        name = getattr(one, "__name__", "")  # what has none is refused when it is described
+        if ours.setdefault(name, one) != one and name: raise TypeError(f"two different functions are called {name}")
+        if workers is None and inspect.iscoroutinefunction(one):
+            raise TypeError(f"{name} is a coroutine function: arun_tools() and achat.run_tools() await it")
     fields, key = request.to_dict(), "functions" if isinstance(request, Chat) else "tools"
     others = [one for one in fields.get(key) or () if one.get("name") not in ours]
     request = type(request).from_dict({**fields, key: [*others, *functions]})
@@ -3229,13 +3208,14 @@ async def _done(step: Callable[[], Any], workers: Optional[_Workers]) -> Any:
 def _as_tools(tools: Sequence[Any]) -> Sequence[Any]:
     """Make one tool of all functions, where there are Python functions among the tools of a request."""
     if not any(callable(tool) or isinstance(tool, Function) for tool in tools): return tools
-    functions: Dict[str, Any] = {}  # by name: what was described already, once
+    functions: Dict[Any, Any] = {}  # by name: what was described already, once
     others: List[Any] = []
     for tool in [_tool(one)[0] if callable(one) else _plain(one) for one in tools]:
         fields = tool if isinstance(tool, dict) else {}
         found = [fields] if "parameters" in fields else (fields.get("functions") or {}).get("specifications")
-        functions.update((one.get("name", one.get("title")), one) for one in found or ())
-        others += [] if found else [tool]
+        for one in found or ():
+            functions[one.get("name", one.get("title"))] = one
+        others += [] if "parameters" in fields or "functions" in fields else [tool]
     return [*others, {"functions": {"specifications": list(functions.values())}}]
 
 def _text_of(chunk: Any) -> str:
@@ -3246,6 +3226,7 @@ def _text_of(chunk: Any) -> str:
 
 def _whole(result: Type[Any], reply: _Reply) -> Any:
     """Put the events of a stream together to the answer that would have come at once."""
+    if not reply.events: raise InvalidResponseError(f"{reply.what}: the stream brought no part of an answer")
     second = result is PrimaryChatCompletionChunk
     parts, key, first = ("messages", "role", "assistant") if second else ("choices", "index", 0)
     whole: Dict[str, Any] = {}
@@ -3256,27 +3237,35 @@ def _whole(result: Type[Any], reply: _Reply) -> Any:
             chunk = reply.as_model(result, chunk).to_dict()
         for part in chunk.pop(parts, None) or ():
             known = part.get(key) or first
-            _grow(grown.setdefault(known, {key: known}), part)
-        _grow(whole, chunk)
+            one = grown.setdefault(known, {key: known})
+            if second:
+                _grow(one, part)
+            else:
+                said = part.pop("delta", None) or part.pop("message", None) or {}
+                _grow(one.setdefault("message", {"role": "assistant", "content": ""}), said)
+                one.update((name, value) for name, value in part.items() if value is not None)
+        whole.update((name, value) for name, value in chunk.items() if value is not None)
     if second: return reply.as_model(ChatCompletionResponse, {**whole, "messages": list(grown.values())})
-    choices = [{"message": {"role": "assistant", "content": ""}, **grown[index]} for index in sorted(grown)]
+    choices = [grown[index] for index in sorted(grown)]
     return reply.as_model(ChatCompletion, {**whole, "choices": choices, "object": "chat.completion"})
 
-def _grow(whole: Dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Add what a chunk brings: text goes on, progress is replaced, anything else comes as a whole."""
+def _grow(message: Dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Add what a chunk brings to a message: text goes on, progress is replaced, anything else comes as a whole."""
     for name, value in more.items():
-        if name in ("delta", "message") and isinstance(value, dict):
-            _grow(whole.setdefault("message", {"role": "assistant", "content": ""}), value)
-        elif name == "content" and isinstance(value, list):
-            content = whole.setdefault("content", [])
+        if name == "content" and isinstance(value, list):
+            content = message.setdefault("content", [])
             for part in value:
-                if content and part.keys() == content[-1].keys() <= {"text", "tool_execution"}:
-                    _grow(content[-1], part)
+                last = content[-1] if content else {}
+                if part.keys() == last.keys() == {"text"}:
+                    last["text"] += part["text"]
+                elif part.keys() == last.keys() == {"tool_execution"}:
+                    last.update(part)
                 else:
                     content.append(part)
+        elif name in ("content", "reasoning_content") and isinstance(value, str):
+            message[name] = (message.get(name) or "") + value
         elif value not in (None, "", [], {}):
-            goes_on = name in ("content", "reasoning_content", "text")
-            whole[name] = (whole.get(name) or "") + value if goes_on else value
+            message[name] = value
 
 
 # ---------- JSON objects
@@ -3524,7 +3513,7 @@ def _add_place(error: Exception, step: str) -> None:
     text = str(error)
     error.args = (f"${step}{text[1:]}" if text.startswith("$") else f"${step}: {text}",)
 
-_TOO_DEEP = "the request is nested too deeply, or inside itself"
+_TOO_DEEP = "the value is nested too deeply, or inside itself"
 _LEAVES = {str, int, float, bool, type(None)}  # the types of what has nothing inside
 
 def _copied(value: Any, fields_of: Optional[Callable[[JSONObject], Dict[str, Any]]] = None) -> Any:
@@ -3600,7 +3589,9 @@ def _utf8(text: str) -> bytes:
     except UnicodeDecodeError as error:
         raise ValueError("the text holds half of a surrogate pair, which is no character") from error
 
-_DECODER = json.JSONDecoder(parse_constant=int)  # a ValueError for NaN and Infinity, which are not JSON
+def _no_constant(name: str) -> NoReturn: raise ValueError(f"{name} is not JSON")
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 def _decode(text: bytes) -> Any:
     """Read JSON, with U+FFFD for what is not UTF-8; ValueError, without the text: it may hold a secret."""
@@ -3709,10 +3700,11 @@ class FunctionRanker(_Open):
 class Chat(JSONObject):
     """A request for an answer. What is None is not sent; ``additional_fields`` go to the top, where the others win."""
     messages: List[Messages]; model: Optional[str] = None; temperature: Optional[float] = None
-    top_p: Optional[float] = None; n: Optional[int] = None; max_tokens: Optional[int] = None
-    stream: Optional[bool] = None; repetition_penalty: Optional[float] = None; update_interval: Optional[float] = None
-    profanity_check: Optional[bool] = None; function_call: Union[str, ChatFunctionCall, None] = None
-    functions: Optional[List[Function]] = None; flags: Optional[List[str]] = None; storage: Optional[Storage] = None
+    top_p: Optional[float] = None; n: Optional[int] = None; stream: Optional[bool] = None
+    max_tokens: Optional[int] = None; repetition_penalty: Optional[float] = None
+    update_interval: Optional[float] = None; profanity_check: Optional[bool] = None
+    function_call: Union[str, ChatFunctionCall, None] = None; functions: Optional[List[Function]] = None
+    flags: Optional[List[str]] = None; storage: Optional[Storage] = None
     additional_fields: Optional[Dict[str, Any]] = None; reasoning_effort: Optional[str] = None
     response_format: Optional[ResponseFormat] = None; function_ranker: Optional[FunctionRanker] = None
     assistant_id: Optional[str] = None; reasoning_max_tokens: Optional[int] = None
@@ -3873,9 +3865,10 @@ ThreadMessageAttachment = AssistantAttachment
 class Assistant(JSONObject):
     """An assistant. Times are Unix times, seconds."""
     assistant_id: str; model: str = ""; name: Optional[str] = None; description: Optional[str] = None
-    instructions: Optional[str] = None; created_at: int = 0; updated_at: int = 0; file_ids: Optional[List[str]] = None
-    files: Optional[List[AssistantAttachment]] = None; metadata: Optional[Dict[str, Any]] = None
-    threads_count: Optional[int] = None; functions: Optional[List[Function]] = None
+    instructions: Optional[str] = None; created_at: int = 0; updated_at: int = 0
+    files: Optional[List[AssistantAttachment]] = None; file_ids: Optional[List[str]] = None
+    metadata: Optional[Dict[str, Any]] = None; threads_count: Optional[int] = None
+    functions: Optional[List[Function]] = None
 
 class Assistants(JSONObject):
     """The assistants that there are."""
@@ -4238,7 +4231,8 @@ def _commands() -> Dict[str, Callable[..., object]]:
     groups = {"chat.": ChatNamespace, "assistants.": AssistantsSyncClient, "threads.": ThreadsSyncClient}
     for group, owner in {"": GigaChatSyncClient, **groups}.items():
         for name, method in vars(owner).items():
-            if inspect.isfunction(method) and name[0] != "_" and name != "close":
+            apart = ("close", "parse", "chat_parse", "run_tools")  # the last three take types and functions
+            if inspect.isfunction(method) and name[0] != "_" and name not in apart:
                 commands[group + name] = method
     return commands
 
@@ -4247,7 +4241,8 @@ def _help(name: str, commands: Mapping[str, Callable[..., object]]) -> str:
     usage = f"usage: {_PROGRAM} [--SETTING VALUE]..."
     if name:
         method = functools.partial(commands[name], None)  # None stands for self
-        takes = "" if name in ("chat", "doctor") else str(inspect.signature(method)).replace("'", "")
+        takes = "" if name in ("chat", "doctor") else str(inspect.signature(method))
+        takes = re.sub(r"'|, \*\*options: 'NoReturn'", "", takes)
         return f"{usage} {name}{takes}\n\n{inspect.getdoc(commands[name])}"
     lines = [f"{usage} COMMAND [TEXT | NAME=VALUE]...",
              "- is the text on standard input; a VALUE is JSON or text; COMMAND --help tells more.\n\nCommands:",
@@ -4320,7 +4315,8 @@ def _print_answer(chunks: Stream[ChatCompletionChunk]) -> None:
             end = "\n"
             print(_STEERING.sub("", text) if on_terminal else text, end="", flush=True)
     finally:
-        print(end=end, flush=True)
+        if end:  # else what went wrong may be that nothing can be printed
+            print(flush=True)
     for choice in chunks.get_final_completion().choices:
         if choice.finish_reason not in (None, "stop"):
             _say(f"finish reason {choice.finish_reason}")  # length: cut off; blacklist: refused

@@ -1192,6 +1192,19 @@ def test_long_streams_do_not_grow():
         assert sum(type(one) is ChoicesChunk for one in gc.get_objects()) < 2000
 
 
+@pytest.mark.parametrize("most", [2, 3, 10_000])
+def test_halves_of_a_surrogate_pair_in_a_long_stream(monkeypatch, most):
+    """What is kept of a long stream is put together now and then, also between two halves of a character."""
+    monkeypatch.setattr(gigachat_lite, "_MOST_EVENTS", most)
+    halves = [delta("HALF").replace(b"HALF", half) for half in (rb"\ud83d", rb"\ude00")]
+    with RawServer(streaming(delta("a"), *halves, *halves, delta("z", "stop"), DONE)) as server:
+        with raw_client(server) as client:
+            stream = client.stream("Привет")
+            assert contents(stream) == ["a", "\ud83d", "\ude00", "\ud83d", "\ude00", "z"]
+            whole = stream.get_final_completion().choices[0].message.content
+    assert whole.encode("utf-16", "surrogatepass").decode("utf-16") == "a\U0001f600\U0001f600z"
+
+
 def test_null_delta():
     """A delta that is null is as good as an absent one, in a chunk and in the whole answer."""
     null = event({"choices": [{"delta": None, "index": 0}]})

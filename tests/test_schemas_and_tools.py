@@ -857,7 +857,7 @@ def test_two_functions_of_one_name(name):
 
     other.__name__ = "weather"
     with RawServer(always(answer(COMPLETION))) as server, raw_client(server) as client:
-        with pytest.raises(TypeError, match="same name: undocumented, weather, weather"):
+        with pytest.raises(TypeError, match="two different functions are called weather"):
             result = operator.attrgetter(name)(client)("a", [weather, undocumented, {"name": "f"}, other])
             asyncio.run(result)
         assert server.requests == []
@@ -1104,6 +1104,50 @@ def test_a_stream_as_a_whole(method, events):
     assert whole == again
 
 
+UNKNOWN = [
+    {"choices": [{"delta": {"text": ["l"], "content": "a"}, "extra": "x"}], "text": "q", "content": {"k": 1}, "odd": 1},
+    {
+        "choices": [{"delta": {"content": "b"}, "extra": "", "finish_reason": "stop"}],
+        "text": "r",
+        "odd": 0,
+        "usage": {},
+    },
+]
+
+
+@pytest.mark.parametrize("call", [call_sync, call_async], ids=["sync", "async"])
+@pytest.mark.parametrize("most", [10_000, 2])
+def test_keys_that_nobody_knows_in_a_whole_answer(call, most, monkeypatch):
+    """The text of messages goes on; of anything else the last value counts, whatever it is."""
+    monkeypatch.setattr(gigachat_lite, "_MOST_EVENTS", most)
+    with RawServer(closing(STREAM_HEAD, *map(chunk, [*map(event, UNKNOWN), event("[DONE]")]), LAST_CHUNK)) as server:
+        with raw_client(server) as client:
+            whole = final(client, call).to_dict()
+    assert whole["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "ab", "text": ["l"]},
+            "extra": "",
+            "finish_reason": "stop",
+        }
+    ]
+    assert (whole["text"], whole["content"], whole["odd"]) == ("r", {"k": 1}, 0)
+
+
+def final(client, call):
+    async def read():
+        return await client.astream("a").get_final_completion()
+
+    return client.stream("a").get_final_completion() if call is call_sync else asyncio.run(read())
+
+
+@pytest.mark.parametrize("call", [call_sync, call_async], ids=["sync", "async"])
+def test_a_stream_without_any_part(call):
+    with RawServer(closing(STREAM_HEAD, chunk(event("[DONE]")), LAST_CHUNK)) as server, raw_client(server) as client:
+        with pytest.raises(InvalidResponseError, match="no part of an answer"):
+            final(client, call)
+
+
 def test_a_stream_that_was_cut_has_no_final_completion():
     with RawServer(closing(STREAM_HEAD, *map(chunk, EVENTS[:4]))) as server, raw_client(server) as client:
         with pytest.raises(StreamInterruptedError):
@@ -1151,6 +1195,10 @@ def test_typed_answers_of_the_second_version(name):
     [
         second({"text": '{"x": 1}'}, finish_reason="length"),
         {**second(finish_reason="length"), "messages": [{"role": "reasoning"}]},
+        {
+            "messages": [{"role": "assistant", "content": '{"x": 1}', "finish_reason": "length"}],
+            "finish_reason": "stop",
+        },
     ],
 )
 def test_cut_answers_of_the_second_version(name, reply):
