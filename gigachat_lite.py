@@ -884,15 +884,15 @@ class _Client:
     def _current_token(self) -> Optional[AccessToken]:
         """Give a token that is good for a call: one token request, whatever the number of callers."""
         shared, here = self._shared, self._shared.here
-        failure_before = here.login_failure
+        logins_before = here.logins
         with here.login_lock:
             if shared.token is not None and (shared.renew_at is None or time.time() < shared.renew_at):
                 return shared.token
             if not self._can_log_in(): return None
-            if here.login_failure is not None and here.login_failure is not failure_before:
-                # The request that we waited for failed; another one for each who waited would multiply it.
+            if here.logins > logins_before and here.login_failure is not None:
+                # A request that began while we waited failed; another one for each who waited would multiply it.
                 raise copy.copy(here.login_failure)
-            here.login_failure = None
+            here.logins, here.login_failure = here.logins + 1, None
             try:
                 token = self._log_in()
             except GigaChatException as error:
@@ -1011,7 +1011,7 @@ class _Process:
         # Guards the token and all about it; never held during an API call. Reentrant: a signal handler, or a destructor
         # that the collector runs, may make a call while its own thread logs in.
         self.login_lock = threading.RLock()
-        self.login_failure: Optional[GigaChatException] = None
+        self.logins, self.login_failure = 0, cast(Optional[GigaChatException], None)
 
     def open(self, request: Request) -> Any:
         """Send a request and wait for the head of its answer."""
@@ -1702,7 +1702,7 @@ def _read_lines(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
         for line in parser.feed(data or b"\n"):
             yield reply.as_model(result, reply.parse(line))
 
-_OURS = re.compile(r"(message)?\Z|response\.")  # names of events that are parts of an answer; most have none
+_OURS = re.compile(r"(message)?\Z"), re.compile(r"(message)?\Z|response\.")  # events with parts of answers; v1, v2
 _FAILURES = ("error", "response.error")
 
 def _read_events(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
@@ -1712,7 +1712,7 @@ def _read_events(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
     the stream: one that nobody holds any more goes at once, and its connection with it."""
     _require_events(reply)
     named = result is PrimaryChatCompletionChunk  # chat v2, where events have names and the chunk is the only choice
-    sign = "messages" if named else "choices"
+    sign, ours = ("messages" if named else "choices"), _OURS[named]
     finished: Dict[int, bool] = {}  # by the index of the choice
     parser, data = _EventParser(), b"-"
     while data:
@@ -1724,12 +1724,12 @@ def _read_events(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
                     yield None  # that may wait
                     reply.answer.drain()
                     return
-                if name not in _FAILURES and not (text and _OURS.match(name)): continue  # it keeps the connection alive
+                if name not in _FAILURES and not (text and ours.match(name)): continue  # it keeps the connection alive
             try:
                 value = reply.parse(text)
                 if not isinstance(value, dict) or (sign not in value and not (named and "finish_reason" in value)):
                     _raise_for_error(reply, name, text, value)
-                    if not _OURS.match(name): continue  # a kind of event that is none of ours, such as "ping"
+                    if not ours.match(name): continue  # a kind of event that is none of ours, such as "ping"
                 chunk: Any = reply.as_model(result, value)
             except InvalidResponseError as error:
                 if data: raise
@@ -1737,7 +1737,7 @@ def _read_events(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
                 raise StreamInterruptedError("the stream ended inside an event") from error
             reply.events.append(text)
             if len(reply.events) == _MOST_EVENTS:
-                reply.events[:] = [json.dumps(_whole(result, reply).to_dict()).encode()]
+                reply.events[:] = [_whole(result, reply).to_dict()]
             if named:
                 finished[0] = bool(chunk.finish_reason) or _complete(finished)
                 if name:
@@ -1849,7 +1849,7 @@ class _Reply:
         self.receive: Callable[[], bytes] = answer.receive
         self.close: Callable[[], None] = answer.close
         self.content: bytes = b""  # the body, where it was read whole
-        self.events: List[bytes] = []  # of a stream, for get_final_completion()
+        self.events: List[Any] = []  # the bytes of a stream's, for get_final_completion(), or what was made of them
         self.answer: _Answer = answer
         self._sent = sent  # the headers of the request
         self._settings = settings
@@ -1953,6 +1953,7 @@ class KeepAlive:
     def __init__(self, settings: _Settings) -> None:
         self._settings, self._pid = settings, os.getpid()
         self._tls: Optional[ssl.SSLContext] = None
+        self._tls_lock = threading.RLock()  # guards it alone: to read the roots takes long
         self._closed = False
         # Guards all of these. Reentrant: garbage collection may close a stream while its thread is in here.
         self._lock = threading.RLock()
@@ -2056,7 +2057,7 @@ class KeepAlive:
         return _Answer(connection, connection.read_head("waiting for the answer"), self._give_back)
 
     def _tls_context(self) -> ssl.SSLContext:
-        with self._lock:
+        with self._tls_lock:
             self._tls = self._tls or _tls_context(self._settings)
             return self._tls
 
@@ -3232,7 +3233,7 @@ def _whole(result: Type[Any], reply: _Reply) -> Any:
     whole: Dict[str, Any] = {}
     grown: Dict[Any, Dict[str, Any]] = {}  # choices by index; in the second version messages by role
     for event in reply.events:
-        chunk = reply.parse(event)
+        chunk = _copied(event) if isinstance(event, dict) else reply.parse(event)
         if second:  # where names and content have several spellings
             chunk = reply.as_model(result, chunk).to_dict()
         for part in chunk.pop(parts, None) or ():

@@ -970,12 +970,13 @@ def streaming(*pieces, end=LAST_CHUNK):
         ([FINISHED, DONE[:-1]], ["два"]),
         ([FINISHED, b"data: {half"], ["два"]),
         ([b": ping\n\n", b"event: ping\ndata: {}\n\n", FINISHED, DONE], ["два"]),
+        ([b'event: response.ping\ndata: {"t":1}\n\n', FINISHED, DONE], ["два"]),
         ([delta("a", "length")], ["a"]),
         ([delta("a", "blacklist")], ["a"]),
         ([delta("", "function_call")], [""]),
         ([delta("a", "new_reason")], ["a"]),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_complete_streams(call, pieces, expected, end):
     """[DONE] or any finish_reason ends a stream well, whatever the connection does then."""
@@ -1203,6 +1204,17 @@ def test_halves_of_a_surrogate_pair_in_a_long_stream(monkeypatch, most):
             assert contents(stream) == ["a", "\ud83d", "\ude00", "\ud83d", "\ude00", "z"]
             whole = stream.get_final_completion().choices[0].message.content
     assert whole.encode("utf-16", "surrogatepass").decode("utf-16") == "a\U0001f600\U0001f600z"
+
+
+def test_infinity_in_a_long_stream(monkeypatch):
+    """Numbers that JSON can write and Python cannot hold do no harm when a long stream is put together."""
+    monkeypatch.setattr(gigachat_lite, "_MOST_EVENTS", 2)
+    pieces = [delta("a").replace(b'"index"', b'"score": 1e999, "index"')] * 5
+    with RawServer(streaming(*pieces, delta("z", "stop"), DONE)) as server, raw_client(server) as client:
+        stream = client.stream("Привет")
+        assert contents(stream) == ["a"] * 5 + ["z"]
+        wholes = [stream.get_final_completion().choices[0].message.content for _ in range(2)]
+    assert wholes == ["aaaaaz"] * 2
 
 
 def test_null_delta():

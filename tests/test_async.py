@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ from faults import (
     well_behaved,
 )
 
-from gigachat_lite import APIConnectionError, GigaChatException
+from gigachat_lite import APIConnectionError, GigaChat, GigaChatException
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -544,3 +545,34 @@ def test_two_tasks_on_one_stream():
             await asyncio.gather(first, return_exceptions=True)
 
         asyncio.run(run())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_cancelling_does_not_wait_for_the_roots(tmp_path):
+    """A task that is cancelled while its worker reads the root certificates is free at once, and so is the loop."""
+    pipe = tmp_path / "roots.pem"
+    os.mkfifo(str(pipe))
+
+    def end():  # there is a writer, and there is none
+        os.close(os.open(str(pipe), os.O_RDWR | os.O_NONBLOCK))
+
+    async def main(server):
+        url = server.base_url.replace("http:", "https:")
+        async with GigaChat(base_url=url, access_token="t", ca_bundle_file=str(pipe)) as client:
+            task = asyncio.ensure_future(client.achat("Привет"))
+            await asyncio.get_running_loop().run_in_executor(None, server.wait, lambda: server.connections)
+            await asyncio.sleep(0.05)
+            started = time.monotonic()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert time.monotonic() - started < WAIT_SECONDS / 4
+
+    with RawServer(well_behaved) as server:
+        late = threading.Timer(WAIT_SECONDS / 2, end)
+        late.start()
+        try:
+            asyncio.run(main(server))
+        finally:
+            late.cancel()
+            end()

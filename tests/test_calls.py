@@ -27,6 +27,7 @@ from faults import (
     chunk,
     closing,
     delta,
+    good_answer,
     silent_after,
 )
 from local_server import LocalServer
@@ -560,6 +561,38 @@ def test_one_failed_token_request_for_all(how):
         assert {failure.retry_after for failure in failures} == {7.0}
         assert len({id(failure) for failure in failures}) == 20  # each has a traceback of its own
         assert len(server.requests) < 20
+
+
+def test_a_login_that_timed_out_is_the_failure_of_its_caller():
+    """Who waits for the token request of somebody with a shorter timeout makes one of his own."""
+
+    def handler(wire):
+        request = wire.receive()
+        if len(server.requests) == 1:
+            wire.wait_for_close()  # the first login gets no answer
+        while request is not None:
+            token = {"access_token": "t", "expires_at": 9e12}
+            wire.send(answer(token) if request.path == "/oauth" else good_answer(request))
+            request = wire.receive()
+
+    with RawServer(handler) as server:
+        auth_url = server.base_url.partition("/api")[0] + "/oauth"
+        with GigaChat(base_url=server.base_url, auth_url=auth_url, credentials="a2V5OmtleQ==") as client:
+            failures = []
+
+            def hurried():
+                try:
+                    client.with_options(timeout=1).chat("a")
+                except APITimeoutError as error:
+                    failures.append(error)
+
+            thread = threading.Thread(target=hurried)
+            thread.start()
+            server.wait(lambda: server.requests)
+            assert client.chat("b").choices
+            thread.join()
+        assert len(failures) == 1
+        assert [request.path for request in server.requests].count("/oauth") == 2
 
 
 def test_slow_login_does_not_hold_back_calls(connect, server):
