@@ -26,8 +26,8 @@ License: MIT. Copyright (c) 2026 the gigachat_lite authors.
 from __future__ import annotations  # Python 3.6 and older stop here: this needs 3.8 or newer
 
 import atexit, base64, collections, contextvars, copy, dataclasses, email.utils, enum, functools, http.client, inspect
-import io, json, logging, math, os, random, re, select, socket, ssl, stat, sys, threading, time, types, urllib.parse
-import weakref
+import io, itertools, json, logging, math, os, random, re, select, socket, ssl, stat, sys, threading, time, types
+import urllib.parse, weakref
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -3232,41 +3232,39 @@ def _whole(result: Type[Any], reply: _Reply) -> Any:
     parts, key, first = ("messages", "role", "assistant") if second else ("choices", "index", 0)
     whole: Dict[str, Any] = {}
     grown: Dict[Any, Dict[str, Any]] = {}  # choices by index; in the second version messages by role
+    pieces: Dict[Tuple[Any, str], List[Any]] = {}  # of what goes on; of anything else the last counts
     for event in reply.events:
         chunk = _copied(event) if isinstance(event, dict) else reply.parse(event)
         if second:  # where names and content have several spellings
             chunk = reply.as_model(result, chunk).to_dict()
         for part in chunk.pop(parts, None) or ():
             known = part.get(key) or first
-            one = grown.setdefault(known, {key: known})
-            if second:
-                _grow(one, part)
-            else:
-                said = part.pop("delta", None) or part.pop("message", None) or {}
-                _grow(one.setdefault("message", {"role": "assistant", "content": ""}), said)
+            one = message = grown.setdefault(known, {key: known})
+            said = part if second else part.pop("delta", None) or part.pop("message", None) or {}
+            if not second:
+                message = one.setdefault("message", {"role": "assistant", "content": ""})
                 one.update((name, value) for name, value in part.items() if value is not None)
+            for name in {"content", "reasoning_content"} & said.keys():
+                more = said.pop(name) or ()
+                pieces.setdefault((known, name), []).extend([more] if isinstance(more, str) else more)
+            message.update((name, value) for name, value in said.items() if value not in (None, "", [], {}))
         whole.update((name, value) for name, value in chunk.items() if value is not None)
+    for (known, name), said in pieces.items():
+        message = grown[known] if second else grown[known]["message"]
+        message[name] = _joined(said) if second and name == "content" else "".join(said)
     if second: return reply.as_model(ChatCompletionResponse, {**whole, "messages": list(grown.values())})
     choices = [grown[index] for index in sorted(grown)]
     return reply.as_model(ChatCompletion, {**whole, "choices": choices, "object": "chat.completion"})
 
-def _grow(message: Dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Add what a chunk brings to a message: text goes on, progress is replaced, anything else comes as a whole."""
-    for name, value in more.items():
-        if name == "content" and isinstance(value, list):
-            content = message.setdefault("content", [])
-            for part in value:
-                last = content[-1] if content else {}
-                if part.keys() == last.keys() == {"text"}:
-                    last["text"] += part["text"]
-                elif part.keys() == last.keys() == {"tool_execution"}:
-                    last.update(part)
-                else:
-                    content.append(part)
-        elif name in ("content", "reasoning_content") and isinstance(value, str):
-            message[name] = (message.get(name) or "") + value
-        elif value not in (None, "", [], {}):
-            message[name] = value
+def _joined(parts: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    """Join the parts of a message that are texts; of those that tell how a tool fares the last counts."""
+    joined: List[Dict[str, Any]] = []
+    for kind, same in itertools.groupby(parts, lambda part: next(iter(part)) if len(part) == 1 else ""):
+        if kind == "text":
+            joined.append({"text": "".join(part["text"] or "" for part in same)})
+        else:
+            joined += list(same)[-1:] if kind == "tool_execution" else same
+    return joined
 
 
 # ---------- JSON objects
