@@ -2612,25 +2612,27 @@ def _as_chat(payload: Payload) -> Chat:
         raise ValueError("there is nothing to answer: the list of messages is empty")
     return payload
 
-def _as_messages(messages: Any) -> List[Messages]:
+def _as_messages(messages: Any, own: bool = False) -> List[Messages]:
     alone = isinstance(messages, (str, dict, Messages))
     made: List[Messages] = []
     for message in [messages] if alone else _listed(messages, "text, a dict, a list of messages or a Chat"):
         try:
-            made.append(_as_message(message))
+            made.append(_as_message(message, own))
         except (TypeError, ValueError) as error:
             _add_place(error, f".messages[{len(made)}]")
             raise
     return made
 
-def _as_message(message: Message) -> Messages:
+def _as_message(message: Message, own: bool = False) -> Messages:
+    """Make a message; a dict is copied, unless it is our *own*."""
     if isinstance(message, str): return Messages(role=MessagesRole.USER, content=message)
     if not isinstance(message, (Messages, dict)):
         raise TypeError(f"$ must be Messages, a dict or str, not {type(message).__name__}")
+    make = Messages._of if own else Messages.from_dict
     fields = message if isinstance(message, dict) else vars(message)
     if fields.get("content") is None:  # the API wants one, even next to a function call
-        return Messages.from_dict({**fields, "content": ""})
-    return Messages.from_dict(message) if isinstance(message, dict) else message
+        return make({**fields, "content": ""})
+    return make(message) if isinstance(message, dict) else message
 
 def _listed(values: Any, expected: str) -> List[Any]:
     """Make a list of what is as good as one: a tuple, a generator, a vector of numpy or pandas."""
@@ -3259,11 +3261,11 @@ def _whole(result: Type[Any], reply: _Reply) -> Any:
 def _joined(parts: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
     """Join the parts of a message that are texts; of those that tell how a tool fares the last counts."""
     joined: List[Dict[str, Any]] = []
-    for kind, same in itertools.groupby(parts, lambda part: next(iter(part)) if len(part) == 1 else ""):
+    for kind, run in itertools.groupby(parts, lambda part: next(iter(part)) if len(part) == 1 else ""):
+        same = list(run)
         if kind == "text":
-            joined.append({"text": "".join(part["text"] or "" for part in same)})
-        else:
-            joined += list(same)[-1:] if kind == "tool_execution" else same
+            same = [{"text": "".join(part["text"] or "" for part in same)}]
+        joined += same[-1:] if kind == "tool_execution" else same
     return joined
 
 
@@ -3365,7 +3367,7 @@ class JSONObject:
         """Make an object of a JSON object; unknown keys are kept. ValueError where it is not what *cls* should be."""
         if not isinstance(fields, (dict, Mapping)):  # in this order, since asking Mapping takes longer
             raise TypeError(f"{cls.__name__} needs a dict, not {type(fields).__name__}")
-        return cls._of(_copied(dict(fields)))
+        return cls._of(_copied(fields if isinstance(fields, dict) else dict(fields)))
 
     @classmethod
     def model_validate(cls: Type[J], value: Any) -> J:
@@ -3518,9 +3520,9 @@ _LEAVES = {str, int, float, bool, type(None)}  # the types of what has nothing i
 def _copied(value: Any, fields_of: Optional[Callable[[JSONObject], Dict[str, Any]]] = None) -> Any:
     """Copy the dicts and lists of JSON; with *fields_of* make dicts of the models in it, or else leave them."""
     try:
-        if isinstance(value, JSONObject): return value if fields_of is None else _copied(fields_of(value), fields_of)
         if isinstance(value, dict):
             return {name: item if type(item) in _LEAVES else _copied(item, fields_of) for name, item in value.items()}
+        if isinstance(value, JSONObject): return value if fields_of is None else _copied(fields_of(value), fields_of)
         if isinstance(value, (list, tuple)):
             flat = _LEAVES.issuperset(map(type, value))
             return list(value if flat else map(functools.partial(_copied, fields_of=fields_of), value))
@@ -3710,7 +3712,8 @@ class Chat(JSONObject):
 
     def _adopt(self, fields: Dict[str, Any]) -> None:
         if isinstance(fields.get("messages"), (str, dict, Messages)): raise TypeError("messages must be a list")
-        fields["messages"] = _as_messages(fields.get("messages"))
+        messages = fields.get("messages")
+        fields["messages"] = _as_messages(messages, own=type(messages) is list)  # what a generator gives was not copied
         if isinstance(fields.get("functions"), (list, tuple)):
             fields["functions"] = [Function.of(one) if callable(one) else one for one in fields["functions"]]
         super()._adopt(fields)

@@ -786,3 +786,14 @@ def test_json_lines_broken_off(call, end):
 def test_timeout_is_one_of_connection_errors():
     """Who catches connection errors catches a stream's silence too."""
     assert issubclass(APITimeoutError, APIConnectionError) and issubclass(StreamInterruptedError, APIConnectionError)
+
+
+@pytest.mark.parametrize("wrap", [list, tuple, iter, lambda messages: (message for message in messages)])
+def test_a_request_leaves_the_callers_messages_alone(wrap):
+    """However the messages come, the request has copies of its own."""
+    mine = [{"role": "function", "name": "f", "content": {"a": 1}}, {"role": "user", "content": None}]
+    before = copy.deepcopy(mine)
+    for chat in (Chat.from_dict({"messages": wrap(mine)}), Chat(messages=wrap(mine))):
+        chat.messages[0].name = "other"
+        chat.messages[1].content = "other"
+    assert mine == before
