@@ -3362,6 +3362,8 @@ class JSONObject:
             make = type(self).__dataclass_fields__[name].default_factory
             return None if make is dataclasses.MISSING else make()
 
+        def __getitem__(self, key: Any) -> NoReturn: raise TypeError(f"write .{key}, or to_dict()[{key!r}]")
+
     @classmethod
     def from_dict(cls: Type[J], fields: Mapping[str, Any]) -> J:
         """Make an object of a JSON object; unknown keys are kept. ValueError where it is not what *cls* should be."""

@@ -881,3 +881,14 @@ def test_no_body_takes_long(body):
         except InvalidResponseError:
             pass
         assert time.process_time() - started < 5
+
+
+def test_a_model_is_no_dict():
+    """Who takes an answer for a dict is told what to write."""
+    answer = Chat(messages=["a"])
+    with pytest.raises(TypeError, match=r"write \.messages, or to_dict\(\)\['messages'\]"):
+        answer["messages"]
+    with pytest.raises(TypeError):
+        list(answer)
+    with pytest.raises(TypeError):
+        dict(answer)
