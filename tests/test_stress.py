@@ -246,7 +246,9 @@ def interrupted(asker):
                 ask(question)
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
-        except Interrupt as error:
+        except (Interrupt, RuntimeError) as error:
+            if not isinstance(error, Interrupt) and not isinstance(error.__context__, Interrupt):
+                raise  # else Thread.start() was interrupted in a Condition of Python's, which cannot stand that
             asker._fail(question, error)
 
     earlier = signal.signal(signal.SIGALRM, handler)
