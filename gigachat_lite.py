@@ -1632,10 +1632,10 @@ class Stream(Generic[T]):
 
     def __next__(self) -> T:
         """Wait for the next chunk; StopIteration at the end of the answer, and only there: what was cut raises."""
+        if self._flight.cut_off: raise APIConnectionError("the stream was closed before its end")
         if self._reading: raise RuntimeError("another thread is waiting for the next chunk of this stream")
         self._reading = True
         try:
-            if self._flight.cut_off: raise _Cut
             chunk = next(self._chunks, None) if self._reply is not None else self._first()
         except _Cut:
             raise APIConnectionError("the stream was closed before its end") from None
@@ -2790,8 +2790,8 @@ class _Upload:
         nothing = "" if isinstance(file, io.TextIOBase) else file.read(0)
         getattr(nothing, "close", bool)()  # a coroutine that nobody awaits would complain
         if nothing != b"":
-            advice = 'open it with "rb"; of an asynchronous one give its .file'
-            raise TypeError(f"read(0) of the file gave {nothing!r:.40}, not b'': {advice}")
+            advice = 'open it with "rb"; of an asynchronous one give its .file, or what its read() gives'
+            raise TypeError(f"{type(file).__name__} is not a file in binary mode, whose read(0) gives b'': {advice}")
         try:
             file.tell()
             file.seek(0, os.SEEK_END)  # which returns nothing in mmap before 3.13
