@@ -101,10 +101,7 @@ def _as_chat(payload: Any) -> Any:
 
 
 def _validate(kind: Any, value: Any, **_: Any) -> Any:
-    try:
-        return _core_validate(kind, value)
-    except TypeError as error:
-        raise ValueError(str(error)) from error
+    return _core_validate(kind, value)
 
 
 def _copy(self: Any, *, update: Optional[Dict[str, Any]] = None, deep: bool = False) -> Any:
@@ -159,12 +156,6 @@ def _prune(value: Any, dump: Any, by_alias: bool, unset: bool, defaults: bool) -
                 _prune(field, dump[name], by_alias, unset, defaults)
 
 
-def _dump_json(self: Any, *, indent: Optional[int] = None, **options: Any) -> str:
-    separators = (",", ":") if indent is None else None
-    dump = _dump(self, **{**options, "mode": "json"})
-    return json.dumps(dump, ensure_ascii=False, indent=indent, separators=separators)
-
-
 class _Fields:
     """The fields of a class, by the SDK's names: ``Chat.model_fields``."""
 
@@ -205,7 +196,7 @@ def _teach_manners() -> None:
             getattr(lite, kind)._defaults.pop(field, None)
     manners = {
         "__init__": _init, "_adopt": _adopt, "__eq__": _equal, "__iter__": _pairs,
-        "model_dump": _dump, "dict": _dump, "model_dump_json": _dump_json, "json": _dump_json,
+        "model_dump": _dump, "dict": _dump, "json": _Base.model_dump_json,
         "model_validate": classmethod(_validate), "parse_obj": classmethod(_validate),
         "model_validate_json": classmethod(lambda kind, text, **_: _validate(kind, json.loads(text))),
         "model_copy": _copy, "copy": _copy, "model_fields": _Fields(), "model_extra": property(_extra),
