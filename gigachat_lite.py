@@ -1745,10 +1745,8 @@ def _read_events(result: Type[J], reply: _Reply) -> Iterator[Optional[J]]:
             for choice in () if named else chunk.choices:
                 if choice.delta is None:  # null is as good as absent
                     choice.delta = MessagesChunk()
-                if choice.finish_reason:
-                    finished[choice.index or 0] = True
-                elif (choice.index or 0) not in finished:
-                    finished[choice.index or 0] = False
+                index = choice.index or 0
+                finished[index] = bool(choice.finish_reason) or finished.get(index, False)
             yield chunk
     if not _complete(finished):
         raise StreamInterruptedError("the stream ended before the answer did: neither [DONE] nor a finish reason came")
@@ -2681,7 +2679,6 @@ def _run_options(options: Union[ThreadRunOptions, Dict[str, Any], None]) -> Dict
 def _run_body(thread_id: str, assistant_id: Optional[str], thread_options: Any, options: Any) -> Dict[str, Any]:
     if options is not None:
         import warnings
-
         warnings.warn("options is deprecated: use thread_options", DeprecationWarning, stacklevel=3)
     return {**_run_options(thread_options or options), "thread_id": thread_id, "assistant_id": assistant_id}
 
@@ -3030,8 +3027,7 @@ def _fields(kind: Any) -> List[Tuple[str, Any, bool]]:
     signs = ("__dataclass_fields__", "__total__", "_field_defaults")  # of a dataclass, TypedDict, NamedTuple
     if not hasattr(kind, "__mro__") or not any(hasattr(kind, sign) for sign in signs):
         raise TypeError(f"{kind!r} has no JSON schema")
-    registered = all(base.__module__ in sys.modules for base in kind.__mro__)  # not by every loader
-    hints = _hints(kind, None if registered else globals())
+    hints = _hints(kind, _names_for(kind))
     if hasattr(kind, "__total__"):
         required = getattr(kind, "__required_keys__", hints if kind.__total__ else ())
         return [(name, hint, name in required) for name, hint in hints.items()]
@@ -3048,6 +3044,11 @@ def _hints(owner: Any, names: Optional[Dict[str, Any]] = None) -> Dict[str, Any]
         return get_type_hints(owner, names, **extras)
     except (NameError, AttributeError, TypeError, SyntaxError) as error:
         raise TypeError(f"the annotations of {owner.__name__} cannot be read: {error}") from error
+
+def _names_for(kind: Any) -> Optional[Dict[str, Any]]:
+    """Give what a class's annotations may name, where its loader did not put the module into sys.modules: before 3.10
+    get_type_hints() fails there."""
+    return None if all(base.__module__ in sys.modules for base in kind.__mro__) else globals()
 
 def _without_refs(schema: Any, known: Mapping[str, Any]) -> Any:
     """Write out what a schema refers to: inside another one its ``$ref`` would point nowhere."""
@@ -3491,9 +3492,7 @@ _PLAIN: Dict[Any, Tuple[Any, str]] = {  # by the type in an annotation: which ty
 def _rules_of(kind: Type[JSONObject]) -> Dict[str, Any]:
     """Work out, once for a class, of which type each field should be, and how models are made of JSON."""
     rules: Dict[str, Any] = {}
-    # Before 3.10 get_type_hints() fails for a module that its loader did not put into sys.modules.
-    registered = all(base.__module__ in sys.modules for base in kind.__mro__)
-    for name, hint in get_type_hints(kind, None if registered else globals()).items():
+    for name, hint in get_type_hints(kind, _names_for(kind)).items():
         choices = hint.__args__ if getattr(hint, "__origin__", None) is Union else (hint,)
         held = {getattr(one, "__origin__", one): getattr(one, "__args__", (one,))[-1] for one in choices}
         # Numbers that may be None are mostly a request's, of types that the server may know: numpy's, "0.5".
@@ -4189,7 +4188,6 @@ def _run_command(argv: Sequence[str]) -> int:
         print(_help(name, commands), flush=True)
     elif name not in commands:
         import difflib
-
         near = " or ".join(difflib.get_close_matches(name, commands, 2))
         problem = f"there is no command {name}" if name else "a COMMAND is missing"
         raise ValueError(f"{problem}: {f'did you mean {near}?' if near else '--help lists them'}")
